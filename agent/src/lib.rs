@@ -1,0 +1,14 @@
+//! The pgleap daemon on each database host: it acts on one host and never decides.
+//!
+//! A request arrives at [`server`], is fenced and made durable in [`journal`], and [`run`] takes its [`step`]
+//! through probe, act and verify (or undo). Steps reach PostgreSQL through [`pg`] and start long programs
+//! through [`jobs`], which outlive the daemon.
+
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod jobs;
+pub mod pg;
+pub mod program;
+pub mod report;
+pub mod step;

@@ -1,0 +1,143 @@
+//! Starting and stopping PostgreSQL, behind one narrow interface: the seam where Patroni comes in.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use pgleap_proto::node::Node;
+
+use super::program;
+use crate::context::Context;
+use crate::error::{Doing, Result, StepError};
+
+/// Whether a server runs in a data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// No server.
+    Stopped,
+    /// A server with this postmaster.
+    Running {
+        /// Process id of the postmaster.
+        pid: i32,
+    },
+}
+
+/// How to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    /// Disconnects everyone, writes the shutdown checkpoint, lets standbys receive it.
+    Fast,
+    /// Only for what is thrown away afterwards.
+    Immediate,
+}
+
+/// Whoever is in charge of the server process. `pg_ctl` today; Patroni behind the same seam.
+#[async_trait]
+pub trait ProcessManager: Send + Sync {
+    /// Whether the server runs.
+    async fn state(&self) -> Result<ServerState>;
+    /// Starts it with these settings on the command line (they override every file, and last until it stops)
+    /// and waits until it accepts connections, or until a standby is consistent. Done already when it runs.
+    async fn start(&self, settings: &[(&str, &str)]) -> Result<()>;
+    /// Stops it and waits until it has stopped. Done already when it is.
+    async fn stop(&self, mode: StopMode) -> Result<()>;
+    /// Makes it read its configuration files again.
+    async fn reload(&self) -> Result<()>;
+}
+
+/// The manager in charge of this node.
+pub fn manager(cx: &Context, node: &Node) -> Box<dyn ProcessManager> {
+    Box::new(PgCtl { node: node.clone(), log: cx.server_log(&node.name, node.major) })
+}
+
+/// Longest wait for a start or a stop, in seconds. Crash recovery and shutdown checkpoints of large clusters take
+/// minutes; `pg_ctl -t` is the only limit, and the operator sees the wait.
+const WAIT_SECONDS: &str = "3600";
+
+/// `pg_ctl` of the node's own binaries.
+struct PgCtl {
+    node: Node,
+    log: PathBuf,
+}
+
+impl PgCtl {
+    fn ctl(&self, verb: &str) -> crate::program::Program {
+        program(&self.node, "pg_ctl").args([verb, "-D", &self.node.data_dir])
+    }
+}
+
+#[async_trait]
+impl ProcessManager for PgCtl {
+    async fn state(&self) -> Result<ServerState> {
+        // `pg_ctl status` exits 3 for "not running" and 4 for "no such directory"; the pid file's first line is
+        // the postmaster's pid. Reading it ourselves tells both apart from a failing program.
+        let file = Path::new(&self.node.data_dir).join("postmaster.pid");
+        let text = match tokio::fs::read_to_string(&file).await {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ServerState::Stopped),
+            Err(e) => return Err(e).doing(|| file.display().to_string()),
+        };
+        let pid: i32 =
+            text.lines().next().and_then(|line| line.trim().parse().ok()).ok_or_else(|| {
+                StepError::new(format!("{} does not begin with a process id", file.display()))
+            })?;
+        // A stale file of a crashed server must not count: the pid has to be alive and work in this directory.
+        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        let data_dir = std::fs::canonicalize(&self.node.data_dir);
+        Ok(match (cwd, data_dir) {
+            (Ok(cwd), Ok(data_dir)) if cwd == data_dir => ServerState::Running { pid },
+            _ => ServerState::Stopped,
+        })
+    }
+
+    async fn start(&self, settings: &[(&str, &str)]) -> Result<()> {
+        if let ServerState::Running { .. } = self.state().await? {
+            return Ok(());
+        }
+        if let Some(parent) = self.log.parent() {
+            tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
+        }
+        let mut options = String::new();
+        if !self.node.config_file.is_empty() {
+            options.push_str(&format!("-c config_file={} ", shell_quoted(&self.node.config_file)));
+        }
+        for (name, value) in settings {
+            options.push_str(&format!("-c {name}={} ", shell_quoted(value)));
+        }
+        let log = self.log.to_string_lossy().into_owned();
+        let start = self.ctl("start").args(["-w", "-s", "-t", WAIT_SECONDS, "-l", &log, "-o", &options]);
+        let before = tokio::fs::metadata(&self.log).await.map(|m| m.len()).unwrap_or(0);
+        start.run().await.map_err(|error| {
+            let text = std::fs::read(&self.log).unwrap_or_default();
+            let new = String::from_utf8_lossy(text.get(before as usize..).unwrap_or_default()).into_owned();
+            StepError::new(format!(
+                "PostgreSQL of node {} did not start in {}",
+                self.node.name, self.node.data_dir
+            ))
+            .with_evidence(error.evidence)
+            .with_evidence(new.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev())
+        })?;
+        Ok(())
+    }
+
+    async fn stop(&self, mode: StopMode) -> Result<()> {
+        if self.state().await? == ServerState::Stopped {
+            return Ok(());
+        }
+        let mode = match mode {
+            StopMode::Fast => "fast",
+            StopMode::Immediate => "immediate",
+        };
+        self.ctl("stop").args(["-w", "-s", "-t", WAIT_SECONDS, "-m", mode]).run().await?;
+        Ok(())
+    }
+
+    async fn reload(&self) -> Result<()> {
+        self.ctl("reload").arg("-s").run().await?;
+        Ok(())
+    }
+}
+
+/// `pg_ctl -o` hands its text to a shell (`pg_ctl.c`, start_postmaster), so values are quoted for one.
+fn shell_quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\'', r"'\''"))
+}

@@ -1,0 +1,73 @@
+//! What a running step tells whoever watches: progress and the tools' own lines.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pgleap_proto::agent::{LogLine, Progress, StepEvent, step_event};
+use tokio::sync::broadcast;
+
+/// Lines kept for watchers that join late, and for the evidence of a failure.
+const RECENT: usize = 200;
+
+/// Hands a step's events to every stream that watches it. Cheap to clone. Never blocks the step: a watcher
+/// that is too slow loses the oldest events.
+#[derive(Clone, Debug)]
+pub struct Reporter {
+    sender: broadcast::Sender<StepEvent>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    lines: std::collections::VecDeque<LogLine>,
+    progress: Option<Progress>,
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Reporter { sender: broadcast::Sender::new(1024), recent: Arc::default() }
+    }
+}
+
+impl Reporter {
+    /// How far the step is. `total` 0 means unknown.
+    pub fn progress(&self, done: u64, total: u64, unit: &str, message: impl Into<String>) {
+        let progress = Progress { done, total, unit: unit.to_owned(), message: message.into() };
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).progress = Some(progress.clone());
+        self.send(step_event::Kind::Progress(progress));
+    }
+
+    /// A line that a tool printed, or (source `pgleap`) that the step has to say.
+    pub fn log(&self, source: &str, line: impl Into<String>) {
+        let line = LogLine { source: source.to_owned(), line: line.into() };
+        tracing::info!(source, line = line.line, "step log");
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.lines.len() == RECENT {
+                recent.lines.pop_front();
+            }
+            recent.lines.push_back(line.clone());
+        }
+        self.send(step_event::Kind::Log(line));
+    }
+
+    /// The newest events so far, and a receiver of those to come, without a gap between them.
+    pub fn watch(&self) -> (Vec<StepEvent>, broadcast::Receiver<StepEvent>) {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let receiver = self.sender.subscribe();
+        let lines = recent.lines.iter().cloned().map(step_event::Kind::Log);
+        let progress = recent.progress.iter().cloned().map(step_event::Kind::Progress);
+        (lines.chain(progress).map(|kind| StepEvent { kind: Some(kind) }).collect(), receiver)
+    }
+
+    /// The last `count` lines, as evidence.
+    pub fn last_lines(&self, count: usize) -> Vec<String> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let skip = recent.lines.len().saturating_sub(count);
+        recent.lines.iter().skip(skip).map(|l| format!("{}: {}", l.source, l.line)).collect()
+    }
+
+    fn send(&self, kind: step_event::Kind) {
+        // Nobody watching is fine: the step goes on.
+        let _ = self.sender.send(StepEvent { kind: Some(kind) });
+    }
+}

@@ -1,0 +1,44 @@
+//! Everything of pgleap that crosses a wire: generated messages, the value types used in them, and mutual TLS.
+//!
+//! It holds no behaviour of the coordinator or of the agent.
+
+pub mod fence;
+pub mod lsn;
+pub mod tls;
+
+pub use lsn::Lsn;
+
+/// Generated from `proto/pgleap/*.proto`; the documentation is there.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated {
+    pub mod pgleap {
+        pub mod node {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.node.v1");
+            }
+        }
+        pub mod step {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.step.v1");
+            }
+        }
+        pub mod agent {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.agent.v1");
+            }
+        }
+        pub mod fleet {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.fleet.v1");
+            }
+        }
+    }
+}
+
+pub use generated::pgleap::agent::v1 as agent;
+pub use generated::pgleap::fleet::v1 as fleet;
+pub use generated::pgleap::node::v1 as node;
+pub use generated::pgleap::step::v1 as step;
+
+/// Largest gRPC message either side accepts, in bytes. Row hashes and file manifests are streamed or chunked below it.
+pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
