@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod context;
+pub mod durable;
 pub mod error;
 pub mod jobs;
 pub mod pg;
