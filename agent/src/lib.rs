@@ -14,3 +14,5 @@ pub mod pg;
 pub mod program;
 pub mod report;
 pub mod step;
+pub mod upgrade;
+pub mod wait;

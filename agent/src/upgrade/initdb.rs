@@ -157,7 +157,8 @@ mod tests {
         assert!(has(&options(&icu, 18), "--icu-locale=en-US-u-kn"));
         assert!(has(&options(&icu, 18), "--icu-rules=&a < b"));
         assert!(!options(&icu, 15).iter().any(|o| o.starts_with("--icu-rules")));
-        let builtin = Origin { provider: LocaleProvider::Builtin, locale: Some("C.UTF-8".into()), ..origin() };
+        let builtin =
+            Origin { provider: LocaleProvider::Builtin, locale: Some("C.UTF-8".into()), ..origin() };
         assert!(has(&options(&builtin, 18), "--builtin-locale=C.UTF-8"));
         assert!(!options(&origin(), 14).iter().any(|o| o.starts_with("--locale-provider")));
     }

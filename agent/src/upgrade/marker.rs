@@ -1,18 +1,14 @@
-//! `pgleap.created`: the file in a data directory that says who made it and how far it is.
+//! The mark of a new major's directory: [`crate::pg::marker`] with how far the directory is.
 //!
 //! It is what makes the difference between a directory that may be wiped and one that may not be touched, so it is
-//! written durably before the first other file and replaced atomically. [`crate::step::init_new`] and
-//! [`crate::step::upgrade`] keep their progress in it; a clone's marker carries only operation and step.
+//! written durably before the first other file and replaced atomically. A clone's mark has no stage.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Doing, Result, StepError};
-
-/// Name of the file, in the data directory.
-pub const FILE: &str = "pgleap.created";
+use crate::error::{Result, StepError};
+use crate::pg::marker::{FILE, read_file, write_file};
 
 /// How far a new major's directory is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,20 +46,12 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Reads the marker of a data directory; none when there is no such file or directory.
+    /// Reads the mark of a data directory; none when there is no such file or directory.
     ///
     /// # Errors
-    /// When it cannot be read or is not one.
+    /// When it cannot be read or is none.
     pub fn read(data_dir: &Path) -> Result<Option<Marker>> {
-        let path = data_dir.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(e) => return Err(e).doing(|| path.display().to_string()),
-        };
-        serde_json::from_str(&text).map(Some).doing(|| path.display().to_string())
+        read_file(&data_dir.join(FILE))
     }
 
     /// Writes it, atomically and durably.
@@ -71,17 +59,7 @@ impl Marker {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, data_dir: &Path) -> Result<()> {
-        let path = data_dir.join(FILE);
-        let temporary = data_dir.join(format!("{FILE}.tmp"));
-        let text = serde_json::to_string_pretty(self).doing(|| path.display().to_string())?;
-        let write = || -> std::io::Result<()> {
-            let mut file = std::fs::File::create(&temporary)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(&temporary, &path)?;
-            std::fs::File::open(data_dir)?.sync_all()
-        };
-        write().doing(|| format!("writing {}", path.display()))
+        write_file(&data_dir.join(FILE), self)
     }
 
     /// Writes it with another stage.
@@ -93,7 +71,7 @@ impl Marker {
         self.write(data_dir)
     }
 
-    /// The marker of a directory that must have been made by this operation.
+    /// The mark of a directory that must have been made by this operation.
     ///
     /// # Errors
     /// When there is none, or it names another operation.
@@ -131,9 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn accepts_the_marker_of_a_clone() {
+    fn understands_and_is_understood_by_the_plain_mark() {
+        use crate::pg::marker as plain;
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join(FILE), r#"{"operation":"a-1","step":"clone","created_at":1}"#).unwrap();
-        assert_eq!(Marker::read(dir.path()).unwrap().unwrap().stage, None);
+        let clone = plain::Marker { operation: "a-1".into(), step: "clone".into() };
+        plain::write(dir.path(), &clone).unwrap();
+        let mut marker = Marker::read(dir.path()).unwrap().unwrap();
+        assert_eq!(marker.stage, None);
+        marker.advance(dir.path(), Stage::Upgraded).unwrap();
+        assert_eq!(plain::read(dir.path()).unwrap(), Some(clone));
     }
 }

@@ -78,7 +78,9 @@ pub fn translate(input: &Input<'_>) -> Translation {
             value = format!("{}MB", segments * input.wal_segment_size / (1024 * 1024));
         }
         // Boolean values were dropped in 14; "on" meant MD5 (release notes of 14).
-        if name == "password_encryption" && input.major >= 14 && ["on", "true", "yes", "1"].contains(&value.as_str())
+        if name == "password_encryption"
+            && input.major >= 14
+            && ["on", "true", "yes", "1"].contains(&value.as_str())
         {
             value = "md5".to_owned();
         }
@@ -255,13 +257,16 @@ mod tests {
         assert_eq!(t.settings["ssl_groups"], "prime256v1");
         let t = run(&[("wal_keep_segments", "8")], 18);
         assert_eq!(t.settings["wal_keep_size"], "128MB");
-        assert!(run(&[("force_parallel_mode", "off")], 15).settings.get("debug_parallel_query").is_none());
+        assert!(!run(&[("force_parallel_mode", "off")], 15).settings.contains_key("debug_parallel_query"));
     }
 
     #[test]
     fn forces_archive_off_and_room_for_subscriptions() {
         let t = run(&[("archive_command", "cp %p /a/%f"), ("max_worker_processes", "64")], 18);
-        assert_eq!((t.settings["archive_mode"].as_str(), t.settings["wal_level"].as_str()), ("off", "logical"));
+        assert_eq!(
+            (t.settings["archive_mode"].as_str(), t.settings["wal_level"].as_str()),
+            ("off", "logical")
+        );
         assert_eq!(t.settings["archive_command"], "cp %p /a/%f");
         assert_eq!(t.settings["max_worker_processes"], "64");
         assert_eq!(t.settings["max_logical_replication_workers"], "13");

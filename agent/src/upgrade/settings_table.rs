@@ -35,7 +35,11 @@ pub const RENAMED: &[Renamed] = &[
     renamed("force_parallel_mode", "debug_parallel_query", 16),
     removed("promote_trigger_file", 16, "promotion is pg_ctl promote or pg_promote()"),
     removed("vacuum_defer_cleanup_age", 16, "use hot_standby_feedback or slots"),
-    removed("old_snapshot_threshold", 17, "snapshots no longer expire; idle_in_transaction_session_timeout helps"),
+    removed(
+        "old_snapshot_threshold",
+        17,
+        "snapshots no longer expire; idle_in_transaction_session_timeout helps",
+    ),
     removed("db_user_namespace", 17, "no replacement"),
     removed("trace_recovery_messages", 17, "no replacement"),
     renamed("logical_decoding_mode", "debug_logical_replication_streaming", 17),
