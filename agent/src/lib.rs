@@ -9,6 +9,7 @@ pub mod context;
 pub mod durable;
 pub mod error;
 pub mod jobs;
+pub mod journal;
 pub mod peer_client;
 pub mod pg;
 pub mod program;
