@@ -14,4 +14,5 @@ pub mod peer_client;
 pub mod pg;
 pub mod program;
 pub mod report;
+pub mod run;
 pub mod step;
