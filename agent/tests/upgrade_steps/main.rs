@@ -231,24 +231,8 @@ async fn a_killed_pg_upgrade_is_taken_back_and_done_again() {
         ("Sync data directory", true),
         ("Checking for extension updates", true),
     ] {
-        let cx = world.context("upgrade");
-        let step = step::of(Action { kind: Some(upgrade(n1)) }).unwrap();
-        let (_, mut events) = cx.report.watch();
-        let data_dir = n1.node.data_dir.clone();
-        let acting = step.act(&cx);
-        let killing = async {
-            loop {
-                let Some(step_event::Kind::Log(line)) = events.recv().await.unwrap().kind else { continue };
-                if line.source == "pg_upgrade" && line.line.starts_with(at) {
-                    break;
-                }
-            }
-            kill_pg_upgrade(&data_dir, supervisor_too);
-        };
-        // As when the agent is killed at that moment: the act's future is dropped.
-        tokio::select! {
-            outcome = acting => panic!("{at}: {outcome:?} before the kill"),
-            () = killing => {}
+        if let Err(error) = act_and_kill(&world, n1, at, supervisor_too).await {
+            panic!("{at}: {error}\n{:#?}", error.evidence);
         }
     }
     let (_, again) =
@@ -257,6 +241,31 @@ async fn a_killed_pg_upgrade_is_taken_back_and_done_again() {
     assert_eq!(std::fs::read_to_string(&conf).unwrap(), written, "the configuration survives");
     world.twice("start", start_leader(n1)).await;
     assert_eq!(world.value(&n1.node, "app", rows_query()).await, rows);
+}
+
+/// Begins the step, and drops it (as when the agent is killed) after killing `pg_upgrade` at that line.
+async fn act_and_kill(
+    world: &World,
+    new: &New,
+    at: &str,
+    supervisor_too: bool,
+) -> pgleap_agent::error::Result<()> {
+    let cx = world.context("upgrade");
+    let step = step::of(Action { kind: Some(upgrade(new)) }).unwrap();
+    let (_, mut events) = cx.report.watch();
+    let killing = async {
+        loop {
+            let Some(step_event::Kind::Log(line)) = events.recv().await.unwrap().kind else { continue };
+            if line.source == "pg_upgrade" && line.line.starts_with(at) {
+                break;
+            }
+        }
+        kill_pg_upgrade(&new.node.data_dir, supervisor_too);
+    };
+    tokio::select! {
+        outcome = step.act(&cx) => outcome.map(|()| panic!("done before {at}")),
+        () = killing => Ok(()),
+    }
 }
 
 /// Kills the programs that work on that directory, and their supervisor, not the servers they started.
