@@ -148,6 +148,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
 
     // A replica that was neither verified nor cloned is refused; a clone (its own mark) is started.
     world.sql(&n1.node, "postgres", &["SELECT pg_create_physical_replication_slot('again')"]).await;
+    std::fs::remove_dir_all(world.dir.path().join("d/n2/ts")).unwrap();
     let backup = program(&n2.node, "pg_basebackup").args([
         "-D",
         &n2.node.data_dir,
