@@ -7,7 +7,9 @@
 pub mod config;
 pub mod context;
 pub mod error;
+pub mod inspect;
 pub mod jobs;
+pub mod lag;
 pub mod pg;
 pub mod program;
 pub mod report;
