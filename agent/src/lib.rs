@@ -6,10 +6,12 @@
 
 pub mod config;
 pub mod context;
+pub mod durable;
 pub mod error;
 pub mod inspect;
 pub mod jobs;
 pub mod lag;
+pub mod peer_client;
 pub mod pg;
 pub mod program;
 pub mod report;
