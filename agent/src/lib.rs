@@ -15,4 +15,5 @@ pub mod pg;
 pub mod program;
 pub mod report;
 pub mod run;
+pub mod server;
 pub mod step;
