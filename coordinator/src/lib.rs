@@ -2,3 +2,8 @@
 
 pub mod cli;
 pub mod pki;
+//! The pgleap coordinator: it decides, and never touches PostgreSQL or a host's files.
+//!
+//! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
+
+pub mod plan;
