@@ -6,4 +6,7 @@ pub mod pki;
 //!
 //! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
+pub mod fleet;
+#[cfg(test)]
+mod golden;
 pub mod plan;
