@@ -16,6 +16,6 @@ pub(crate) fn check(file: &str, text: &str) {
         kept == text,
         "{file} is stale from line {}: look at the difference, and if it is meant, \
          run the test again with PGLEAP_UPDATE_GOLDEN=1\n--- now:\n{text}",
-        differs.map_or_else(|| kept.lines().count().min(text.lines().count()), |line| line) + 1,
+        differs.unwrap_or_else(|| kept.lines().count().min(text.lines().count())) + 1,
     );
 }

@@ -6,6 +6,7 @@ pub mod pki;
 //!
 //! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
+pub mod check;
 pub mod fleet;
 #[cfg(test)]
 mod golden;
