@@ -186,6 +186,7 @@ pub(super) fn start_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         node: Some(draft.cluster.new_node(node)),
         upstream: Some(draft.cluster.reach_new(draft.new_leader)),
         slot: draft.physical_slot(node),
+        verified: false,
     }))
 }
 

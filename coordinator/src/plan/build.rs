@@ -41,7 +41,7 @@ pub fn build(cluster: &ClusterSpec, facts: &Facts, tag: &str) -> Result<Plan, Pl
 }
 
 fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
-    for (host, error) in &view.facts.unreachable {
+    if let Some((host, error)) = view.facts.unreachable.first_key_value() {
         return Err(format!("the agent of host {host} cannot be reached ({error})"));
     }
     let cluster = view.cluster;
