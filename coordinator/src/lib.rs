@@ -11,3 +11,4 @@ pub mod fleet;
 #[cfg(test)]
 mod golden;
 pub mod plan;
+pub mod state;
