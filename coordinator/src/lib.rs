@@ -11,4 +11,5 @@ pub mod fleet;
 #[cfg(test)]
 mod golden;
 pub mod plan;
+pub mod raft;
 pub mod state;
