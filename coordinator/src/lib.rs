@@ -10,6 +10,7 @@ pub mod check;
 pub mod fleet;
 #[cfg(test)]
 mod golden;
+pub mod driver;
 pub mod plan;
 pub mod raft;
 pub mod state;

@@ -13,7 +13,7 @@ use super::{Alone, Member, ProposeError, Raft, RaftError, Transport};
 use crate::state::{COMMAND_VERSION, Command, Envelope, Rejection, Reply, State};
 
 fn fleet(generation: u64) -> Envelope {
-    let command = Command::ApplyFleet { toml: format!("# {generation}"), generation, clusters: vec![] };
+    let command = Command::ApplyFleet { toml: format!("# {generation}"), generation, keeps: vec![] };
     Envelope {
         version: COMMAND_VERSION,
         at: Timestamp::UNIX_EPOCH,

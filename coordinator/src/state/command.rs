@@ -39,8 +39,8 @@ pub enum Command {
         toml: String,
         /// The generation it makes; refused unless it follows the current one.
         generation: u64,
-        /// Names of the clusters in it; one that is being upgraded may not vanish.
-        clusters: Vec<String>,
+        /// Clusters that it neither changes nor leaves out; one that is being upgraded must be among them.
+        keeps: Vec<String>,
     },
     /// Starts the upgrade of a cluster.
     StartOperation {
@@ -102,7 +102,7 @@ pub enum Command {
 }
 
 /// Whether a step is done or taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     /// Do it.

@@ -134,8 +134,8 @@ impl State {
     fn dispatch(&mut self, position: Position, envelope: &Envelope) -> Result<Reply, Rejection> {
         let occasion = Occasion { position, at: envelope.at, by: &envelope.by };
         match &envelope.command {
-            Command::ApplyFleet { toml, generation, clusters } => {
-                self.apply_fleet(occasion, toml, *generation, clusters)
+            Command::ApplyFleet { toml, generation, keeps } => {
+                self.apply_fleet(occasion, toml, *generation, keeps)
             }
             Command::StartOperation { id, plan, generation } => {
                 self.start_operation(occasion, id, plan, *generation)
@@ -160,13 +160,13 @@ impl State {
         occasion: Occasion<'_>,
         toml: &str,
         generation: u64,
-        clusters: &[String],
+        keeps: &[String],
     ) -> Result<Reply, Rejection> {
         let current = self.generation();
         if generation != current + 1 {
             return Err(Rejection::FleetChanged { current });
         }
-        if let Some(operation) = self.active().find(|op| !clusters.contains(&op.plan.cluster)) {
+        if let Some(operation) = self.active().find(|op| !keeps.contains(&op.plan.cluster)) {
             let (cluster, operation) = (operation.plan.cluster.clone(), operation.id.clone());
             return Err(Rejection::ClusterInUse { cluster, operation });
         }

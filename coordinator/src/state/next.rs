@@ -5,7 +5,7 @@ use super::operation::{Operation, Status, StepState};
 use crate::plan::PlannedStep;
 
 /// A step that should be running.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepToRun {
     /// Step id.
     pub id: String,

@@ -88,7 +88,7 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
         Try::Fleet { good } => Command::ApplyFleet {
             toml: String::new(),
             generation: state.generation() + u64::from(*good),
-            clusters: vec!["c0".into(), "c1".into(), "c2".into()],
+            keeps: vec!["c0".into(), "c1".into(), "c2".into()],
         },
         Try::Begin { op } => Command::StartOperation {
             id: id(*op),

@@ -12,10 +12,10 @@ pub enum Rejection {
         /// Generation that is in force.
         current: u64,
     },
-    /// The fleet file lacks a cluster that is being upgraded.
+    /// The fleet file changes or lacks a cluster that is being upgraded.
     #[error(
-        "cluster {cluster} is in operation {operation} and cannot be left out of the fleet file; \
-         cancel the operation first: `pgleap cancel {operation}`"
+        "cluster {cluster} is in operation {operation}, and the fleet file changes it or leaves it out; \
+         leave it as it is, or cancel the operation first: `pgleap cancel {operation}`"
     )]
     ClusterInUse {
         /// The cluster.
