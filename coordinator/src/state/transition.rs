@@ -54,12 +54,12 @@ pub(super) fn apply(
         }
         (Status::Running | Status::AtGate, H::Cancel) => {
             enter(operation, occasion, Status::Cancelling);
-            note(operation, occasion, "", "cancel", "everything is taken back");
+            note(operation, occasion, "", "cancelling", "everything is taken back");
             Reply::Operation { id }
         }
         (Status::Stopped(stop), H::Cancel) if !stop.cancelling => {
             enter(operation, occasion, Status::Cancelling);
-            note(operation, occasion, "", "cancel", "everything is taken back");
+            note(operation, occasion, "", "cancelling", "everything is taken back");
             Reply::Operation { id }
         }
         (Status::Stopped(stop), H::Retry) => {
