@@ -19,3 +19,5 @@ pub mod report;
 pub mod run;
 pub mod server;
 pub mod step;
+pub mod upgrade;
+pub mod wait;
