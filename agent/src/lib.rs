@@ -6,8 +6,10 @@
 
 pub mod config;
 pub mod context;
+pub mod durable;
 pub mod error;
 pub mod jobs;
+pub mod peer_client;
 pub mod pg;
 pub mod program;
 pub mod report;
