@@ -12,5 +12,6 @@ pub mod jobs;
 pub mod peer_client;
 pub mod pg;
 pub mod program;
+pub mod relink;
 pub mod report;
 pub mod step;

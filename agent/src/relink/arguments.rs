@@ -43,7 +43,8 @@ pub fn parse(arguments: &[String]) -> Result<SenderRequest, String> {
     if program != "rsync" || server != "--server" || sender != "--sender" {
         return Err("only `rsync --server --sender` is served".to_owned());
     }
-    let dot = rest.iter().position(|argument| argument == ".").ok_or("the \".\" before the paths is missing")?;
+    let dot =
+        rest.iter().position(|argument| argument == ".").ok_or("the \".\" before the paths is missing")?;
     let (options, paths) = (&rest[..dot], &rest[dot + 1..]);
     let (short, long): (Vec<&String>, Vec<&String>) =
         options.iter().partition(|option| !option.starts_with("--"));
@@ -91,7 +92,8 @@ fn parse_source(argument: &str) -> Result<Source, String> {
     let (Some(base), Some(below), None) = (halves.next(), halves.next(), halves.next()) else {
         return refuse("does not have exactly one \"/./\"");
     };
-    let source = Source { base: PathBuf::from(if base.is_empty() { "/" } else { base }), below: below.into() };
+    let source =
+        Source { base: PathBuf::from(if base.is_empty() { "/" } else { base }), below: below.into() };
     if !source.base.is_absolute() || source.below.is_absolute() {
         return refuse("is not absolute");
     }

@@ -57,7 +57,10 @@ pub fn dotted(base: &Path, below: &str) -> String {
 }
 
 /// Refuses what rsync could misread: relative paths, `..`, patterns, and anything unprintable.
-fn usable(path: &Path) -> Result<()> {
+///
+/// # Errors
+/// Names the path, why, and the cure.
+pub fn usable(path: &Path) -> Result<()> {
     let why = match path.to_str() {
         None => "is not valid UTF-8",
         Some(text) if text.chars().any(|c| "*?[]\\".contains(c) || c.is_control()) => {

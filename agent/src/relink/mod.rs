@@ -19,10 +19,12 @@ pub mod made;
 pub mod manifest;
 pub mod mask;
 pub mod offer;
+pub mod place;
+pub mod remote;
 pub mod rsh;
 pub mod serve;
 pub mod walk;
 
 pub use manifest::serve_manifest;
-pub use rsh::rsh_main;
+pub use rsh::{RshArguments, rsh_main};
 pub use serve::serve_rsync;

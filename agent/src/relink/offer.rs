@@ -4,7 +4,7 @@
 //! run since (any start changes `pg_control`). A running leader changes the very inodes that a relink of equal
 //! sizes would skip.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -82,15 +82,9 @@ impl Offer {
     /// When it cannot be written.
     pub fn save(&self, state_dir: &Path) -> Result<()> {
         let path = file(state_dir, &self.operation)?;
-        let directory = state_dir.join("offers");
         let write = || -> io::Result<()> {
-            std::fs::create_dir_all(&directory)?;
-            // Made with mode 0600 by tempfile.
-            let mut temporary = tempfile::NamedTempFile::new_in(&directory)?;
-            temporary.write_all(&serde_json::to_vec_pretty(self)?)?;
-            temporary.as_file().sync_all()?;
-            temporary.persist(&path)?;
-            std::fs::File::open(&directory)?.sync_all()
+            std::fs::create_dir_all(state_dir.join("offers"))?;
+            crate::durable::write(&path, &serde_json::to_vec_pretty(self)?)
         };
         write().doing(|| format!("writing {}", path.display()))
     }
@@ -101,10 +95,7 @@ impl Offer {
     /// When the file cannot be removed.
     pub fn remove(state_dir: &Path, operation: &str) -> Result<()> {
         let path = file(state_dir, operation)?;
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).doing(|| path.display().to_string()),
-            _ => Ok(()),
-        }
+        crate::durable::remove(&path).doing(|| path.display().to_string())
     }
 
     /// Why nothing may be read from it now; none when it may.
@@ -164,8 +155,7 @@ impl Offer {
 
     /// Everything that may be read.
     fn directories(&self) -> Vec<PathBuf> {
-        let spaces =
-            self.tablespaces.iter().flat_map(|t| [t.location.join(&t.old), t.location.join(&t.new)]);
+        let spaces = self.tablespaces.iter().flat_map(|t| [t.location.join(&t.old), t.location.join(&t.new)]);
         // A location may have been given through a symbolic link; a request is compared in canonical form.
         let spaces = spaces.map(|path| path.canonicalize().unwrap_or(path));
         [self.seed.clone(), self.data.clone()].into_iter().chain(self.wal.clone()).chain(spaces).collect()

@@ -1,6 +1,11 @@
 //! The steps an agent can do, one file each, behind one trait.
 
+pub mod offer_files;
+pub mod relink;
+pub mod verify_relink;
+
 use async_trait::async_trait;
+use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 
 use crate::context::Context;
@@ -37,6 +42,10 @@ pub trait Step: Send + Sync {
 /// The step that does this action; none when the action is empty (a coordinator newer than this agent).
 pub fn of(action: Action) -> Option<Box<dyn Step>> {
     // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    let _ = action.kind?;
-    None
+    match action.kind? {
+        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
+        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
+        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
+        _ => None,
+    }
 }
