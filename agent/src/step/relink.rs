@@ -134,7 +134,7 @@ impl RelinkStep {
 
     /// One rsync, taken up again when the connection broke: the leader's agent may have been restarted.
     async fn transfer(&self, cx: &Context, leader: &Leader<'_>, transfer: &Transfer) -> Result<()> {
-        let executable = std::env::current_exe().doing(|| "looking for this program's own file")?;
+        let executable = cx.jobs.executable()?;
         let shell = Shell {
             executable: &executable,
             tls_dir: &cx.config.tls_dir,

@@ -89,14 +89,15 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_masked_without_panic_and_once_is_enough(bytes in prop::collection::vec(any::<u8>(), PAGE), only: bool) {
+    fn any_bytes_are_masked_without_panic(bytes in prop::collection::vec(any::<u8>(), PAGE), only: bool) {
         let mut page: [u8; PAGE] = bytes.try_into().unwrap();
         put(&mut page, at::SIZE_VERSION, PAGE as u16 | 4);
         for special in [PAGE, PAGE - 8, PAGE - 16, PAGE - 40] {
             let mut once = page;
             put(&mut once, at::SPECIAL, special as u16);
             main_page(&mut once, only);
-            vm_page(&mut page.clone());
+            // The position survives whatever the rest says, unless the page was never used.
+            prop_assert!(once[..8] == page[..8] || once == [0; PAGE]);
         }
     }
 
