@@ -15,6 +15,7 @@ pub mod journal;
 pub mod peer_client;
 pub mod pg;
 pub mod program;
+pub mod relink;
 pub mod report;
 pub mod run;
 pub mod server;

@@ -10,6 +10,9 @@ pub mod stop_leader;
 pub mod stop_replica;
 pub mod update_extensions;
 pub mod upgrade;
+pub mod offer_files;
+pub mod relink;
+pub mod verify_relink;
 
 use async_trait::async_trait;
 use pgleap_proto::step::action::Kind;
@@ -73,4 +76,11 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
         _ => return None,
     })
+    // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
+    match action.kind? {
+        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
+        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
+        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
+        _ => None,
+    }
 }
