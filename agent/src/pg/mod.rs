@@ -8,10 +8,13 @@ pub mod server_log;
 pub mod hba;
 pub mod history;
 pub mod marker;
+pub mod relations;
 pub mod server_log;
 pub mod settings;
+pub mod slots;
 pub mod sql;
 pub mod standby;
+pub mod subscriptions;
 pub mod upstream;
 
 use std::path::Path;

@@ -216,10 +216,10 @@ impl<'a> Watch<'a> {
         let message = if now.is_streaming() { "replaying" } else { "waiting for the WAL stream" };
         cx.report.progress(now.replayed.since(from), self.goal.lsn.since(from), "bytes", message);
         let doomed = if now.is_streaming() { None } else { log.lines().iter().find_map(|l| doom(l)) };
-        if let Some(cure) = doomed {
-            if self.doomed.get_or_insert_with(|| Wait::of(DOOMED)).is_over() {
-                return Err(self.stuck(now, cure).with_evidence(log.evidence(20)));
-            }
+        if let Some(cure) = doomed
+            && self.doomed.get_or_insert_with(|| Wait::of(DOOMED)).is_over()
+        {
+            return Err(self.stuck(now, cure).with_evidence(log.evidence(20)));
         }
         if self.silent.is_over() {
             let cure = "its log says why, repair that and retry";
