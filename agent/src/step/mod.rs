@@ -15,11 +15,26 @@ pub mod upgrade;
 pub mod verify_relink;
 
 use async_trait::async_trait;
+pub mod catch_up;
+pub mod clean_promoted;
+pub mod clone_node;
+pub mod create_physical_slot;
+pub mod create_slots;
+pub mod enable_subscriptions;
+pub mod halt_standby;
+pub mod publish;
+pub mod recover_to;
+pub mod start_standby;
+pub mod subscribe;
+
+use async_trait::async_trait;
+use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 
 use crate::context::Context;
 use crate::error::{Result, StepError};
+use crate::pg::ctl::{self, ServerState};
 
 /// What a look at the world says before acting.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,5 +93,49 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
         Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
         _ => return None,
+    })
+    // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
+    match action.kind? {
+        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
+        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
+        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
+        _ => None,
+    }
+        Kind::CatchUp(params) => Box::new(catch_up::CatchUpStep(params)),
+        Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
+        Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
+        Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
+        Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
+        Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
+        Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
+        Kind::Publish(params) => Box::new(publish::PublishStep(params)),
+        Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
+        Kind::StartStandby(params) => Box::new(start_standby::StartStandbyStep(params)),
+        Kind::Subscribe(params) => Box::new(subscribe::SubscribeStep(params)),
+        _ => return None,
+    })
+}
+
+/// Whether a node has no server to take anything back from: what was made in it goes away with its directory.
+///
+/// # Errors
+/// When that cannot be told.
+pub(crate) async fn is_gone(cx: &Context, node: &Node) -> Result<bool> {
+    let gone = ctl::manager(cx, node).state().await? == ServerState::Stopped;
+    if gone {
+        cx.report.log("pgleap", format!("node {} does not run: nothing to take back inside it", node.name));
+    }
+    Ok(gone)
+}
+
+/// A message field that must be set.
+///
+/// # Errors
+/// Names it: the coordinator and this agent do not speak the same contract.
+pub(crate) fn required<'a, T>(field: Option<&'a T>, name: &str) -> Result<&'a T> {
+    field.ok_or_else(|| {
+        StepError::new(format!(
+            "the coordinator's request has no {name}; coordinator and agent are probably of different versions"
+        ))
     })
 }
