@@ -3,8 +3,6 @@
 pub mod auto_conf;
 pub mod control;
 pub mod ctl;
-pub mod marker;
-pub mod server_log;
 pub mod hba;
 pub mod history;
 pub mod marker;

@@ -27,15 +27,15 @@ pub struct CatchUpStep(pub CatchUp);
 
 impl CatchUpStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn publisher(&self) -> Result<&Conninfo> {
-        super::required(self.0.publisher.as_ref(), "publisher")
+        super::given(&self.0.publisher, "publisher")
     }
 
     fn publisher_node(&self) -> Result<&Node> {
-        super::required(self.0.publisher_node.as_ref(), "publisher_node")
+        super::given(&self.0.publisher_node, "publisher_node")
     }
 
     async fn peer(&self, cx: &Context) -> Result<PeerClient<Channel>> {

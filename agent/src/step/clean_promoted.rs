@@ -55,7 +55,7 @@ impl Inherited {
 
 impl CleanPromotedStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn record_path(&self) -> Result<PathBuf> {

@@ -19,7 +19,7 @@ pub struct CreatePhysicalSlotStep(pub CreatePhysicalSlot);
 
 impl CreatePhysicalSlotStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     async fn found(&self) -> Result<Option<Slot>> {

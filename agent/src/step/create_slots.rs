@@ -40,7 +40,7 @@ enum Found {
 
 impl CreateSlotsStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     async fn leader(&self) -> Result<Session> {

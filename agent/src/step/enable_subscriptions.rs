@@ -24,7 +24,7 @@ pub struct EnableSubscriptionsStep(pub EnableSubscriptions);
 
 impl EnableSubscriptionsStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     async fn found(&self, slot: &DatabaseSlot) -> Result<(Session, Subscription)> {

@@ -22,7 +22,7 @@ pub struct HaltStandbyStep(pub HaltStandby);
 
 impl HaltStandbyStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn not_a_standby(&self, what: &str) -> Result<StepError> {

@@ -26,7 +26,7 @@ enum Found {
 
 impl PublishStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     async fn connect(&self, database: &str) -> Result<Session> {

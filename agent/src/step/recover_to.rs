@@ -44,11 +44,11 @@ enum Place {
 
 impl RecoverToStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn upstream(&self) -> Result<&Conninfo> {
-        super::required(self.0.upstream.as_ref(), "upstream")
+        super::given(&self.0.upstream, "upstream")
     }
 
     fn data_dir(&self) -> Result<&Path> {

@@ -21,11 +21,11 @@ pub struct StartStandbyStep(pub StartStandby);
 
 impl StartStandbyStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn upstream(&self) -> Result<&Conninfo> {
-        super::required(self.0.upstream.as_ref(), "upstream")
+        super::given(&self.0.upstream, "upstream")
     }
 
     /// Before the conversion an adopted standby keeps the configuration it was found with.

@@ -18,11 +18,11 @@ pub struct SubscribeStep(pub Subscribe);
 
 impl SubscribeStep {
     fn node(&self) -> Result<&Node> {
-        super::required(self.0.node.as_ref(), "node")
+        super::given(&self.0.node, "node")
     }
 
     fn publisher(&self) -> Result<&Conninfo> {
-        super::required(self.0.publisher.as_ref(), "publisher")
+        super::given(&self.0.publisher, "publisher")
     }
 
     fn target(&self) -> Result<Lsn> {
