@@ -1,26 +1,13 @@
 //! The steps an agent can do, one file each, behind one trait.
 
 pub mod analyze;
-pub mod check_upgrade;
-pub mod init_new;
-pub mod offer_files;
-pub mod rehearse;
-pub mod relink;
-pub mod start_leader;
-pub mod start_replica;
-pub mod stop_leader;
-pub mod stop_replica;
-pub mod update_extensions;
-pub mod upgrade;
-pub mod verify_relink;
-
-use async_trait::async_trait;
 pub mod catch_up;
 pub mod check_upgrade;
 pub mod clean_promoted;
 pub mod clone_node;
 pub mod create_physical_slot;
 pub mod create_slots;
+pub mod drop_physical_slot;
 pub mod enable_subscriptions;
 pub mod halt_standby;
 pub mod init_new;
@@ -92,33 +79,13 @@ pub trait Step: Send + Sync {
 pub fn of(action: Action) -> Option<Box<dyn Step>> {
     Some(match action.kind? {
         Kind::Analyze(params) => Box::new(analyze::AnalyzeStep(params)),
-        Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
-        Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
-        Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
-        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
-        Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
-        Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
-        Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
-        Kind::StopLeader(params) => Box::new(stop_leader::StopLeaderStep(params)),
-        Kind::StopReplica(params) => Box::new(stop_replica::StopReplicaStep(params)),
-        Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
-        Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
-        Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
-        _ => return None,
-    })
-    // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    match action.kind? {
-        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
-        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
-        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
-        _ => None,
-    }
         Kind::CatchUp(params) => Box::new(catch_up::CatchUpStep(params)),
         Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
         Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
         Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
         Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
         Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
+        Kind::DropPhysicalSlot(params) => Box::new(drop_physical_slot::DropPhysicalSlotStep(params)),
         Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
