@@ -1,5 +1,8 @@
 //! A step without PostgreSQL, whose world is a flag and which does what the test tells it to.
 #![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail them")]
+
+pub mod certificates;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
