@@ -199,6 +199,7 @@ impl UpgradeStep {
             return Ok(());
         }
         cx.report.log("pgleap", format!("{} was not shut down cleanly: recovering it", seed.data_dir));
+        pg_upgrade::forget_dead(Path::new(&seed.data_dir)).await;
         let sockets = socket_dir::make(cx, SOCKETS)?;
         let server = ctl::manager(cx, seed);
         let settings = [

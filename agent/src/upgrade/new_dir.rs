@@ -152,6 +152,10 @@ pub async fn make_again(cx: &Context, node: &Node, marker: &mut Marker) -> Resul
     if marker.stage == Some(Stage::Started) {
         return Err(StepError::new(format!("{} was started already; it is not made again", node.data_dir)));
     }
+    if marker.stage != Some(Stage::Initdb) {
+        // A copy of an earlier time: what stands in the directory now is whole, and may have been edited since.
+        remove_tree(&data_dir.join(SAVED))?;
+    }
     save_configuration(data_dir)?;
     marker.advance(data_dir, Stage::Initdb)?;
     let staging = initdb(cx, node, marker).await?;

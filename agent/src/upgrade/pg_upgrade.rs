@@ -195,6 +195,19 @@ pub async fn stop_strays(cx: &Context, seed: &Node, node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// Waits, not for long, until a postmaster that was killed is not even a zombie any more: PostgreSQL takes one for a
+/// running server (`CreateLockFile`, miscinit.c) and refuses to start.
+pub async fn forget_dead(data_dir: &Path) {
+    let wait = Wait::of(Duration::from_secs(10));
+    let is_zombie = || {
+        let text = std::fs::read_to_string(data_dir.join("postmaster.pid")).ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", text.lines().next()?.trim())).ok()?;
+        // The state follows the name, which is in parentheses and may hold anything (proc_pid_stat(5)).
+        Some(stat.rsplit_once(')')?.1.trim_start().starts_with('Z'))
+    };
+    while is_zombie() == Some(true) && wait.again().await {}
+}
+
 /// A name for a run's job that no earlier run had.
 pub fn new_run() -> String {
     format!("pg_upgrade-{:08x}", rand::random::<u32>())

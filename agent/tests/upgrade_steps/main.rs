@@ -3,15 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod actions;
+mod kill;
 mod world;
 
 use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use pgleap_agent::pg::auto_conf;
 use pgleap_agent::pg::ctl::StopMode;
 use pgleap_agent::pg::marker::{self, Marker};
+use pgleap_agent::pg::{auto_conf, control};
 use pgleap_agent::step;
 use pgleap_proto::agent::step_event;
 use pgleap_proto::node::{Node, TablespaceMap};
@@ -19,6 +18,7 @@ use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Analyze, CloneNode, Output, StartReplica, UpdateExtensions};
 
 use actions::{check, init, rehearse, start_leader, stop_leader, stop_replica, stopped, upgrade};
+use kill::{Victims, kill_some};
 use world::{New, OPERATION, World, delegated, setting};
 
 /// Old settings of every kind: taken over, gone, renamed, an extension's, a file in the data directory.
@@ -185,17 +185,24 @@ async fn a_killed_pg_upgrade_is_taken_back_and_done_again() {
     world.promote().await;
     let rows = world.value(&n1.seed, "app", rows_query()).await;
     world.twice("stop", stop_leader(n1)).await;
-    for (at, supervisor_too) in [
-        ("Checking cluster versions", false),
-        ("Creating dump of database schemas", true),
-        ("Restoring database schemas", true),
-        ("Restoring database schemas", false),
-        ("Linking user relation files", false),
-        ("Sync data directory", true),
-        ("Checking for extension updates", true),
-    ] {
-        if let Err(error) = act_and_kill(&world, n1, at, supervisor_too).await {
+    for (round, (at, victims)) in [
+        ("Checking cluster versions", Victims::Program),
+        ("Creating dump of database schemas", Victims::Supervisor),
+        ("Checking database connection settings", Victims::Host),
+        ("Restoring database schemas", Victims::Supervisor),
+        ("Linking user relation files", Victims::Program),
+        ("Sync data directory", Victims::Supervisor),
+        ("Checking for extension updates", Victims::Host),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if let Err(error) = act_and_kill(&world, n1, at, victims, round == 0).await {
             panic!("{at}: {error}\n{:#?}", error.evidence);
+        }
+        if at == "Checking database connection settings" {
+            let control = control::read(&n1.seed, Path::new(&n1.seed.data_dir)).await.unwrap();
+            assert_eq!(control.state, "in production", "the old server crashed while it ran");
         }
     }
     let (_, again) =
@@ -211,37 +218,27 @@ async fn act_and_kill(
     world: &World,
     new: &New,
     at: &str,
-    supervisor_too: bool,
+    victims: Victims,
+    first: bool,
 ) -> pgleap_agent::error::Result<()> {
     let cx = world.context("upgrade");
     let step = step::of(Action { kind: Some(upgrade(new)) }).unwrap();
     let (_, mut events) = cx.report.watch();
     let killing = async {
+        // A run that is joined tells its lines again: only those of a new one count.
+        let mut new_run = first;
         loop {
             let Some(step_event::Kind::Log(line)) = events.recv().await.unwrap().kind else { continue };
-            if line.source == "pg_upgrade" && line.line.starts_with(at) {
+            new_run |= line.source == "pgleap" && line.line.contains("beginning again");
+            if new_run && line.source == "pg_upgrade" && line.line.starts_with(at) {
                 break;
             }
         }
-        kill_pg_upgrade(&new.node.data_dir, supervisor_too);
+        kill_some(new, victims);
     };
     tokio::select! {
         outcome = step.act(&cx) => outcome.map(|()| panic!("done before {at}")),
         () = killing => Ok(()),
-    }
-}
-
-/// Kills the programs that work on that directory, and their supervisor, not the servers they started.
-fn kill_pg_upgrade(data_dir: &str, supervisor_too: bool) {
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        let base = data_dir.trim_end_matches("/d/n1/18");
-        let is_supervisor = line.contains("exec-job") && line.contains(base);
-        if line.contains("pg_upgrade ") && line.contains(data_dir) || is_supervisor && supervisor_too {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
     }
 }
 
