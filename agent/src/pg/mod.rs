@@ -3,6 +3,8 @@
 pub mod auto_conf;
 pub mod control;
 pub mod ctl;
+pub mod marker;
+pub mod server_log;
 pub mod sql;
 
 use std::path::Path;

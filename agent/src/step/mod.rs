@@ -1,10 +1,25 @@
 //! The steps an agent can do, one file each, behind one trait.
 
+pub mod analyze;
+pub mod check_upgrade;
+pub mod init_new;
+pub mod rehearse;
+pub mod start_leader;
+pub mod start_replica;
+pub mod stop_leader;
+pub mod stop_replica;
+pub mod update_extensions;
+pub mod upgrade;
+pub mod offer_files;
+pub mod relink;
+pub mod verify_relink;
+
 use async_trait::async_trait;
+use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Result, StepError};
 
 /// What a look at the world says before acting.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +30,18 @@ pub enum Probe {
     Ready,
     /// Not now; nothing was changed. Asking again later may help.
     Blocked(String),
+}
+
+/// The parts of an action that a coordinator must send.
+///
+/// # Errors
+/// Names what is missing: a coordinator older or newer than this agent.
+pub fn given<'m, T>(field: &'m Option<T>, name: &str) -> Result<&'m T> {
+    field.as_ref().ok_or_else(|| {
+        StepError::new(format!(
+            "the request lacks \"{name}\": coordinator and agent are of different versions; install the same on both"
+        ))
+    })
 }
 
 /// One kind of step. First run, retry and run after a crash are the same path: `probe`, then (when ready)
@@ -36,7 +63,24 @@ pub trait Step: Send + Sync {
 
 /// The step that does this action; none when the action is empty (a coordinator newer than this agent).
 pub fn of(action: Action) -> Option<Box<dyn Step>> {
+    Some(match action.kind? {
+        Kind::Analyze(params) => Box::new(analyze::AnalyzeStep(params)),
+        Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
+        Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
+        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
+        Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
+        Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
+        Kind::StopLeader(params) => Box::new(stop_leader::StopLeaderStep(params)),
+        Kind::StopReplica(params) => Box::new(stop_replica::StopReplicaStep(params)),
+        Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
+        Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
+        _ => return None,
+    })
     // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    let _ = action.kind?;
-    None
+    match action.kind? {
+        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
+        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
+        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
+        _ => None,
+    }
 }
