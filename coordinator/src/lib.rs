@@ -3,11 +3,11 @@
 //! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
 pub mod check;
+pub mod cli;
+pub mod driver;
 pub mod fleet;
 #[cfg(test)]
 mod golden;
-pub mod cli;
-pub mod driver;
 pub mod pki;
 pub mod plan;
 pub mod raft;

@@ -3,15 +3,15 @@
 pub mod analyze;
 pub mod check_upgrade;
 pub mod init_new;
+pub mod offer_files;
 pub mod rehearse;
+pub mod relink;
 pub mod start_leader;
 pub mod start_replica;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod update_extensions;
 pub mod upgrade;
-pub mod offer_files;
-pub mod relink;
 pub mod verify_relink;
 
 use async_trait::async_trait;
@@ -67,20 +67,16 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Analyze(params) => Box::new(analyze::AnalyzeStep(params)),
         Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
+        Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
+        Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
         Kind::StopLeader(params) => Box::new(stop_leader::StopLeaderStep(params)),
         Kind::StopReplica(params) => Box::new(stop_replica::StopReplicaStep(params)),
         Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
+        Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
         _ => return None,
     })
-    // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    match action.kind? {
-        Kind::OfferFiles(params) => Some(Box::new(offer_files::OfferFilesStep(params))),
-        Kind::Relink(params) => Some(Box::new(relink::RelinkStep(params))),
-        Kind::VerifyRelink(params) => Some(Box::new(verify_relink::VerifyRelinkStep(params))),
-        _ => None,
-    }
 }
