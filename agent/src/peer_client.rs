@@ -9,6 +9,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::error::{Doing, Result, StepError};
+use crate::server::{CONNECTION_WINDOW, STREAM_WINDOW};
 
 /// Longest wait for TCP and TLS together.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -38,7 +39,9 @@ pub async fn connect(address: &str, host: &str, tls: &TlsIdentity) -> Result<Pee
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
     // connect_timeout is for TCP only; a listener that never answers TLS must not hold a step.
     let connected = tokio::time::timeout(CONNECT, endpoint.connect()).await;
     let channel = connected.map_err(|_| timed_out(doing))?.doing(doing)?;

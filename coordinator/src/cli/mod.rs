@@ -1,0 +1,176 @@
+//! The operator's command line: one file per verb.
+//!
+//! Data goes to stdout, talk to stderr (`output`). It decides nothing: every verb is one question to the
+//! coordinator, but for `serve` and `pki`.
+
+mod cancel;
+mod check;
+mod client;
+mod completions;
+mod events;
+mod fleet;
+mod format;
+mod output;
+mod pki;
+mod plan;
+mod retry;
+mod serve;
+mod start;
+mod status;
+mod watch;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use output::Out;
+
+/// How a verb ended, when it did not simply succeed. Each is an exit code, listed in `--help`.
+#[derive(Debug)]
+pub enum Failure {
+    /// Exit code 1: it was refused or failed; the message says what, where, why and what to do.
+    Refused(String),
+    /// Exit code 3: the check found errors.
+    CheckFailed,
+    /// Exit code 4: no coordinator could be reached.
+    Unreachable(String),
+    /// Exit code 5: the operation stopped and waits for the operator.
+    Stopped,
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Failure::Refused(_) => 1,
+            Failure::CheckFailed => 3,
+            Failure::Unreachable(_) => 4,
+            Failure::Stopped => 5,
+        }
+    }
+}
+
+impl From<tonic::Status> for Failure {
+    fn from(status: tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::Unavailable => Failure::Unreachable(format!(
+                "the coordinator went away: {}; the operation goes on without this terminal, ask again",
+                status.message()
+            )),
+            _ => Failure::Refused(status.message().to_owned()),
+        }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Failure::Refused(format!("writing output: {error}"))
+    }
+}
+
+/// How a verb ends.
+pub type Outcome = Result<(), Failure>;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused or failed; stderr says what, where, why and what to do
+  2  wrong usage
+  3  `check` found errors
+  4  no coordinator could be reached
+  5  the operation stopped and waits for you (`watch`, `cancel --wait`)
+
+Environment:
+  PGLEAP_COORDINATOR  host:port of a coordinator, several separated by commas
+  PGLEAP_TLS_DIR      directory with ca.crt, tls.crt and tls.key of an operator or viewer
+  NO_COLOR            no colours";
+
+/// Upgrades PostgreSQL clusters across major versions while they serve traffic, and can take every step back.
+#[derive(Debug, Parser)]
+#[command(name = "pgleap", version, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+
+    /// Print data as JSON on stdout (one object; one a line for streams)
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Where the coordinator is and who asks.
+#[derive(Debug, Clone, Args)]
+pub struct Connection {
+    /// Coordinator to ask: host:port, several separated by commas are tried in turn
+    #[arg(
+        long,
+        global = true,
+        env = "PGLEAP_COORDINATOR",
+        default_value = "127.0.0.1:7430",
+        value_name = "ADDR"
+    )]
+    coordinator: String,
+
+    /// Directory with ca.crt, tls.crt and tls.key [default: ~/.config/pgleap/tls]
+    #[arg(long, global = true, env = "PGLEAP_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a coordinator
+    Serve(serve::Serve),
+    /// Make the fleet's CA and certificates
+    Pki(pki::Pki),
+    /// Tell the coordinator what hosts and clusters there are, or show it
+    Fleet(fleet::Fleet),
+    /// Look at every precondition of a cluster's upgrade; changes nothing
+    Check(check::Check),
+    /// Print every step of a cluster's upgrade: commands, where each runs, how it is taken back; changes nothing
+    Plan(plan::Plan),
+    /// Start a cluster's upgrade
+    Start(start::Start),
+    /// Show what operations do, what they wait for, and the next command to type
+    Status(status::Status),
+    /// Follow an operation on the screen
+    Watch(watch::Watch),
+    /// List what happened, by whom
+    Events(events::Events),
+    /// Take an operation back: the old cluster is left as it was found
+    Cancel(cancel::Cancel),
+    /// Try the step at which an operation stopped again
+    Retry(retry::Retry),
+    /// Print a completion script for a shell
+    Completions(completions::Completions),
+}
+
+/// Parses the command line and runs the verb.
+pub async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = Out::new(cli.json);
+    let outcome = match cli.verb {
+        Verb::Serve(verb) => verb.run(&cli.connection).await,
+        Verb::Pki(verb) => verb.run(&mut out),
+        Verb::Fleet(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Check(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Plan(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Start(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Status(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Watch(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Events(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Cancel(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Retry(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Completions(verb) => verb.run(&mut out),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Failure::Refused(message) | Failure::Unreachable(message) = &failure {
+                out.error(message);
+            }
+            ExitCode::from(failure.code())
+        }
+    }
+}

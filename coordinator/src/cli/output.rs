@@ -1,0 +1,98 @@
+//! Data on stdout, talk on stderr. The only place of the command line that prints.
+
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+/// Where a verb's output goes.
+#[derive(Debug)]
+pub struct Out {
+    /// `--json` was given.
+    pub json: bool,
+    /// stdout is a terminal.
+    pub terminal: bool,
+    color: bool,
+}
+
+/// What a piece of text means; becomes a colour where there are colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tone {
+    /// It is as it should be.
+    Good,
+    /// It wants attention.
+    Warn,
+    /// It failed.
+    Bad,
+    /// It matters less than what stands beside it.
+    Dim,
+    /// It is what the eye should find.
+    Strong,
+}
+
+impl Out {
+    /// For a verb called with or without `--json`.
+    pub fn new(json: bool) -> Out {
+        let terminal = io::stdout().is_terminal();
+        let color = terminal && !json && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+        Out { json, terminal, color }
+    }
+
+    /// Text with a meaning.
+    pub fn paint(&self, tone: Tone, text: &str) -> String {
+        let code = match tone {
+            Tone::Good => "32",
+            Tone::Warn => "33",
+            Tone::Bad => "31",
+            Tone::Dim => "2",
+            Tone::Strong => "1",
+        };
+        if self.color { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// Data for people, a line.
+    ///
+    /// # Errors
+    /// When stdout is closed.
+    pub fn line(&mut self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.write_all(b"\n")
+    }
+
+    /// Data for programs, one JSON document on one line.
+    ///
+    /// # Errors
+    /// When stdout is closed.
+    pub fn value(&mut self, value: &impl Serialize) -> io::Result<()> {
+        let text = serde_json::to_string(value)?;
+        self.line(&text)
+    }
+
+    /// Talk: what a person wants to know and a pipe does not.
+    pub fn talk(&self, text: &str) {
+        // A closed stderr must not end an operation's verb.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Why the verb failed.
+    pub fn error(&self, message: &str) {
+        let label = if io::stderr().is_terminal() && self.color { "\x1b[31merror:\x1b[0m" } else { "error:" };
+        self.talk(&format!("{label} {message}"));
+    }
+
+    /// Paints a screen over the last one of `height` lines, on a terminal; returns the new height.
+    ///
+    /// # Errors
+    /// When stdout is closed.
+    pub fn repaint(&mut self, text: &str, height: usize) -> io::Result<usize> {
+        let mut stdout = io::stdout().lock();
+        if height > 0 {
+            // Up to the first line of the last screen, then clear to the end.
+            write!(stdout, "\x1b[{height}A\x1b[J")?;
+        }
+        stdout.write_all(text.as_bytes())?;
+        stdout.write_all(b"\n")?;
+        stdout.flush()?;
+        Ok(text.lines().count())
+    }
+}

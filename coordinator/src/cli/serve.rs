@@ -1,0 +1,44 @@
+//! `pgleap serve`: runs a coordinator in the foreground.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::{Connection, Failure, Outcome};
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// Directory of the coordinator's state (one redb file); made if absent, private to its owner
+    #[arg(long, default_value = "/var/lib/pgleap/coordinator", value_name = "DIR")]
+    data_dir: PathBuf,
+    /// Address and port to serve the command line on
+    #[arg(long, default_value = "127.0.0.1:7430", value_name = "ADDR")]
+    listen: SocketAddr,
+    /// This member's number in the Raft group
+    #[arg(long, default_value_t = 1)]
+    member: u64,
+    /// Log lines as text or JSON, on stderr; RUST_LOG filters them
+    #[arg(long, default_value = "text")]
+    log_format: LogFormat,
+}
+
+impl Serve {
+    pub(super) async fn run(self, connection: &Connection) -> Outcome {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+        match self.log_format {
+            LogFormat::Text => logs.init(),
+            LogFormat::Json => logs.json().init(),
+        }
+        let _ = (self.data_dir, self.listen, self.member, connection.tls_dir());
+        Err(Failure::Refused("serve is not merged yet".to_owned()))
+    }
+}
