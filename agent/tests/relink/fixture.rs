@@ -139,6 +139,8 @@ impl Fixture {
         ] {
             write(&self.at(file), bytes);
         }
+        // More than any pipe or window holds.
+        write(&data.join("base/5/1255"), (0..3_000_000_u32).flat_map(u32::to_ne_bytes).collect::<Vec<u8>>());
         write(&seed.join("global/pg_control.old"), control_bytes(202_209_061));
         write(&data.join("global/pg_control"), control_bytes(202_506_291));
         for directory in [&seed, &data] {
