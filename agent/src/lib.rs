@@ -9,6 +9,8 @@ pub mod context;
 pub mod error;
 pub mod jobs;
 pub mod pg;
+pub mod positions;
 pub mod program;
 pub mod report;
 pub mod step;
+pub mod validate;
