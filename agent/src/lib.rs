@@ -6,11 +6,16 @@
 
 pub mod config;
 pub mod context;
+pub mod durable;
 pub mod error;
 pub mod jobs;
+pub mod journal;
+pub mod peer_client;
 pub mod pg;
 pub mod positions;
 pub mod program;
 pub mod report;
+pub mod run;
+pub mod server;
 pub mod step;
 pub mod validate;

@@ -1,2 +1,135 @@
-//! placeholder
-fn main() {}
+//! `pgleap-agent`: the command line of the daemon. Parses, sets up logging, and hands over.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use pgleap_agent::config::AgentConfig;
+use pgleap_agent::server::{self, Server};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// The pgleap daemon of one database host.
+///
+/// It does what the coordinator asks for on this host: it starts, stops and upgrades PostgreSQL in the directories
+/// that its configuration allows. It runs as the operating system user that owns them, and talks mutual TLS only.
+#[derive(Parser)]
+#[command(name = "pgleap-agent", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves until it gets SIGTERM or SIGINT.
+    ///
+    /// Programs under way (pg_basebackup, pg_upgrade, rsync, vacuumdb) go on when the agent ends, however it ends, and
+    /// are joined by the next start. A service manager must therefore end the agent's own process only (systemd:
+    /// KillMode=process).
+    #[command(after_help = RUN_HELP)]
+    Run {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/pgleap/agent.toml")]
+        config: PathBuf,
+        /// How log lines on standard error look.
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        log_format: LogFormat,
+        /// What to log: error, warn, info, debug, trace, or a filter such as "info,pgleap_agent=debug".
+        #[arg(long, value_name = "FILTER", env = "PGLEAP_LOG", default_value = "info")]
+        log: String,
+    },
+    /// Runs one long program and outlives the agent; only the agent starts it.
+    #[command(hide = true)]
+    ExecJob {
+        /// The job's directory.
+        directory: PathBuf,
+        /// Become the program itself, as child of this supervisor.
+        #[arg(long)]
+        parent: Option<i32>,
+    },
+}
+
+const RUN_HELP: &str = "\
+Configuration (all keys are needed, unknown ones are refused):
+  host = \"db1\"                        # this host's name in the fleet file and in the certificate
+  listen = \"10.0.0.1:7420\"            # where coordinators and other agents reach it
+  state_dir = \"/var/lib/pgleap/agent\" # journal and jobs; mode 0700, made when absent
+  tls_dir = \"/etc/pgleap/tls\"         # ca.crt, tls.crt and tls.key, by `pgleap pki issue`
+  roots = [\"/var/lib/postgresql\"]     # steps touch nothing outside these directories
+
+Exit codes:
+  0  ended by SIGTERM or SIGINT
+  1  could not start, or could not go on; the reason is on standard error
+  2  wrong command line";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config, log_format, log } => match run(&config, log_format, &log) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "pgleap-agent: {}", told(&error));
+                ExitCode::FAILURE
+            }
+        },
+        // Both without a runtime: they must stay single-threaded.
+        Command::ExecJob { directory, parent: None } => pgleap_agent::jobs::supervise(directory),
+        Command::ExecJob { directory, parent: Some(pid) } => {
+            pgleap_agent::jobs::become_program(directory, pid)
+        }
+    }
+}
+
+/// The error and its causes, each said once: most messages carry their cause already.
+fn told(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(
+        error.to_string(),
+        |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") },
+    )
+}
+
+fn run(config: &std::path::Path, format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter}"))?;
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match format {
+        LogFormat::Text => subscriber.with_ansi(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+    let ready = server::prepare(AgentConfig::load(config)?)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let served = runtime.block_on(async {
+        // Before the port is taken: a signal from then on ends the agent cleanly.
+        let ended = signalled()?;
+        let server = Server::bind(ready, Arc::new(pgleap_agent::step::of))?;
+        tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "serving");
+        anyhow::Ok(server.serve(ended).await?)
+    });
+    // Blocking work of abandoned steps is not waited for: it is read-only or short.
+    runtime.shutdown_background();
+    served
+}
+
+/// Resolves with the first SIGTERM or SIGINT.
+fn signalled() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

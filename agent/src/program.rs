@@ -1,5 +1,7 @@
 //! Starting an external program: what to run, never through a shell.
 
+pub mod in_flight;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -79,14 +81,17 @@ impl Program {
         command
     }
 
-    /// Runs a short program to its end. Long ones are jobs (see [`crate::jobs`]).
+    /// Runs a short program to its end. Long ones are jobs (see [`crate::jobs`]). When the step is cancelled
+    /// meanwhile, the program is given time to end by itself (see [`in_flight`]).
     ///
     /// # Errors
     /// When it cannot be started or ends with anything but 0; its output is the evidence.
     pub async fn run(&self) -> Result<Printed> {
         let mut command = tokio::process::Command::from(self.command());
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = command.output().await.doing(|| format!("starting {}", self.path.display()))?;
+        let starting = || format!("starting {}", self.path.display());
+        let output =
+            in_flight::keep(async move { command.output().await }).await.doing(starting)?.doing(starting)?;
         let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.success() {

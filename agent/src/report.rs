@@ -32,7 +32,9 @@ impl Reporter {
     /// How far the step is. `total` 0 means unknown.
     pub fn progress(&self, done: u64, total: u64, unit: &str, message: impl Into<String>) {
         let progress = Progress { done, total, unit: unit.to_owned(), message: message.into() };
-        self.recent.lock().unwrap_or_else(PoisonError::into_inner).progress = Some(progress.clone());
+        // Sent under the lock: a watcher that comes now has the event either among the recent ones or as the next.
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.progress = Some(progress.clone());
         self.send(step_event::Kind::Progress(progress));
     }
 
@@ -40,17 +42,15 @@ impl Reporter {
     pub fn log(&self, source: &str, line: impl Into<String>) {
         let line = LogLine { source: source.to_owned(), line: line.into() };
         tracing::info!(source, line = line.line, "step log");
-        {
-            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.lines.len() == RECENT {
-                recent.lines.pop_front();
-            }
-            recent.lines.push_back(line.clone());
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.lines.len() == RECENT {
+            recent.lines.pop_front();
         }
+        recent.lines.push_back(line.clone());
         self.send(step_event::Kind::Log(line));
     }
 
-    /// The newest events so far, and a receiver of those to come, without a gap between them.
+    /// The newest events so far, and a receiver of those to come, with neither a gap nor an overlap between them.
     pub fn watch(&self) -> (Vec<StepEvent>, broadcast::Receiver<StepEvent>) {
         let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let receiver = self.sender.subscribe();
@@ -69,5 +69,31 @@ impl Reporter {
     fn send(&self, kind: step_event::Kind) {
         // Nobody watching is fine: the step goes on.
         let _ = self.sender.send(StepEvent { kind: Some(kind) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_watcher_gets_the_newest_lines_once_and_then_what_comes() {
+        let report = Reporter::default();
+        for n in 0..RECENT + 5 {
+            report.log("tool", format!("line {n}"));
+        }
+        report.progress(1, 2, "files", "");
+        report.progress(2, 2, "files", "");
+        let (recent, mut receiver) = report.watch();
+        assert_eq!(recent.len(), RECENT + 1);
+        let first = LogLine { source: "tool".into(), line: "line 5".into() };
+        assert_eq!(recent[0].kind, Some(step_event::Kind::Log(first)));
+        assert!(matches!(&recent[RECENT].kind, Some(step_event::Kind::Progress(p)) if p.done == 2));
+        assert!(receiver.try_recv().is_err());
+        report.log("tool", "new");
+        assert!(
+            matches!(receiver.try_recv().unwrap().kind, Some(step_event::Kind::Log(l)) if l.line == "new")
+        );
+        assert_eq!(report.last_lines(1), ["tool: new"]);
     }
 }

@@ -2,13 +2,44 @@
 //!
 //! A job runs under a small supervisor process of its own (`pgleap-agent exec-job DIR`), which holds a lock,
 //! writes the program's output to files and, at its end, the exit status. An agent that was killed finds the
-//! job by its directory, joins it when the lock is held, or reads the status.
+//! job by its directory, joins it when the lock is held, or reads the status. What lies in that directory, and why
+//! nothing can be started twice, is told in `record.rs`.
+//!
+//! A service manager must kill the agent's own process only (systemd: `KillMode=process`), or jobs die with it.
 
-use std::path::PathBuf;
+mod lines;
+mod record;
+mod stop;
+mod supervisor;
 
-use crate::error::{Result, StepError};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Child;
+use tokio::time::{Instant, sleep};
+
+use self::lines::{Line, Lines};
+use self::record::Record;
+use crate::error::{Doing, Result, StepError};
 use crate::program::Program;
 use crate::report::Reporter;
+
+pub use supervisor::{become_program, supervise};
+
+/// Lines of a failed program that are kept as evidence.
+const EVIDENCE: usize = 40;
+/// How often output and status are looked at: nothing notifies an agent that joined somebody else's child.
+const TICK: Duration = Duration::from_millis(50);
+/// Most bytes of output taken in at once.
+const CHUNK: usize = 64 * 1024;
+/// How long processes of an earlier run may take to vanish after its status was written.
+const LEFTOVER: Duration = Duration::from_secs(10);
 
 /// The jobs of one step.
 #[derive(Debug, Clone)]
@@ -16,6 +47,7 @@ pub struct Jobs {
     /// `<state_dir>/jobs/<operation>/<step>`
     directory: PathBuf,
     report: Reporter,
+    supervisor: PathBuf,
 }
 
 /// What is known of a job.
@@ -32,9 +64,25 @@ pub enum JobStatus {
 }
 
 impl Jobs {
-    /// Jobs kept under this directory, which need not exist.
+    /// Jobs kept under this directory, which need not exist. Their supervisor is this very executable.
     pub fn new(directory: PathBuf, report: Reporter) -> Jobs {
-        Jobs { directory, report }
+        // Through /proc it is the running version even when the file was replaced by an upgrade of pgleap.
+        Jobs { directory, report, supervisor: "/proc/self/exe".into() }
+    }
+
+    /// The same with another `pgleap-agent` as supervisor: for tests, whose own executable is none.
+    #[must_use]
+    pub fn with_supervisor(mut self, executable: impl Into<PathBuf>) -> Jobs {
+        self.supervisor = executable.into();
+        self
+    }
+
+    fn record(&self, name: &str) -> Result<Record> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(StepError::new(format!("\"{name}\" cannot be the name of a job")));
+        }
+        Ok(Record::new(self.directory.join(name)))
     }
 
     /// What is known of the job of that name.
@@ -42,11 +90,14 @@ impl Jobs {
     /// # Errors
     /// When its record cannot be read.
     pub fn status(&self, name: &str) -> Result<JobStatus> {
-        Err(StepError::new(format!("jobs not there yet: {name} {:?} {:?}", self.directory, self.report)))
+        let record = self.record(name)?;
+        status(&record).doing(|| format!("reading the record of job {}", record.directory().display()))
     }
 
     /// Runs the program under this name, or joins it when it runs already, to its end; each line it prints is
     /// logged with the program's name as source. An earlier record of the name is replaced.
+    ///
+    /// Dropping the future leaves the job running: a later call joins it, [`Jobs::stop`] ends it.
     ///
     /// # Errors
     /// When it cannot be started, is lost, or ends with anything but 0; its last lines are the evidence.
@@ -54,7 +105,8 @@ impl Jobs {
         self.run_observed(name, program, &mut |_| {}).await
     }
 
-    /// As [`Jobs::run`], and hands each line to `observe` (for progress).
+    /// As [`Jobs::run`], and hands each line to `observe` (for progress). Of progress that a program rewrites in
+    /// place (lines ended by a carriage return) every one is observed, but only the newest is logged.
     ///
     /// # Errors
     /// As [`Jobs::run`].
@@ -64,8 +116,16 @@ impl Jobs {
         program: &Program,
         observe: &mut (dyn for<'l> FnMut(&'l str) + Send),
     ) -> Result<()> {
-        observe(&program.name());
-        self.status(name).map(|_| ())
+        let record = self.record(name)?;
+        let child = self.start_or_join(name, &record, program).await?;
+        let (code, last) = self.follow(name, &record, program, child, observe).await?;
+        if code == 0 {
+            return Ok(());
+        }
+        let how = if code > 128 { format!("signal {}", code - 128) } else { format!("exit code {code}") };
+        let said = last.back().cloned().unwrap_or_else(|| "it printed nothing".to_owned());
+        Err(StepError::new(format!("{} failed ({how}): {}", program.path.display(), said.trim()))
+            .with_evidence(last))
     }
 
     /// Ends the job if it runs (SIGTERM to its process group, SIGKILL after ten seconds) and waits until it has ended.
@@ -73,6 +133,246 @@ impl Jobs {
     /// # Errors
     /// When it cannot be ended.
     pub async fn stop(&self, name: &str) -> Result<()> {
-        self.status(name).map(|_| ())
+        stop::stop(&self.record(name)?).await
+    }
+
+    /// Names of all jobs of this step that have a record.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let doing = || format!("reading the jobs in {}", self.directory.display());
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e).doing(doing),
+        };
+        let names = entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()));
+        names.collect::<io::Result<_>>().doing(doing)
+    }
+
+    /// Ends every job of the step, whatever its name.
+    ///
+    /// # Errors
+    /// When one cannot be ended.
+    pub async fn stop_all(&self) -> Result<()> {
+        for name in self.names()? {
+            self.stop(&name).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the records of all jobs of the step; refused while one runs.
+    ///
+    /// # Errors
+    /// When one runs, or a file cannot be removed.
+    pub fn remove_all(&self) -> Result<()> {
+        for name in self.names()? {
+            if self.status(&name)? == JobStatus::Running {
+                return Err(StepError::new(format!("job {name} in {} still runs", self.directory.display())));
+            }
+        }
+        match fs::remove_dir_all(&self.directory) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Err(e).doing(|| format!("removing {}", self.directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The supervisor, when this call started it; none when the job runs already.
+    async fn start_or_join(&self, name: &str, record: &Record, program: &Program) -> Result<Option<Child>> {
+        let doing = || format!("preparing job {}", record.directory().display());
+        let begun = Instant::now();
+        loop {
+            record.create().doing(doing)?;
+            if let Some(lock) = record.try_lock().doing(doing)? {
+                return self.start(name, record, program, lock).map(Some);
+            }
+            // Locked although ended: the supervisor is just leaving, or something it started has stayed.
+            if record.ended().doing(doing)?.is_none() {
+                self.join(name, record, program);
+                return Ok(None);
+            }
+            if begun.elapsed() > LEFTOVER {
+                return Err(StepError::new(format!(
+                    "processes of an earlier run of {} still live and hold {}; \
+                     find them with `fuser {}` and end them, then retry",
+                    program.path.display(),
+                    record.lock_path().display(),
+                    record.lock_path().display(),
+                )));
+            }
+            sleep(TICK).await;
+        }
+    }
+
+    fn join(&self, name: &str, record: &Record, program: &Program) {
+        self.report.log("pgleap", format!("{} runs already as job {name}: joined", program.name()));
+        if record.program().is_ok_and(|running| running != *program) {
+            self.report
+                .log("pgleap", format!("job {name} was started with other arguments than asked for now"));
+        }
+    }
+
+    /// Synchronous on purpose: a caller that is cancelled has either not started the job or started it whole.
+    fn start(&self, name: &str, record: &Record, program: &Program, lock: File) -> Result<Child> {
+        runnable(&program.path)?;
+        let doing = || format!("starting job {name} ({})", program.path.display());
+        record.prepare(program).doing(doing)?;
+        let log = File::create(record.supervisor_log_path()).doing(doing)?;
+        let mut command = std::process::Command::new(&self.supervisor);
+        command.arg0("pgleap-agent").arg("exec-job").arg(record.directory());
+        // The lock goes along as standard input; the agent's own copy closes when `command` and `lock` are dropped.
+        command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::from(log));
+        // tokio reaps the child also when nobody waits for it any more, and does not kill it on drop.
+        tokio::process::Command::from(command).spawn().doing(doing)
+    }
+
+    /// Reports the program's output until it has ended; its exit code and last lines.
+    async fn follow(
+        &self,
+        name: &str,
+        record: &Record,
+        program: &Program,
+        mut child: Option<Child>,
+        observe: &mut (dyn for<'l> FnMut(&'l str) + Send),
+    ) -> Result<(i32, VecDeque<String>)> {
+        let doing = || format!("following job {}", record.directory().display());
+        let source = program.name();
+        let mut output = Output::default();
+        let mut last = VecDeque::new();
+        loop {
+            // The status before the output: what was printed before the end is then always read.
+            let status = status(record).doing(doing)?;
+            let mut lines = output.read(&record.output_path()).doing(doing)?;
+            let all_read = lines.is_none();
+            if all_read && status != JobStatus::Running {
+                lines = output.lines.finish().map(|line| vec![line]);
+            }
+            for (text, logged) in worth_logging(lines.unwrap_or_default()) {
+                observe(&text);
+                if logged {
+                    self.report.log(&source, text.as_str());
+                    if last.len() == EVIDENCE {
+                        last.pop_front();
+                    }
+                    last.push_back(text);
+                }
+            }
+            match status {
+                JobStatus::Exited(code) if all_read => return Ok((code, last)),
+                JobStatus::Lost | JobStatus::None if all_read => {
+                    let why = fs::read_to_string(record.supervisor_log_path()).unwrap_or_default();
+                    return Err(lost(name, record, program, &status)
+                        .with_evidence(why.lines())
+                        .with_evidence(last));
+                }
+                _ if !all_read => tokio::task::yield_now().await,
+                _ => match &mut child {
+                    Some(supervisor) => {
+                        let ended = tokio::time::timeout(TICK, supervisor.wait()).await.is_ok();
+                        child = child.filter(|_| !ended);
+                    }
+                    None => sleep(TICK).await,
+                },
+            }
+        }
+    }
+}
+
+fn lost(name: &str, record: &Record, program: &Program, status: &JobStatus) -> StepError {
+    let what = match status {
+        JobStatus::None => "could not be started by its supervisor",
+        _ => "ended without a status: its supervisor was killed, or the host was restarted",
+    };
+    StepError::new(format!(
+        "{} (job {name}) {what}; its record is {}; retrying the step looks at what it has done",
+        program.path.display(),
+        record.directory().display(),
+    ))
+}
+
+fn status(record: &Record) -> io::Result<JobStatus> {
+    if let Some(ended) = record.ended()? {
+        return Ok(JobStatus::Exited(ended.code));
+    }
+    if record.is_locked()? {
+        return Ok(JobStatus::Running);
+    }
+    // It may have ended between the two looks.
+    Ok(match record.ended()? {
+        Some(ended) => JobStatus::Exited(ended.code),
+        None if record.claimed() => JobStatus::Lost,
+        None => JobStatus::None,
+    })
+}
+
+/// Pairs each line with whether it is to be logged: progress that is overwritten within the same batch is not.
+fn worth_logging(lines: Vec<Line>) -> Vec<(String, bool)> {
+    let overwritten: Vec<bool> =
+        lines.iter().zip(lines.iter().skip(1)).map(|(line, next)| line.transient && next.transient).collect();
+    let logged = overwritten.into_iter().map(|o| !o).chain(std::iter::once(true));
+    lines.into_iter().map(|line| line.text).zip(logged).collect()
+}
+
+/// Refuses a program that cannot be run before anything is written.
+fn runnable(path: &Path) -> Result<()> {
+    let metadata = fs::metadata(path).doing(|| {
+        format!("{} cannot be run; correct bin_dir in the fleet file or install it", path.display())
+    })?;
+    if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
+        return Err(StepError::new(format!(
+            "{} is not an executable file; correct bin_dir in the fleet file or install it",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// Reads a job's output as it grows.
+#[derive(Default)]
+struct Output {
+    file: Option<File>,
+    lines: Lines,
+}
+
+impl Output {
+    /// Lines completed since the last call; none when nothing more was printed so far.
+    fn read(&mut self, path: &Path) -> io::Result<Option<Vec<Line>>> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => match File::open(path) {
+                Ok(file) => none.insert(file),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(e) => return Err(e),
+            },
+        };
+        let mut chunk = Vec::with_capacity(CHUNK);
+        file.take(CHUNK as u64).read_to_end(&mut chunk)?;
+        Ok((!chunk.is_empty()).then(|| self.lines.push(&chunk)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_rewritten_progress_the_newest_is_logged() {
+        let line = |text: &str, transient| Line { text: text.into(), transient };
+        let got = worth_logging(vec![line("a", false), line("1%", true), line("2%", true), line("b", false)]);
+        let logged: Vec<_> = got.iter().filter(|(_, l)| *l).map(|(t, _)| t.as_str()).collect();
+        assert_eq!((got.len(), logged), (4, vec!["a", "2%", "b"]));
+        assert!(worth_logging(Vec::new()).is_empty());
+    }
+
+    #[test]
+    fn names_stay_inside_the_directory() {
+        let jobs = Jobs::new("/nonexistent".into(), Reporter::default());
+        for name in ["", "..", ".", "a/b", ".hidden", "ü"] {
+            assert!(jobs.status(name).is_err(), "{name:?}");
+        }
+        assert_eq!(jobs.status("pg_upgrade").unwrap(), JobStatus::None);
     }
 }

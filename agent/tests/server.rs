@@ -1,0 +1,318 @@
+//! The server over real mutual TLS: who gets in, and what a caller of a step sees.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail them")]
+
+mod fake;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use fake::certificates::Authority;
+use fake::{Behaviour, Fake, World, request, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgleap_agent::peer_client;
+use pgleap_agent::server::{Server, StartError, prepare};
+use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::agent::{
+    HelloReply, HelloRequest, LagRequest, ManifestRequest, StepEvent, StepRequest, Verb, finished::Outcome,
+    step_event,
+};
+use pgleap_proto::tls::{Role, TlsIdentity};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Status, Streaming};
+
+/// A running agent of host db1 with fake steps.
+struct Agent {
+    directory: TempDir,
+    authority: Authority,
+    address: SocketAddr,
+    world: Arc<World>,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Result<(), StartError>>,
+}
+
+/// A directory that is private, as the agent demands.
+fn directory() -> TempDir {
+    tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir().unwrap()
+}
+
+impl Agent {
+    async fn start(behaviour: Behaviour) -> Agent {
+        let authority = Authority::new();
+        Agent::start_on(directory(), authority, World::new(behaviour)).await
+    }
+
+    async fn start_on(directory: TempDir, authority: Authority, world: Arc<World>) -> Agent {
+        authority.issue(&directory.path().join("tls"), Role::Agent, "db1");
+        let ready = prepare(fake::config(directory.path(), "db1")).unwrap();
+        let server = Server::bind(ready, Fake::table(&world)).unwrap();
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(server.serve(async {
+            let _ = stopped.await;
+        }));
+        Agent { directory, authority, address, world, stop: Some(stop), served }
+    }
+
+    /// Ends it as SIGTERM does; what a restart needs.
+    async fn stop(mut self) -> (TempDir, Authority, Arc<World>) {
+        drop(self.stop.take());
+        self.served.await.unwrap().unwrap();
+        (self.directory, self.authority, self.world)
+    }
+
+    fn holder(&self, role: Role, name: &str) -> TlsIdentity {
+        self.authority.issue(&self.directory.path().join(format!("holder-{role}")), role, name)
+    }
+
+    async fn channel(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("https://{}", self.address))?;
+        endpoint.tls_config(tls)?.connect().await
+    }
+
+    async fn client(&self, role: Role) -> AgentClient<Channel> {
+        let identity = self.holder(role, "someone");
+        AgentClient::new(self.channel(identity.client_config(Role::Agent, "db1")).await.unwrap())
+    }
+
+    async fn hello(&self, role: Role) -> Result<HelloReply, Status> {
+        self.client(role).await.hello(HelloRequest {}).await.map(|reply| reply.into_inner())
+    }
+
+    async fn run(&self, request: StepRequest) -> Result<Streaming<StepEvent>, Status> {
+        self.client(Role::Coordinator).await.run_step(request).await.map(|reply| reply.into_inner())
+    }
+}
+
+/// The events up to the end of the stream, in words.
+async fn words(mut stream: Streaming<StepEvent>) -> Vec<String> {
+    let mut words = Vec::new();
+    loop {
+        match stream.message().await {
+            Ok(Some(event)) => words.push(match event.kind.unwrap() {
+                step_event::Kind::Log(line) => line.line,
+                step_event::Kind::Progress(progress) => progress.message,
+                step_event::Kind::Finished(finished) => match finished.outcome.unwrap() {
+                    Outcome::Done(done) => format!("done, already: {}", done.already),
+                    Outcome::Blocked(blocked) => format!("blocked: {}", blocked.reason),
+                    Outcome::Failed(failed) => format!("failed: {}", failed.message),
+                },
+            }),
+            Ok(None) => return words,
+            Err(status) => words.push(format!("{:?}", status.code())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_is_greeted_and_the_journal_named() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let first = agent.hello(Role::Coordinator).await.unwrap();
+    assert_eq!((first.host.as_str(), first.version.as_str()), ("db1", env!("CARGO_PKG_VERSION")));
+    let (directory, authority, world) = agent.stop().await;
+    let agent = Agent::start_on(directory, authority, world).await;
+    assert_eq!(agent.hello(Role::Coordinator).await.unwrap().journal_id, first.journal_id);
+}
+
+#[tokio::test]
+async fn every_other_role_is_refused() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    for role in [Role::Agent, Role::Operator, Role::Viewer] {
+        let status = agent.hello(role).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{role}");
+        assert!(status.message().contains("coordinator is needed"), "{status}");
+        let mut client = agent.client(role).await;
+        let status = client.run_step(request("s", 1, 1, Verb::Do)).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{role}");
+        let status = client.lag(LagRequest::default()).await.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied, "{role}");
+    }
+    assert!(agent.world.calls().is_empty());
+}
+
+#[tokio::test]
+async fn without_a_certificate_of_the_same_authority_nobody_gets_in() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let ca = std::fs::read(agent.directory.path().join("tls/ca.crt")).unwrap();
+    let ca = tonic::transport::Certificate::from_pem(ca);
+    let none = ClientTlsConfig::new().ca_certificate(ca).domain_name("db1.agent.pgleap.internal");
+    // With TLS 1.3 a refused client learns it from its first call.
+    let refused = match agent.channel(none).await {
+        Ok(channel) => AgentClient::new(channel).hello(HelloRequest {}).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused, "no certificate");
+
+    let stranger = Authority::new().issue(&agent.directory.path().join("x"), Role::Coordinator, "c");
+    assert!(agent.channel(stranger.client_config(Role::Agent, "db1")).await.is_err(), "another authority");
+
+    let plain = Endpoint::from_shared(format!("http://{}", agent.address)).unwrap().connect().await;
+    let refused = match plain {
+        Ok(channel) => AgentClient::new(channel).hello(HelloRequest {}).await.is_err(),
+        Err(_) => true,
+    };
+    assert!(refused, "plaintext");
+}
+
+#[tokio::test]
+async fn peers_are_agents_and_find_the_host_they_mean() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let address = agent.address.to_string();
+    let manifest = ManifestRequest::default;
+
+    let identity = agent.holder(Role::Agent, "db2");
+    let mut peer = peer_client::connect(&address, "db1", &identity).await.unwrap();
+    let status = peer.manifest(manifest()).await.map(drop).unwrap_err();
+    assert_ne!(status.code(), Code::PermissionDenied, "an agent may ask: {status}");
+
+    let identity = agent.holder(Role::Coordinator, "c1");
+    let mut peer = peer_client::connect(&address, "db1", &identity).await.unwrap();
+    let status = peer.manifest(manifest()).await.map(drop).unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+
+    let identity = agent.holder(Role::Agent, "db2");
+    let error = peer_client::connect(&address, "db9", &identity).await.unwrap_err();
+    assert!(error.message.contains("host db9") && error.message.contains(&address), "{error}");
+}
+
+#[tokio::test]
+async fn nobody_there_and_nobody_answering_are_errors_that_say_so() {
+    let directory = directory();
+    let identity = Authority::new().issue(directory.path(), Role::Agent, "db2");
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let error = peer_client::connect(&address, "db1", &identity).await.unwrap_err();
+    assert!(error.message.contains("refused") && error.message.contains("running"), "{error}");
+    let error = peer_client::connect("not an address", "db1", &identity).await.unwrap_err();
+    assert!(error.message.contains("not an address"), "{error}");
+}
+
+#[tokio::test]
+async fn a_step_tells_its_lines_and_its_outcome_last() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let events = words(agent.run(request("s", 1, 1, Verb::Do)).await.unwrap()).await;
+    assert_eq!(events, ["acting", "done, already: false"]);
+    let events = words(agent.run(request("s", 1, 1, Verb::Do)).await.unwrap()).await;
+    assert_eq!(events, ["done, already: false"]);
+}
+
+#[tokio::test]
+async fn a_second_stream_joins_and_the_loss_of_the_first_stops_nothing() {
+    let agent = Agent::start(Behaviour::Hold).await;
+    let first = agent.run(request("s", 1, 1, Verb::Do)).await.unwrap();
+    until("the step acts", || agent.world.calls().contains(&"act")).await;
+    drop(first);
+    let second = agent.run(request("s", 1, 1, Verb::Do)).await.unwrap();
+    agent.world.release();
+    assert_eq!(words(second).await, ["acting", "done, already: false"]);
+    assert_eq!(agent.world.calls(), ["probe", "act", "verify"]);
+}
+
+#[tokio::test]
+async fn refusals_have_codes_a_coordinator_can_act_on() {
+    let agent = Agent::start(Behaviour::Hold).await;
+    let _running = agent.run(request("s", 2, 2, Verb::Do)).await.unwrap();
+    let code = async |request| agent.run(request).await.map(drop).unwrap_err().code();
+    assert_eq!(code(request("s", 1, 3, Verb::Do)).await, Code::Aborted);
+    assert_eq!(code(request("s", 2, 1, Verb::Do)).await, Code::Aborted);
+    assert_eq!(code(request("../s", 2, 3, Verb::Do)).await, Code::InvalidArgument);
+    let _undoing = agent.run(request("s", 2, 3, Verb::Undo)).await.unwrap();
+    assert_eq!(code(request("s", 2, 4, Verb::Do)).await, Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_the_stream_and_the_next_agent_takes_the_step_up() {
+    let agent = Agent::start(Behaviour::Hold).await;
+    let stream = agent.run(request("s", 1, 1, Verb::Do)).await.unwrap();
+    until("the step acts", || agent.world.calls().contains(&"act")).await;
+    let (directory, authority, world) = agent.stop().await;
+    assert_eq!(words(stream).await, ["acting", "Unavailable"]);
+    world.release();
+    let agent = Agent::start_on(directory, authority, world).await;
+    let events = words(agent.run(request("s", 1, 1, Verb::Do)).await.unwrap()).await;
+    assert_eq!(events, ["acting", "done, already: false"]);
+}
+
+fn start_error(state_dir: &Path, host: &str) -> String {
+    prepare(fake::config(state_dir, host)).unwrap_err().to_string()
+}
+
+#[test]
+fn a_start_is_refused_with_the_cure() {
+    let directory = directory();
+    let path = directory.path();
+    assert!(start_error(path, "db1").contains("pgleap pki issue"), "no certificate");
+
+    let authority = Authority::new();
+    authority.issue(&path.join("tls"), Role::Agent, "db2");
+    let error = start_error(path, "db1");
+    assert!(error.contains("agent db2") && error.contains("host db1"), "{error}");
+    authority.issue(&path.join("tls"), Role::Coordinator, "db1");
+    assert!(start_error(path, "db1").contains("coordinator db1"));
+
+    authority.issue(&path.join("tls"), Role::Agent, "db1");
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+    mode(&path.join("tls/tls.key"), 0o644);
+    assert!(start_error(path, "db1").contains("chmod 600"));
+    mode(&path.join("tls/tls.key"), 0o600);
+    mode(path, 0o750);
+    assert!(start_error(path, "db1").contains("chmod 700"));
+    mode(path, 0o700);
+
+    let ready = prepare(fake::config(path, "db1")).unwrap();
+    assert!(start_error(path, "db1").contains("another pgleap-agent"));
+    drop(ready);
+    prepare(fake::config(path, "db1")).unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let directory = directory();
+    agent.authority.issue(&directory.path().join("tls"), Role::Agent, "db1");
+    let mut config = fake::config(directory.path(), "db1");
+    config.listen = agent.address;
+    let Err(error) = Server::bind(prepare(config).unwrap(), Fake::table(&agent.world)) else {
+        panic!("two agents on one port")
+    };
+    assert!(error.to_string().contains(&agent.address.to_string()), "{error}");
+}
+
+#[test]
+fn the_daemon_ends_cleanly_on_sigterm_and_says_why_it_cannot_start() {
+    let directory = directory();
+    let path = directory.path();
+    let text = format!(
+        "host = 'db1'\nlisten = '127.0.0.1:0'\nstate_dir = '{0}/state'\ntls_dir = '{0}/tls'\nroots = ['{0}/data']\n",
+        path.display()
+    );
+    std::fs::write(path.join("agent.toml"), text).unwrap();
+    let daemon = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap-agent"));
+        command.args(["run", "--log-format", "json", "--config"]).arg(path.join("agent.toml"));
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let refused = daemon().wait_with_output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tls/ca.crt"), "{refused:?}");
+
+    Authority::new().issue(&path.join("tls"), Role::Agent, "db1");
+    let mut running = daemon();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let serving = lines.find(|line| line.contains("serving")).unwrap();
+    let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    assert!(serving["fields"]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    let mode = std::fs::metadata(path.join("state")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
