@@ -1,6 +1,9 @@
 //! The steps an agent can do, one file each, behind one trait.
 
+pub mod validate;
+
 use async_trait::async_trait;
+use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 
 use crate::context::Context;
@@ -37,6 +40,9 @@ pub trait Step: Send + Sync {
 /// The step that does this action; none when the action is empty (a coordinator newer than this agent).
 pub fn of(action: Action) -> Option<Box<dyn Step>> {
     // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    let _ = action.kind?;
-    None
+    let step: Box<dyn Step> = match action.kind? {
+        Kind::Validate(params) => Box::new(validate::ValidateStep::new(params)),
+        _ => return None,
+    };
+    Some(step)
 }

@@ -30,7 +30,7 @@ pub struct Comparison {
     pub applied: Arc<dyn Applied>,
     /// Subscription on the new side, whose publication says which tables count; none: all tables, and nothing is replicated.
     pub subscription: Option<String>,
-    /// Databases: name on the old side, name on the new side (the same, outside tests).
+    /// Databases to compare, one after the other.
     pub databases: Vec<String>,
     /// Parts compared at the same time.
     pub parallel: usize,

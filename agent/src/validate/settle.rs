@@ -197,7 +197,7 @@ mod tests {
         let mut suspect = Suspect::default();
         let verdict = (0..30).find_map(|n| {
             let after = if n % 3 == 2 { row(n + 1, &format!("b{n}")) } else { row(n, &format!("a{n}")) };
-            let new = row(-n, &format!("x{n}"));
+            let new = row(-1 - n, &format!("x{n}"));
             match suspect.judge(&Round { before: row(n, &format!("a{n}")), new, after }) {
                 Standing::Open => None,
                 standing => Some(standing),

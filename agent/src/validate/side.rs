@@ -4,15 +4,20 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use pgleap_proto::agent::peer_client::PeerClient;
 use pgleap_proto::agent::{
     HashRowsReply, HashRowsRequest, SlotPositionsReply, SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::node::Node;
+use pgleap_proto::tls::TlsIdentity;
 use tokio::time::{Instant, sleep};
+use tonic::Response;
+use tonic::transport::Channel;
 
 use super::limit::RateLimit;
 use super::{hash, tables};
 use crate::error::{Result, StepError};
+use crate::peer_client::{self, refused};
 
 /// Where the rows of one side are read.
 #[async_trait]
@@ -38,6 +43,40 @@ impl Source for Local {
     }
     async fn slot_positions(&self, request: SlotPositionsRequest) -> Result<SlotPositionsReply> {
         crate::positions::slot_positions(request).await
+    }
+}
+
+/// A node of another host, read by that host's agent.
+pub struct Remote {
+    client: PeerClient<Channel>,
+    host: String,
+}
+
+impl Remote {
+    /// Connects to the agent of `host`; a connection that is lost later is made again by itself.
+    ///
+    /// # Errors
+    /// As [`peer_client::connect`].
+    pub async fn connect(address: &str, host: &str, tls: &TlsIdentity) -> Result<Remote> {
+        Ok(Remote { client: peer_client::connect(address, host, tls).await?, host: host.to_owned() })
+    }
+}
+
+#[async_trait]
+impl Source for Remote {
+    async fn tables(&self, request: TablesRequest) -> Result<TablesReply> {
+        let reply = self.client.clone().tables(request).await;
+        reply.map(Response::into_inner).map_err(|status| refused(&self.host, "listing tables", &status))
+    }
+    async fn hash_rows(&self, request: HashRowsRequest) -> Result<HashRowsReply> {
+        let reply = self.client.clone().hash_rows(request).await;
+        reply.map(Response::into_inner).map_err(|status| refused(&self.host, "hashing rows", &status))
+    }
+    async fn slot_positions(&self, request: SlotPositionsRequest) -> Result<SlotPositionsReply> {
+        let reply = self.client.clone().slot_positions(request).await;
+        reply
+            .map(Response::into_inner)
+            .map_err(|status| refused(&self.host, "reading slot positions", &status))
     }
 }
 
