@@ -252,7 +252,14 @@ fn texts<'a>(values: impl IntoIterator<Item = &'a String>) -> Vec<(&'a (dyn ToSq
 
 /// Without a separate round trip to prepare the statement.
 async fn query(client: &Client, sql: &str, parameters: &[(&(dyn ToSql + Sync), Type)]) -> Result<Vec<Row>> {
-    client.query_typed(sql, parameters).await.doing(|| "the server refused")
+    client.query_typed(sql, parameters).await.map_err(|error| {
+        // The state lets the asker tell what may pass (a lock, a restart) from what will not (a missing function).
+        let state = error.code().map_or_else(String::new, |state| format!(" (SQLSTATE {})", state.code()));
+        match Err::<(), _>(error).doing(|| "the server refused") {
+            Err(StepError { message, evidence }) => StepError { message: message + &state, evidence },
+            Ok(()) => StepError::new("the server refused"),
+        }
+    })
 }
 
 fn get<'r, T: tokio_postgres::types::FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {

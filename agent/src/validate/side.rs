@@ -161,16 +161,35 @@ impl Side {
     }
 }
 
-/// Whether asking again can help. What a table or a request lacks does not come back.
+/// Whether asking again can help. What a table, a server or a request lacks does not come back; classes of states:
+/// 0A not supported, 22 data, 42 syntax and names, 54 limits (PostgreSQL manual, appendix A).
 fn may_pass(error: &StepError) -> bool {
-    ![
+    const LASTING: [&str; 8] = [
         "is not there",
         "has no publication",
-        "no values",
         "more than one reply holds",
-        "out of memory",
         "invalid memory alloc",
-    ]
-    .iter()
-    .any(|lasting| error.message.contains(lasting))
+        "(SQLSTATE 0A",
+        "(SQLSTATE 22",
+        "(SQLSTATE 42",
+        "(SQLSTATE 54",
+    ];
+    !LASTING.iter().any(|lasting| error.message.contains(lasting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_not_asked_for_again() {
+        let passes = |message: &str| may_pass(&StepError::new(message));
+        assert!(!passes(
+            "reading row hashes: the server refused: db error: ERROR: no such function (SQLSTATE 42883)"
+        ));
+        assert!(passes(
+            "the server refused: db error: ERROR: canceling statement due to lock timeout (SQLSTATE 55P03)"
+        ));
+        assert!(passes("hashing rows on host db2: transport error; the connection was lost"));
+    }
 }

@@ -169,7 +169,8 @@ impl Table {
     /// A row for each row found: `asked` int8 (from 1, which of the keys), `hash` int8, `version` text.
     /// Parameters: one text[] for each key column, equally long.
     pub fn by_keys(&self) -> String {
-        let arrays: Vec<_> = (1..=self.key.len()).map(|i| format!("${i}::text[]")).collect();
+        let arrays: Vec<_> =
+            (1..=self.key.len()).map(|i| format!("pg_catalog.unnest(${i}::text[])")).collect();
         let equal: Vec<_> = self
             .key
             .iter()
@@ -179,7 +180,7 @@ impl Table {
         // LATERAL with OFFSET 0: a look-up in the key's index for each key, whatever the statistics say.
         format!(
             "SELECT q.asked, {} AS hash, x.version \
-             FROM ROWS FROM (pg_catalog.unnest({})) WITH ORDINALITY AS q({}, asked), \
+             FROM ROWS FROM ({}) WITH ORDINALITY AS q({}, asked), \
              LATERAL (SELECT {} AS r, t.xmin::text || t.ctid::text AS version FROM {} WHERE {} OFFSET 0) AS x",
             hash(0),
             arrays.join(", "),

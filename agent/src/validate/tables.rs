@@ -37,7 +37,7 @@ keys AS (
 SELECT n.nspname::text, c.relname::text, k.key,
   (SELECT string_agg(DISTINCT CASE
       WHEN co.oid = 100 THEN (SELECT {DATABASE_ORDER} FROM pg_catalog.pg_database d WHERE d.datname = current_database())
-      ELSE co.collprovider || ' ' || co.collname || ' ' || coalesce(pg_catalog.pg_collation_actual_version(co.oid), '') END, ', ')
+      ELSE co.collprovider::text || ' ' || co.collname || ' ' || coalesce(pg_catalog.pg_collation_actual_version(co.oid), '') END, ', ')
     FROM pg_catalog.unnest(k.collations) AS x(oid) JOIN pg_catalog.pg_collation co ON co.oid = x.oid),
   (SELECT pg_catalog.md5(string_agg(pg_catalog.quote_ident(a.attname), ',' ORDER BY a.attname::text COLLATE "C"))
     FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -66,9 +66,9 @@ ORDER BY c.relpages DESC, 1, 2
 /// version of the default collation; later it has its own function.
 fn database_order(major: u32) -> &'static str {
     if major < 15 {
-        "'c ' || d.datcollate || ' ' || coalesce(pg_catalog.pg_collation_actual_version(100), '')"
+        "'c ' || d.datcollate::text || ' ' || coalesce(pg_catalog.pg_collation_actual_version(100), '')"
     } else {
-        "d.datlocprovider || ' ' || d.datcollate || ' ' || coalesce(pg_catalog.pg_database_collation_actual_version(d.oid), '')"
+        "d.datlocprovider::text || ' ' || d.datcollate::text || ' ' || coalesce(pg_catalog.pg_database_collation_actual_version(d.oid), '')"
     }
 }
 
