@@ -32,10 +32,11 @@ pub fn segments(splits: &[String]) -> Vec<Segment> {
     segments
 }
 
-/// One range of keys.
+/// One range of keys whose sums differed when the old side stood at this position.
 struct Range {
     after: Vec<String>,
     upto: Vec<String>,
+    lsn: Lsn,
 }
 
 /// Compares one segment, chunk by chunk. While a chunk is hashed on the new side, the next one is on the old side.
@@ -59,7 +60,7 @@ pub async fn compare(job: &Job, segment: Segment) -> Result<(), Stop> {
         }
         job.tally.compared(&format!("{}: {}", job.database, job.name()), old.rows);
         if (new.rows, &new.sum) != (old.rows, &old.sum) {
-            differing.push(Range { after, upto: upto.clone() });
+            differing.push(Range { after, upto: upto.clone(), lsn: Lsn(old.lsn) });
         }
         if differing.len() >= TOGETHER || next.is_none() {
             look_into(job, std::mem::take(&mut differing)).await?;
@@ -83,15 +84,17 @@ async fn old_chunk(job: &Job, after: &[String], upto: &[String]) -> Result<HashR
 
 /// Finds the rows that differ in these ranges once the lag has passed, and settles them.
 async fn look_into(job: &Job, ranges: Vec<Range>) -> Result<(), Stop> {
+    let Some(seen) = ranges.iter().map(|range| range.lsn).max() else { return Ok(()) };
+    // What was under way when the sums were taken is over now. What is under way from now on makes suspects of a few rows more,
+    // which is cheaper than waiting for each range.
+    job.applied(seen).await?;
     let mut suspects = BTreeSet::new();
     let parts = ranges.len() as u64;
     for range in ranges {
         if job.enough() {
             return Ok(());
         }
-        let (old, lsn) = rows(job, &job.old, &range).await?;
-        job.applied(lsn).await?;
-        let (new, _) = rows(job, &job.new, &range).await?;
+        let (old, new) = tokio::try_join!(rows(job, &job.old, &range), rows(job, &job.new, &range))?;
         let all: BTreeSet<&Vec<String>> = old.keys().chain(new.keys()).collect();
         suspects.extend(all.into_iter().filter(|&key| old.get(key) != new.get(key)).cloned());
     }
@@ -101,10 +104,9 @@ async fn look_into(job: &Job, ranges: Vec<Range>) -> Result<(), Stop> {
     Ok(())
 }
 
-/// Every row of the range: hashes by key; and a position after which the new side shows at least these.
-async fn rows(job: &Job, side: &Side, range: &Range) -> Result<(BTreeMap<Vec<String>, Vec<i64>>, Lsn), Stop> {
+/// Every row of the range: hashes by key.
+async fn rows(job: &Job, side: &Side, range: &Range) -> Result<BTreeMap<Vec<String>, Vec<i64>>, Stop> {
     let mut rows: BTreeMap<Vec<String>, Vec<i64>> = BTreeMap::new();
-    let mut lsn = Lsn::INVALID;
     let mut after = range.after.clone();
     loop {
         let request = HashRowsRequest { after, upto: range.upto.clone(), each_row: true, ..job.request() };
@@ -112,7 +114,6 @@ async fn rows(job: &Job, side: &Side, range: &Range) -> Result<(BTreeMap<Vec<Str
         if reply.disordered {
             return Err(Stop::Disordered);
         }
-        lsn = lsn.max(Lsn(reply.lsn));
         for row in reply.each {
             rows.entry(row.key).or_default().push(row.hash);
         }
@@ -124,7 +125,7 @@ async fn rows(job: &Job, side: &Side, range: &Range) -> Result<(BTreeMap<Vec<Str
     for hashes in rows.values_mut() {
         hashes.sort_unstable();
     }
-    Ok((rows, lsn))
+    Ok(rows)
 }
 
 #[cfg(test)]
