@@ -40,7 +40,7 @@ pub(super) fn release(version_num: u32) -> Option<Release> {
             minors.iter().find(|(m, _)| *m == major).map(|(_, minor)| (set, *minor))
         })
     };
-    let (last_set, last_minor) = of_major().last()?;
+    let (last_set, last_minor) = of_major().next_back()?;
     if let Some((set, at)) = of_major().find(|(_, listed)| minor <= *listed) {
         return Some(Release { set, known: at == minor });
     }
