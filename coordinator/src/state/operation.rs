@@ -70,6 +70,8 @@ pub struct StepRecord {
     pub state: StepState,
     /// First start; from then on the world may have been changed by it, until it is undone.
     pub touched_at: Option<Timestamp>,
+    /// Start of the latest run.
+    pub started_at: Option<Timestamp>,
     /// Latest end, good or bad.
     pub finished_at: Option<Timestamp>,
     /// What it reported when it was done.

@@ -167,7 +167,7 @@ impl Agent for FakeAgent {
         let mut runs = self.0.runs.lock().unwrap();
         let known = runs.get(&step);
         if known.is_some_and(|run| run.fence > fence) {
-            return Err(Status::failed_precondition("the fence is old"));
+            return Err(Status::aborted("the fence is old"));
         }
         let joined = known
             .is_some_and(|run| run.verb == verb && (run.fence == fence || run.finished.borrow().is_none()));
