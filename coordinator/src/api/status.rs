@@ -182,3 +182,87 @@ fn between(from: Timestamp, to: Timestamp) -> f64 {
 fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::samples::{plan, step};
+    use crate::state::{COMMAND_VERSION, Command, Envelope, Outcome, Position};
+    use pgleap_proto::agent::Progress;
+
+    /// The status after these commands, a second apart, seen ten seconds after the last.
+    fn after(commands: Vec<Command>, live: LiveStatus) -> OperationStatus {
+        let steps = vec![step("seed.a", "h1", "h1:1", &[]), step("seed.b/n2", "h2", "h2:1", &["seed.a"])];
+        let begin = Command::StartOperation { id: "c-1".into(), plan: plan("c", steps), generation: 0 };
+        let mut state = State::default();
+        let mut index = 0;
+        for command in std::iter::once(begin).chain(commands) {
+            index += 1;
+            let at = Timestamp::from_second(index).unwrap();
+            let envelope =
+                Envelope { version: COMMAND_VERSION, at, by: "operator x".into(), request_id: None, command };
+            state.apply(Position { index: index.unsigned_abs(), term: 1 }, &envelope).unwrap();
+        }
+        let now = Timestamp::from_second(index + 10).unwrap();
+        present(&state.operations["c-1"], Vec::new(), &move |_, _| live.clone(), now)
+    }
+
+    fn start(step: &str) -> Command {
+        Command::StepStarted { operation: "c-1".into(), step: step.into(), verb: Verb::Do }
+    }
+
+    fn finish(step: &str, attempt: u64, failure: Option<&str>) -> Command {
+        let outcome = match failure {
+            None => Outcome::Done { output: None, already: false },
+            Some(message) => Outcome::Failed { message: message.into(), evidence: vec!["PANIC".into()] },
+        };
+        Command::StepFinished { operation: "c-1".into(), step: step.into(), attempt, outcome }
+    }
+
+    #[test]
+    fn a_running_step_shows_progress_and_estimate() {
+        let progress = Progress { done: 1, total: 4, ..Progress::default() };
+        let live = LiveStatus { progress: Some(progress.clone()), remaining: Some(3.0), waiting: None };
+        let status = after(vec![start("seed.a")], live);
+        let step = &status.steps[0];
+        assert_eq!((step.state.as_str(), step.seconds, step.remaining_seconds), ("running", 10.0, 3.0));
+        assert_eq!(step.progress, Some(progress));
+        // What has not begun shows neither, whatever was said before.
+        assert_eq!((status.steps[1].remaining_seconds, &status.steps[1].progress), (-1.0, &None));
+        assert_eq!((status.state.as_str(), status.phase.as_str()), ("running", "seed"));
+        assert_eq!((status.phases[0].seconds, status.phases[0].complete), (10.0, false));
+    }
+
+    #[test]
+    fn an_agent_that_is_away_is_the_reason() {
+        let live =
+            LiveStatus { waiting: Some("agent of host h1 does not answer".into()), ..LiveStatus::default() };
+        let status = after(vec![start("seed.a")], live);
+        assert_eq!(status.steps[0].state, "blocked");
+        assert_eq!(status.reason, "seed.a: agent of host h1 does not answer");
+    }
+
+    #[test]
+    fn a_stop_tells_reason_evidence_and_the_next_command() {
+        let commands = vec![start("seed.a"), finish("seed.a", 1, Some("disk full"))];
+        let status = after(commands, LiveStatus::default());
+        assert_eq!((status.state.as_str(), status.reason.as_str()), ("stopped", "seed.a: disk full"));
+        assert_eq!(status.evidence, ["PANIC"]);
+        assert!(status.next.starts_with("pgleap retry c-1"), "{}", status.next);
+        assert_eq!((status.steps[0].state.as_str(), status.steps[0].seconds), ("failed", 1.0));
+    }
+
+    #[test]
+    fn all_done_waits_at_the_gate_with_the_phase_complete() {
+        let commands = vec![
+            start("seed.a"),
+            finish("seed.a", 1, None),
+            start("seed.b/n2"),
+            finish("seed.b/n2", 2, None),
+        ];
+        let status = after(commands, LiveStatus::default());
+        assert_eq!((status.state.as_str(), status.steps_done, status.steps_total), ("waiting", 2, 2));
+        assert_eq!((status.phases[0].seconds, status.phases[0].complete), (3.0, true));
+        assert!(status.reason.contains("burn-in"));
+    }
+}
