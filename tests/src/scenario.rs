@@ -216,10 +216,10 @@ impl Scenario {
 
 /// What the validation found, as the operation's status tells; empty when it has not run.
 pub fn validated(status: &OperationStatus) -> ValidatedOutput {
-    let outputs = status.steps.iter().filter_map(|step| step.output.as_ref()?.kind.as_ref());
-    let found = outputs.filter_map(|kind| match kind {
+    let outputs = status.steps.iter().rev().filter_map(|step| step.output.as_ref()?.kind.as_ref());
+    let mut found = outputs.filter_map(|kind| match kind {
         output::Kind::Validated(validated) => Some(validated.clone()),
         _ => None,
     });
-    found.last().unwrap_or_default()
+    found.next().unwrap_or_default()
 }
