@@ -4,6 +4,7 @@
 //! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was,
 //! `scenario` puts them together.
 
+pub mod by_hand;
 pub mod harness;
 pub mod ledger;
 pub mod scenario;
