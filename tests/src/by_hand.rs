@@ -31,7 +31,13 @@ impl Raw {
 ///
 /// # Errors
 /// When a tool fails.
-pub async fn convert(base: &Base, old: &Cluster, leader: &Server, replica: &Server, jobs: usize) -> Result<Raw> {
+pub async fn convert(
+    base: &Base,
+    old: &Cluster,
+    leader: &Server,
+    replica: &Server,
+    jobs: usize,
+) -> Result<Raw> {
     let mut raw = Raw::default();
     let primary = old.primary();
     let source = old.nodes.get(1).unwrap_or(primary);
@@ -58,7 +64,8 @@ pub async fn convert(base: &Base, old: &Cluster, leader: &Server, replica: &Serv
     raw.add("start_standby", "pg_ctl start", began);
     let began = Instant::now();
     let data_dir = leader.data_dir.to_string_lossy();
-    let initdb = ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+    let initdb =
+        ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
     base.run(leader.bin_dir.join("initdb"), &initdb).await?;
     raw.add("init_new", "initdb", began);
 
@@ -132,11 +139,8 @@ pub async fn convert(base: &Base, old: &Cluster, leader: &Server, replica: &Serv
 
 /// `pg_basebackup -R` of one server to the place of another.
 async fn backup(base: &Base, old: &Cluster, from: &Server, to: &Server) -> Result<()> {
-    let upstream = format!(
-        "host=127.0.0.1 port={} user={REPLICATOR} passfile={}",
-        from.port,
-        old.passfile.display()
-    );
+    let upstream =
+        format!("host=127.0.0.1 port={} user={REPLICATOR} passfile={}", from.port, old.passfile.display());
     let data_dir = to.data_dir.to_string_lossy().into_owned();
     let arguments = ["-d", &upstream, "-D", &data_dir, "-R", "-X", "stream", "--checkpoint=fast"];
     base.run(to.bin_dir.join("pg_basebackup"), &arguments).await?;

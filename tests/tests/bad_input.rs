@@ -104,7 +104,11 @@ async fn files(fleet: &mut Fleet) -> Result<()> {
     // One data directory twice, on one host.
     let again = fleet.file.old[0].clone();
     refused(fleet, &["data_dir", again.data_dir.as_str(), "fleet.toml:"], |file| {
-        file.old.push(pgleap_tests::harness::fleet_file::NodeEntry { name: "o9".into(), port: 1, ..again })
+        file.old.push(pgleap_tests::harness::fleet_file::NodeEntry {
+            name: "o9".into(),
+            port: 1,
+            ..again.clone()
+        })
     })
     .await?;
     // An unknown key, with its line and what was perhaps meant.

@@ -84,7 +84,7 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     for (holder, may) in [("agent-o1", true), ("coordinator", false), ("operator", false), ("viewer", false)]
     {
         let mut peer = PeerClient::new(channel(&fleet, "n1", holder).await?);
-        let request = ManifestRequest { operation: "none".into(), sample_percent: 1 };
+        let request = ManifestRequest { operation: "none".into(), sample_percent: 1, ..Default::default() };
         let code = match peer.manifest(request).await {
             Ok(reply) => reply.into_inner().message().await.err().map_or(Code::Ok, |status| status.code()),
             Err(status) => status.code(),

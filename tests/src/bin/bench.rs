@@ -35,7 +35,8 @@ fn say(text: &str) -> Result<()> {
 }
 
 async fn bench() -> Result<()> {
-    let rows = std::env::var("PGLEAP_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    let rows =
+        std::env::var("PGLEAP_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     say(&format!("Making two databases with {rows} orders each."))?;
     // Without load, which would slow both sides down unequally; without a tablespace, which the tools by hand lack.
     let options = Options { rows, rate: 0.0, fleet: FleetOptions::default(), held: None };
@@ -65,7 +66,7 @@ async fn bench() -> Result<()> {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -107,7 +108,8 @@ fn phases(status: &OperationStatus, raw: &Raw) -> Table {
         kinds.sort_unstable();
         kinds.dedup();
         let tools: f64 = kinds.iter().filter_map(|kind| raw.of(kind)).sum();
-        let more = if tools > 0.0 { format!("{:.0}", (phase.seconds / tools - 1.0) * 100.0) } else { "–".into() };
+        let more =
+            if tools > 0.0 { format!("{:.0}", (phase.seconds / tools - 1.0) * 100.0) } else { "–".into() };
         let bound = tools * 1.1 + 1.0;
         let kept = if phase.seconds <= bound { "kept" } else { "exceeded" };
         table.add_row([

@@ -182,7 +182,7 @@ fn report(
 
 fn print(report: &Report) -> Result<()> {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(["verdict", ""]);
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["verdict", ""]);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
