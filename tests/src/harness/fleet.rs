@@ -153,11 +153,19 @@ impl Fleet {
         let hosts = options.old.nodes.iter().chain(&options.new_nodes);
         holders.extend(hosts.map(|host| ("agent".to_owned(), host.clone(), format!("agent-{host}"))));
         for (role, name, directory) in holders {
-            let out = pki.join(directory).to_string_lossy().into_owned();
-            let arguments = ["pki", "issue", "--dir", &ca, "--role", &role, "--name", &name, "--out", &out];
-            self.base.run(&pgleap, &arguments).await?;
+            self.issue(&ca, &role, &name, &directory).await?;
         }
         Ok(())
+    }
+
+    /// Issues a certificate of the CA in `ca` to the TLS directory `pki/<directory>`.
+    ///
+    /// # Errors
+    /// When `pgleap pki issue` fails.
+    pub async fn issue(&self, ca: &str, role: &str, name: &str, directory: &str) -> Result<()> {
+        let out = self.base.join("pki").join(directory).to_string_lossy().into_owned();
+        let arguments = ["pki", "issue", "--dir", ca, "--role", role, "--name", name, "--out", &out];
+        self.base.run(self.base.join("bin/pgleap"), &arguments).await.map(drop)
     }
 
     fn add_agent(&mut self, host: &str) -> Result<()> {
@@ -192,9 +200,8 @@ impl Fleet {
             data_dir: text(&node.data_dir),
             ..NodeEntry::default()
         };
-        // On real hosts a tablespace lies at the same path on each node; here each node has its own, and new nodes
-        // are cloned from the old replica.
-        let source = self.old.nodes.get(1).unwrap_or(self.old.primary());
+        // On real hosts a tablespace lies at the same path on each node; here each node has its own.
+        let source = self.old.primary();
         let spaces = |node: &Server| {
             let path = |host: &str, space: &str| text(&tablespace_dir(&self.base, host, space));
             let spaces = self.old.options.tablespaces.iter();
