@@ -105,7 +105,6 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
         Kind::Validate(params) => Box::new(validate::ValidateStep::new(params)),
         Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
-        _ => return None,
     })
 }
 
