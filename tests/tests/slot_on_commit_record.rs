@@ -83,7 +83,7 @@ async fn record_at(fleet: &Fleet, lsn: Lsn) -> Result<Option<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn is_applied_exactly_once() -> Result<()> {
-    let mut options = FleetOptions::default();
+    let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
     options.old.nodes.truncate(1);
     options.new_nodes.truncate(1);
     let mut fleet = Fleet::make(options).await?;

@@ -26,6 +26,8 @@ pub struct FleetOptions {
     pub new_nodes: Vec<String>,
     /// Lines of `[cluster.options]` in the fleet file.
     pub options: Vec<(String, String)>,
+    /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
+    pub coordinator: bool,
 }
 
 impl Default for FleetOptions {
@@ -35,6 +37,7 @@ impl Default for FleetOptions {
             new_version: "18".into(),
             new_nodes: vec!["n1".into(), "n2".into()],
             options: Vec::new(),
+            coordinator: true,
         }
     }
 }
@@ -109,7 +112,9 @@ impl Fleet {
             fleet.add_agent(&host)?;
         }
         fleet.file = fleet.describe(&options)?;
-        fleet.start_coordinator().await?;
+        if options.coordinator {
+            fleet.start_coordinator().await?;
+        }
         for host in fleet.host_names() {
             fleet.start_agent(&host).await?;
         }
