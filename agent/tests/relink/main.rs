@@ -220,7 +220,7 @@ async fn what_an_earlier_attempt_left_is_not_taken_for_whole() {
     write(
         &data.join("pgleap.created"),
         format!(
-            r#"{{"operation":"{OPERATION}","step":"relink","made":[{:?}]}}"#,
+            r#"{{"operation":"{OPERATION}","step":"relink","stage":"relinking","made":[{:?}]}}"#,
             fixture.at("ts4/PG_18_202506291")
         ),
     );
