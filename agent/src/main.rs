@@ -52,6 +52,9 @@ enum Command {
         #[arg(long)]
         parent: Option<i32>,
     },
+    /// The remote shell of a relink's rsync; only rsync starts it.
+    #[command(hide = true)]
+    Rsh(pgleap_agent::relink::RshArguments),
 }
 
 const RUN_HELP: &str = "\
@@ -89,6 +92,7 @@ fn main() -> ExitCode {
         Command::ExecJob { directory, parent: Some(pid) } => {
             pgleap_agent::jobs::become_program(directory, pid)
         }
+        Command::Rsh(arguments) => pgleap_agent::relink::rsh_main(arguments),
     }
 }
 

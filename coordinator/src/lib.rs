@@ -1,4 +1,17 @@
 //! The pgleap coordinator and command line: it decides, and never touches PostgreSQL or a host's files.
+//!
+//! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
+pub mod check;
 pub mod cli;
+pub mod driver;
+pub mod fleet;
+#[cfg(test)]
+mod golden;
 pub mod pki;
+pub mod plan;
+pub mod raft;
+pub mod state;
+
+#[cfg(test)]
+mod testing;

@@ -77,6 +77,20 @@ impl Jobs {
         self
     }
 
+    /// This program's own file, for programs that have to start it themselves (rsync and its remote shell).
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn executable(&self) -> Result<PathBuf> {
+        if self.supervisor != Path::new("/proc/self/exe") {
+            return Ok(self.supervisor.clone());
+        }
+        let path = std::env::current_exe().doing(|| "looking for this program's own file")?;
+        // An upgrade of pgleap has put a new file in the place of the running one (proc(5), /proc/pid/exe).
+        let replaced = path.to_str().and_then(|text| text.strip_suffix(" (deleted)"));
+        Ok(replaced.map(PathBuf::from).unwrap_or(path))
+    }
+
     fn record(&self, name: &str) -> Result<Record> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {

@@ -38,6 +38,9 @@ pub trait ProcessManager: Send + Sync {
     /// Starts it with these settings on the command line (they override every file, and last until it stops)
     /// and waits until it accepts connections, or until a standby is consistent. Done already when it runs.
     async fn start(&self, settings: &[(&str, &str)]) -> Result<()>;
+    /// As `start`, but does not insist that it accepts connections soon: a standby that lacks WAL never would, and
+    /// only its log says why. Fails when the server ends instead.
+    async fn launch(&self, settings: &[(&str, &str)]) -> Result<()>;
     /// Stops it and waits until it has stopped. Done already when it is.
     async fn stop(&self, mode: StopMode) -> Result<()>;
     /// Makes it read its configuration files again.
@@ -52,6 +55,8 @@ pub fn manager(cx: &Context, node: &Node) -> Box<dyn ProcessManager> {
 /// Longest wait for a start or a stop, in seconds. Crash recovery and shutdown checkpoints of large clusters take
 /// minutes; `pg_ctl -t` is the only limit, and the operator sees the wait.
 const WAIT_SECONDS: &str = "3600";
+/// How long `launch` waits for connections, in seconds.
+const LAUNCH_SECONDS: &str = "10";
 
 /// `pg_ctl` of the node's own binaries.
 struct PgCtl {
@@ -62,6 +67,36 @@ struct PgCtl {
 impl PgCtl {
     fn ctl(&self, verb: &str) -> crate::program::Program {
         program(&self.node, "pg_ctl").args([verb, "-D", &self.node.data_dir])
+    }
+
+    async fn start_within(&self, seconds: &str, settings: &[(&str, &str)]) -> Result<()> {
+        if let ServerState::Running { .. } = self.state().await? {
+            return Ok(());
+        }
+        if let Some(parent) = self.log.parent() {
+            tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
+        }
+        let mut options = String::new();
+        if !self.node.config_file.is_empty() {
+            options.push_str(&format!("-c config_file={} ", shell_quoted(&self.node.config_file)));
+        }
+        for (name, value) in settings {
+            options.push_str(&format!("-c {name}={} ", shell_quoted(value)));
+        }
+        let log = self.log.to_string_lossy().into_owned();
+        let start = self.ctl("start").args(["-w", "-s", "-t", seconds, "-l", &log, "-o", &options]);
+        let before = tokio::fs::metadata(&self.log).await.map(|m| m.len()).unwrap_or(0);
+        start.run().await.map_err(|error| {
+            let text = std::fs::read(&self.log).unwrap_or_default();
+            let new = String::from_utf8_lossy(text.get(before as usize..).unwrap_or_default()).into_owned();
+            StepError::new(format!(
+                "PostgreSQL of node {} did not start in {}",
+                self.node.name, self.node.data_dir
+            ))
+            .with_evidence(error.evidence)
+            .with_evidence(new.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev())
+        })?;
+        Ok(())
     }
 }
 
@@ -90,33 +125,15 @@ impl ProcessManager for PgCtl {
     }
 
     async fn start(&self, settings: &[(&str, &str)]) -> Result<()> {
-        if let ServerState::Running { .. } = self.state().await? {
-            return Ok(());
+        self.start_within(WAIT_SECONDS, settings).await
+    }
+
+    async fn launch(&self, settings: &[(&str, &str)]) -> Result<()> {
+        match self.start_within(LAUNCH_SECONDS, settings).await {
+            // pg_ctl gave up waiting, but does not stop what it started.
+            Err(_) if self.state().await? != ServerState::Stopped => Ok(()),
+            other => other,
         }
-        if let Some(parent) = self.log.parent() {
-            tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
-        }
-        let mut options = String::new();
-        if !self.node.config_file.is_empty() {
-            options.push_str(&format!("-c config_file={} ", shell_quoted(&self.node.config_file)));
-        }
-        for (name, value) in settings {
-            options.push_str(&format!("-c {name}={} ", shell_quoted(value)));
-        }
-        let log = self.log.to_string_lossy().into_owned();
-        let start = self.ctl("start").args(["-w", "-s", "-t", WAIT_SECONDS, "-l", &log, "-o", &options]);
-        let before = tokio::fs::metadata(&self.log).await.map(|m| m.len()).unwrap_or(0);
-        start.run().await.map_err(|error| {
-            let text = std::fs::read(&self.log).unwrap_or_default();
-            let new = String::from_utf8_lossy(text.get(before as usize..).unwrap_or_default()).into_owned();
-            StepError::new(format!(
-                "PostgreSQL of node {} did not start in {}",
-                self.node.name, self.node.data_dir
-            ))
-            .with_evidence(error.evidence)
-            .with_evidence(new.lines().rev().take(40).collect::<Vec<_>>().into_iter().rev())
-        })?;
-        Ok(())
     }
 
     async fn stop(&self, mode: StopMode) -> Result<()> {

@@ -3,7 +3,17 @@
 pub mod auto_conf;
 pub mod control;
 pub mod ctl;
+pub mod hba;
+pub mod history;
+pub mod marker;
+pub mod relations;
+pub mod server_log;
+pub mod settings;
+pub mod slots;
 pub mod sql;
+pub mod standby;
+pub mod subscriptions;
+pub mod upstream;
 
 use std::path::Path;
 

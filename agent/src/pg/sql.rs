@@ -54,12 +54,48 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
     }));
     client
         .batch_execute(
+            // What a role's or a database's defaults could otherwise bring along; the last two do not exist everywhere.
             "SET search_path = ''; SET statement_timeout = 0; SET lock_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning",
+             SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
+             SET default_transaction_read_only = off; SET default_transaction_isolation = 'read committed'; \
+             SELECT set_config(name, '0', false) FROM pg_settings \
+             WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
         )
         .await
         .doing(doing)?;
     Ok(Session { client, _driver: driver })
+}
+
+/// Connects to a database that is there on nearly every server: `postgres`, or else `template1`.
+///
+/// # Errors
+/// As [`connect`], for `postgres`.
+pub async fn connect_any(node: &Node) -> Result<Session> {
+    match connect(node, "postgres").await {
+        Ok(session) => Ok(session),
+        Err(error) => connect(node, "template1").await.map_err(|_| error),
+    }
+}
+
+/// Whether the server is in recovery: a standby, or not promoted yet.
+///
+/// # Errors
+/// When it cannot be asked.
+pub async fn in_recovery(session: &Session) -> Result<bool> {
+    let row = session.query_one("SELECT pg_is_in_recovery()", &[]).await;
+    Ok(row.doing(|| "asking whether the server is in recovery")?.get(0))
+}
+
+/// Which of these databases exist and accept connections, in the given order.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn existing(node: &Node, databases: &[String]) -> Result<Vec<String>> {
+    let session = connect_any(node).await?;
+    let sql = "SELECT datname::text FROM pg_database WHERE datallowconn AND datname::text = ANY ($1)";
+    let rows = session.query(sql, &[&databases]).await.doing(|| "listing databases")?;
+    let found: std::collections::HashSet<String> = rows.iter().map(|row| row.get(0)).collect();
+    Ok(databases.iter().filter(|name| found.contains(*name)).cloned().collect())
 }
 
 /// An identifier as it must stand in a statement.

@@ -61,7 +61,7 @@ impl Agent for AgentService {
 
     async fn lag(&self, request: Request<LagRequest>) -> Result<Response<LagReply>, Status> {
         coordinator(&request, "read replication figures")?;
-        facts::lag(&self.host, request.into_inner()).await.map(Response::new)
+        facts::lag(request.into_inner()).await.map(Response::new)
     }
 }
 

@@ -7,12 +7,10 @@ use super::Host;
 
 /// Facts about this host and the nodes on it.
 pub(super) async fn inspect(host: &Host, request: InspectRequest) -> Result<InspectReply, Status> {
-    let _ = (&host.config, request);
-    Err(Status::unimplemented("this agent cannot inspect yet"))
+    Ok(crate::inspect::inspect(&host.config, &request).await)
 }
 
 /// Replication figures of one node.
-pub(super) async fn lag(host: &Host, request: LagRequest) -> Result<LagReply, Status> {
-    let _ = (&host.config, request);
-    Err(Status::unimplemented("this agent cannot read replication figures yet"))
+pub(super) async fn lag(request: LagRequest) -> Result<LagReply, Status> {
+    crate::lag::lag(&request).await.map_err(|error| Status::internal(error.message))
 }

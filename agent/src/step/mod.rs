@@ -1,13 +1,40 @@
 //! The steps an agent can do, one file each, behind one trait.
 
+pub mod analyze;
+pub mod catch_up;
+pub mod check_upgrade;
+pub mod clean_promoted;
+pub mod clone_node;
+pub mod create_physical_slot;
+pub mod create_slots;
+pub mod drop_physical_slot;
+pub mod enable_subscriptions;
+pub mod halt_standby;
+pub mod init_new;
+pub mod offer_files;
+pub mod publish;
+pub mod recover_to;
+pub mod rehearse;
+pub mod relink;
+pub mod start_leader;
+pub mod start_replica;
+pub mod start_standby;
+pub mod stop_leader;
+pub mod stop_replica;
+pub mod subscribe;
+pub mod update_extensions;
+pub mod upgrade;
 pub mod validate;
+pub mod verify_relink;
 
 use async_trait::async_trait;
+use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 
 use crate::context::Context;
-use crate::error::Result;
+use crate::error::{Result, StepError};
+use crate::pg::ctl::{self, ServerState};
 
 /// What a look at the world says before acting.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +45,18 @@ pub enum Probe {
     Ready,
     /// Not now; nothing was changed. Asking again later may help.
     Blocked(String),
+}
+
+/// The parts of an action that a coordinator must send.
+///
+/// # Errors
+/// Names what is missing: a coordinator older or newer than this agent.
+pub fn given<'m, T>(field: &'m Option<T>, name: &str) -> Result<&'m T> {
+    field.as_ref().ok_or_else(|| {
+        StepError::new(format!(
+            "the request lacks \"{name}\": coordinator and agent are of different versions; install the same on both"
+        ))
+    })
 }
 
 /// One kind of step. First run, retry and run after a crash are the same path: `probe`, then (when ready)
@@ -39,10 +78,44 @@ pub trait Step: Send + Sync {
 
 /// The step that does this action; none when the action is empty (a coordinator newer than this agent).
 pub fn of(action: Action) -> Option<Box<dyn Step>> {
-    // One line for each kind: `Kind::Publish(params) => Box::new(publish::PublishStep(params))`.
-    let step: Box<dyn Step> = match action.kind? {
+    Some(match action.kind? {
+        Kind::Analyze(params) => Box::new(analyze::AnalyzeStep(params)),
+        Kind::CatchUp(params) => Box::new(catch_up::CatchUpStep(params)),
+        Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
+        Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
+        Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
+        Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
+        Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
+        Kind::DropPhysicalSlot(params) => Box::new(drop_physical_slot::DropPhysicalSlotStep(params)),
+        Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
+        Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
+        Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
+        Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
+        Kind::Publish(params) => Box::new(publish::PublishStep(params)),
+        Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
+        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
+        Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
+        Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
+        Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
+        Kind::StartStandby(params) => Box::new(start_standby::StartStandbyStep(params)),
+        Kind::StopLeader(params) => Box::new(stop_leader::StopLeaderStep(params)),
+        Kind::StopReplica(params) => Box::new(stop_replica::StopReplicaStep(params)),
+        Kind::Subscribe(params) => Box::new(subscribe::SubscribeStep(params)),
+        Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
+        Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
         Kind::Validate(params) => Box::new(validate::ValidateStep::new(params)),
-        _ => return None,
-    };
-    Some(step)
+        Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
+    })
+}
+
+/// Whether a node has no server to take anything back from: what was made in it goes away with its directory.
+///
+/// # Errors
+/// When that cannot be told.
+pub(crate) async fn is_gone(cx: &Context, node: &Node) -> Result<bool> {
+    let gone = ctl::manager(cx, node).state().await? == ServerState::Stopped;
+    if gone {
+        cx.report.log("pgleap", format!("node {} does not run: nothing to take back inside it", node.name));
+    }
+    Ok(gone)
 }

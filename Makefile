@@ -1,0 +1,34 @@
+CARGO ?= cargo
+
+help:
+	@echo 'make setup   install what the tests and the demo need (Debian 12, as root or with sudo)'
+	@echo 'make build   build the programs'
+	@echo 'make demo    upgrade a small fleet under load on this machine, and show what happens'
+	@echo 'make test    formatting, lints, and every test, those with real PostgreSQL included'
+	@echo 'make bench   measure a conversion and the stall of a switchover'
+	@echo 'make clean   remove what was built'
+
+setup:
+	tests/setup/all.sh
+
+build:
+	$(CARGO) build --workspace --bins
+
+demo: setup
+	$(CARGO) build --workspace --bins
+	$(CARGO) run -p pgleap-tests --bin demo
+
+test: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) build --workspace --bins
+	$(CARGO) test --workspace
+
+bench: setup
+	$(CARGO) build --release --workspace --bins
+	$(CARGO) run --release -p pgleap-tests --bin bench
+
+clean:
+	$(CARGO) clean
+
+.PHONY: help setup build demo test bench clean

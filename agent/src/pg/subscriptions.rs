@@ -1,0 +1,75 @@
+//! Subscriptions of pgleap on the new leader: one in each database, all of the same name.
+
+use pgleap_proto::Lsn;
+
+use super::sql::{self, Session, ident};
+use crate::error::{Doing, Result};
+
+/// A subscription and how far it has applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its oid: the origin is named after it.
+    pub oid: u32,
+    /// Whether it may apply.
+    pub enabled: bool,
+    /// Slot on the publisher; empty for none.
+    pub slot: String,
+    /// Its only publication; several, separated by commas, when it is not ours.
+    pub publications: String,
+    /// Up to where the origin says everything was applied; [`Lsn::INVALID`] when nothing is known.
+    pub origin: Lsn,
+    /// The apply worker, when one runs.
+    pub worker: Option<i32>,
+    /// The last position received by the worker; [`Lsn::INVALID`] before anything came.
+    pub received: Lsn,
+}
+
+impl Subscription {
+    /// Name of its origin (`ReplicationOriginNameForLogicalRep`).
+    pub fn origin_name(&self) -> String {
+        format!("pg_{}", self.oid)
+    }
+}
+
+/// The subscription of that name in the session's database.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn find(session: &Session, name: &str) -> Result<Option<Subscription>> {
+    // The origin's progress is NULL when it does not exist; pg_replication_origin_progress would be an error then.
+    let sql = "SELECT s.oid, s.subenabled, coalesce(s.subslotname::text, ''), array_to_string(s.subpublications, ','), \
+               (SELECT o.remote_lsn::text FROM pg_replication_origin_status o \
+                WHERE o.external_id = 'pg_' || s.oid) AS origin, \
+               w.pid, w.received_lsn::text AS received \
+               FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+               LEFT JOIN pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.pid IS NOT NULL \
+               WHERE s.subname::text = $1 AND d.datname = current_database() LIMIT 1";
+    let row = session.query_opt(sql, &[&name]).await;
+    let Some(row) = row.doing(|| format!("looking for subscription {name}"))? else { return Ok(None) };
+    Ok(Some(Subscription {
+        oid: row.get(0),
+        enabled: row.get(1),
+        slot: row.get(2),
+        publications: row.get(3),
+        origin: sql::lsn(&row, "origin")?,
+        worker: row.get(5),
+        received: sql::lsn(&row, "received")?,
+    }))
+}
+
+/// Drops a subscription and leaves its slot on the publisher alone. Absent already is fine.
+///
+/// # Errors
+/// When it cannot be dropped.
+pub async fn drop_without_slot(session: &Session, name: &str) -> Result<()> {
+    if find(session, name).await?.is_none() {
+        return Ok(());
+    }
+    let sub = ident(name);
+    let statements = format!(
+        "SET statement_timeout = '60s'; SET synchronous_commit = local; BEGIN; \
+         ALTER SUBSCRIPTION {sub} DISABLE; ALTER SUBSCRIPTION {sub} SET (slot_name = NONE); \
+         DROP SUBSCRIPTION {sub}; COMMIT"
+    );
+    session.batch_execute(&statements).await.doing(|| format!("dropping subscription {name}"))
+}

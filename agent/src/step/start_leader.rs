@@ -1,0 +1,84 @@
+//! StartLeader: starts the upgraded leader and proves that it is one: right major, not in recovery, every database open.
+//!
+//! From its first start on, old and new files that share inodes differ from what the old server knows: the mark says so
+//! before the start, and nothing starts the old server after it.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use pgleap_proto::step::{Output, StartLeader};
+
+use super::{Probe, Step, given};
+use crate::context::Context;
+use crate::error::{Doing, Result, StepError};
+use crate::pg::ctl::{self, ServerState, StopMode};
+use crate::pg::sql;
+use crate::upgrade::marker::{Marker, Stage};
+
+/// See the module.
+pub struct StartLeaderStep(pub StartLeader);
+
+#[async_trait]
+impl Step for StartLeaderStep {
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        let node = given(&self.0.node, "node")?;
+        let marker = Marker::own(cx.confine(&node.data_dir)?, &cx.operation)?;
+        if !matches!(marker.stage, Some(Stage::Upgraded | Stage::Started)) {
+            return Err(StepError::new(format!(
+                "{} of node {} on host {} has not been upgraded (stage {:?}), so it is not started: run the upgrade step",
+                node.data_dir, node.name, node.host, marker.stage
+            )));
+        }
+        Ok(match ctl::manager(cx, node).state().await? {
+            ServerState::Running { .. } => Probe::Done(self.verify(cx).await?),
+            ServerState::Stopped => Probe::Ready,
+        })
+    }
+
+    async fn act(&self, cx: &Context) -> Result<()> {
+        let node = given(&self.0.node, "node")?;
+        let data_dir = cx.confine(&node.data_dir)?;
+        let mut marker = Marker::own(data_dir, &cx.operation)?;
+        marker.advance(data_dir, Stage::Started)?;
+        ctl::manager(cx, node).start(&[]).await
+    }
+
+    async fn verify(&self, _cx: &Context) -> Result<Output> {
+        let node = given(&self.0.node, "node")?;
+        let doing = || format!("looking at the upgraded node {}", node.name);
+        let session = sql::connect(node, "postgres").await?;
+        let row = session
+            .query_one(
+                "SELECT pg_catalog.pg_is_in_recovery() AS standby,
+                        pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
+                        pg_catalog.current_setting('data_directory') AS data_directory,
+                        (SELECT pg_catalog.array_agg(datname::text) FROM pg_catalog.pg_database WHERE datallowconn) AS databases",
+                &[],
+            )
+            .await
+            .doing(doing)?;
+        let (standby, major): (bool, i32) =
+            (row.try_get("standby").doing(doing)?, row.try_get("major").doing(doing)?);
+        let directory: String = row.try_get("data_directory").doing(doing)?;
+        let same = std::fs::canonicalize(&directory).ok() == std::fs::canonicalize(&node.data_dir).ok();
+        if standby || u32::try_from(major).ok() != Some(node.major) || !same {
+            return Err(StepError::new(format!(
+                "what answers on port {} in {} on host {} is not the upgraded leader {}: major {major}, data directory \
+                 {directory}, in recovery: {standby}",
+                node.port, node.socket_dir, node.host, node.name
+            )));
+        }
+        for database in row.try_get::<_, Vec<String>>("databases").doing(doing)? {
+            sql::connect(node, &database).await?.simple_query("SELECT 1").await.doing(doing)?;
+        }
+        Ok(Output::default())
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<()> {
+        let node = given(&self.0.node, "node")?;
+        if !Path::new(&node.data_dir).exists() {
+            return Ok(());
+        }
+        ctl::manager(cx, node).stop(StopMode::Fast).await
+    }
+}

@@ -1,0 +1,240 @@
+//! A disabled subscription in every database of the new leader, with its origin advanced to exactly the LSN at which
+//! the new leader was promoted, in the same transaction: so there is never one that would start elsewhere.
+
+use async_trait::async_trait;
+use pgleap_proto::Lsn;
+use pgleap_proto::node::{Conninfo, Node};
+use pgleap_proto::step::{DatabaseSlot, Output, Subscribe};
+
+use super::{Probe, Step};
+use crate::context::Context;
+use crate::error::{Doing, Result, StepError};
+use crate::pg::sql::{self, Session, ident, literal};
+use crate::pg::subscriptions::{self, Subscription};
+use crate::pg::{conninfo, relations, upstream};
+
+/// See [`Subscribe`].
+pub struct SubscribeStep(pub Subscribe);
+
+impl SubscribeStep {
+    fn node(&self) -> Result<&Node> {
+        super::given(&self.0.node, "node")
+    }
+
+    fn publisher(&self) -> Result<&Conninfo> {
+        super::given(&self.0.publisher, "publisher")
+    }
+
+    fn target(&self) -> Result<Lsn> {
+        let target = Lsn(self.0.target_lsn);
+        if target.is_valid() {
+            return Ok(target);
+        }
+        Err(StepError::new("the coordinator gave no LSN for the origins; this is a defect of pgleap"))
+    }
+
+    async fn check_leader(&self) -> Result<()> {
+        let node = self.node()?;
+        let session = sql::connect_any(node).await?;
+        if sql::in_recovery(&session).await? {
+            return Err(StepError::new(format!(
+                "node {} is in recovery, so it cannot subscribe: it is not the leader of the new cluster",
+                node.name
+            )));
+        }
+        Ok(())
+    }
+
+    /// The subscription in one database; an error when one of that name is another's.
+    async fn found(&self, session: &Session, slot: &DatabaseSlot) -> Result<Option<Subscription>> {
+        let Some(found) = subscriptions::find(session, &self.0.subscription).await? else { return Ok(None) };
+        if found.slot == slot.slot && found.publications == self.0.publication {
+            return Ok(Some(found));
+        }
+        Err(StepError::new(format!(
+            "database \"{}\" of node {} has another subscription named {} already (publications {}, slot {}); \
+             drop it, or cancel and start anew, which takes another name",
+            slot.database,
+            self.node()?.name,
+            self.0.subscription,
+            found.publications,
+            found.slot
+        )))
+    }
+
+    /// Whether it stands exactly where it has to. One that is enabled was verified before, and has moved on.
+    fn is_right(&self, found: &Subscription) -> Result<bool> {
+        let target = self.target()?;
+        Ok(found.origin == target || found.enabled && found.origin > target)
+    }
+
+    async fn missing(&self) -> Result<Vec<&DatabaseSlot>> {
+        let mut missing = Vec::new();
+        for slot in &self.0.slots {
+            let session = sql::connect(self.node()?, &slot.database).await?;
+            match self.found(&session, slot).await? {
+                Some(found) if self.is_right(&found)? => {}
+                Some(found) if found.enabled => {
+                    return Err(StepError::new(format!(
+                        "subscription {} in database \"{}\" of node {} is enabled, but stands at {} and not at {}: \
+                         transactions are lost or applied twice there; cancel, then start again",
+                        self.0.subscription,
+                        slot.database,
+                        self.node()?.name,
+                        found.origin,
+                        self.target()?
+                    )));
+                }
+                _ => missing.push(slot),
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Moves the origin of the subscription just made, or of one whose origin was never moved.
+    fn advance(&self) -> Result<String> {
+        Ok(format!(
+            "SELECT pg_replication_origin_advance('pg_' || s.oid, {}::pg_lsn) FROM pg_subscription s \
+             JOIN pg_database d ON d.oid = s.subdbid \
+             WHERE s.subname::text = {} AND d.datname = current_database()",
+            literal(&self.target()?.to_string()),
+            literal(&self.0.subscription),
+        ))
+    }
+
+    async fn subscribe(&self, slot: &DatabaseSlot, publisher_major: u32) -> Result<()> {
+        let (node, publisher) = (self.node()?, self.publisher()?);
+        let session = sql::connect(node, &slot.database).await?;
+        // A replica of the new cluster may lag; the subscription is verified here and is of no use without this node.
+        let prepare = "SET synchronous_commit = local; SET statement_timeout = '60s'";
+        session.batch_execute(prepare).await.doing(|| "setting timeouts")?;
+        let create = match self.found(&session, slot).await? {
+            Some(_) => String::new(),
+            None => format!(
+                "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({});",
+                ident(&self.0.subscription),
+                // The publisher's synchronous_standby_names may not name it by accident: it is called as the
+                // subscription is.
+                literal(&conninfo(publisher, Some(&slot.database), &self.0.subscription)),
+                ident(&self.0.publication),
+                options(node.major, publisher_major, &slot.slot)
+            ),
+        };
+        // The origin is moved last: that is not undone by an abort, and nothing after it can fail but the commit.
+        let statements = format!("BEGIN; {create} {}; COMMIT", self.advance()?);
+        session.batch_execute(&statements).await.doing(|| {
+            format!(
+                "creating subscription {} in database \"{}\" of node {}",
+                self.0.subscription, slot.database, node.name
+            )
+        })
+    }
+}
+
+/// Options of CREATE SUBSCRIPTION that exist on the subscriber.
+///
+/// `streaming = parallel` (the default from 18 on) lost transactions after a worker's failure in several minors, so it
+/// is never used. `origin` stays `any`: a publisher's own subscriptions are replicated on only so; loops cannot arise
+/// since the two directions are never enabled at once.
+fn options(major: u32, publisher_major: u32, slot: &str) -> String {
+    let mut options = format!(
+        "create_slot = false, enabled = false, copy_data = false, slot_name = {}",
+        literal(slot).trim_start()
+    );
+    if major >= 14 {
+        options.push_str(if publisher_major >= 14 { ", streaming = on" } else { ", streaming = off" });
+    }
+    if major >= 15 {
+        options.push_str(", disable_on_error = true");
+    }
+    if major >= 16 {
+        options.push_str(", origin = any");
+    }
+    options
+}
+
+#[async_trait]
+impl Step for SubscribeStep {
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        self.target()?;
+        self.check_leader().await?;
+        if self.missing().await?.is_empty() {
+            return Ok(Probe::Done(self.verify(cx).await?));
+        }
+        upstream::identify(self.node()?, self.publisher()?).await?;
+        Ok(Probe::Ready)
+    }
+
+    async fn act(&self, cx: &Context) -> Result<()> {
+        let publisher = upstream::identify(self.node()?, self.publisher()?).await?;
+        let missing = self.missing().await?;
+        let total = missing.len() as u64;
+        for (done, slot) in missing.into_iter().enumerate() {
+            cx.report.progress(done as u64, total, "databases", format!("subscribing \"{}\"", slot.database));
+            self.subscribe(slot, publisher.version_num / 10_000).await?;
+        }
+        cx.report.progress(total, total, "databases", "");
+        Ok(())
+    }
+
+    async fn verify(&self, _cx: &Context) -> Result<Output> {
+        let node = self.node()?;
+        let missing = self.missing().await?;
+        if let Some(slot) = missing.first() {
+            return Err(StepError::new(format!(
+                "the subscription in database \"{}\" of node {} is missing, or its origin is not at {}",
+                slot.database,
+                node.name,
+                self.target()?
+            )));
+        }
+        for slot in &self.0.slots {
+            let session = sql::connect(node, &slot.database).await?;
+            let published =
+                relations::published(node, self.publisher()?, &slot.database, &self.0.publication).await?;
+            let subscribed = relations::subscribed(&session, &self.0.subscription).await?;
+            relations::check_same(&slot.database, &published, &subscribed)?;
+        }
+        Ok(Output::default())
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<()> {
+        let node = self.node()?;
+        if super::is_gone(cx, node).await? {
+            return Ok(());
+        }
+        let databases: Vec<String> = self.0.slots.iter().map(|slot| slot.database.clone()).collect();
+        let existing = sql::existing(node, &databases).await?;
+        for slot in self.0.slots.iter().filter(|slot| existing.contains(&slot.database)) {
+            let session = sql::connect(node, &slot.database).await?;
+            // Another's was refused by the probe, and is not ours to drop.
+            match subscriptions::find(&session, &self.0.subscription).await? {
+                Some(found) if found.slot == slot.slot => {
+                    subscriptions::drop_without_slot(&session, &self.0.subscription).await?;
+                    cx.report
+                        .log("pgleap", format!("subscription in database \"{}\" dropped", slot.database));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_follow_both_majors() {
+        assert_eq!(
+            options(18, 15, "s"),
+            "create_slot = false, enabled = false, copy_data = false, slot_name = 's', streaming = on, \
+             disable_on_error = true, origin = any"
+        );
+        assert!(options(18, 13, "s").contains("streaming = off"), "18 would default to parallel");
+        let old = options(13, 13, "s");
+        assert!(!old.contains("streaming") && !old.contains("disable_on_error") && !old.contains("origin"));
+        assert!(!options(15, 15, "s").contains("origin"));
+    }
+}

@@ -1,0 +1,277 @@
+//! One step's run, from its entry in the log to its outcome in the log. Everything between is repeatable: the fence
+//! is committed before the agent is called, and a call that breaks off is made again under the same fence.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::agent::{Fence, Finished, HelloRequest, StepRequest, finished, step_event};
+use pgleap_proto::step::Action;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::agents::{Agents, explain_status};
+use super::backoff::Backoff;
+use super::live::Live;
+use crate::plan::{PlannedStep, bind};
+use crate::raft::{ProposeError, Raft};
+use crate::state::{Command, Operation, Outcome, Reply, StepState, Verb};
+
+/// Longest wait for the answer to a greeting.
+const HELLO: Duration = Duration::from_secs(5);
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+const BLOCKED_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+
+/// What a run needs.
+#[derive(Clone)]
+pub(super) struct StepRun {
+    pub(super) raft: Raft,
+    pub(super) agents: Arc<Agents>,
+    pub(super) live: Arc<Live>,
+    /// Who proposes: `coordinator NAME`.
+    pub(super) by: String,
+    pub(super) operation: String,
+    pub(super) step: PlannedStep,
+    pub(super) verb: Verb,
+    /// Term in which this member leads; in another one it may start nothing.
+    pub(super) term: u64,
+}
+
+/// How a call to the agent ended, short of an outcome to report.
+enum Broken {
+    /// Ask again under the same fence.
+    Away(String),
+    /// The fence is too old for the agent.
+    Superseded(String),
+    /// Asking again cannot help.
+    Refused(String),
+}
+
+impl StepRun {
+    /// Runs until the outcome is in the log, or until it is no longer this run's business.
+    pub(super) async fn run(self) {
+        let mut blocked = Backoff::new(BLOCKED_AGAIN.0, BLOCKED_AGAIN.1);
+        loop {
+            // Reached before it is started, so that nothing is started on a host that is away.
+            let client = self.reach().await;
+            let Some(fence) = self.start().await else { return };
+            let Some(finished) = self.follow(client, &fence).await else { return };
+            let outcome = match finished.outcome {
+                Some(finished::Outcome::Done(done)) => {
+                    Outcome::Done { output: done.output.map(Box::new), already: done.already }
+                }
+                Some(finished::Outcome::Failed(failed)) => {
+                    Outcome::Failed { message: failed.message, evidence: failed.evidence }
+                }
+                Some(finished::Outcome::Blocked(reason)) => {
+                    let (operation, step) = (self.operation.clone(), self.step.id.clone());
+                    let command = Command::StepBlocked {
+                        operation,
+                        step,
+                        attempt: fence.attempt,
+                        reason: reason.reason,
+                    };
+                    if self.propose(command).await.is_none() {
+                        return;
+                    }
+                    blocked.wait().await;
+                    continue;
+                }
+                None => self.failure("the agent reported the end of the step without an outcome".into()),
+            };
+            let (operation, step) = (self.operation.clone(), self.step.id.clone());
+            self.live.left(&self.operation, &self.step.id);
+            self.propose(Command::StepFinished { operation, step, attempt: fence.attempt, outcome }).await;
+            return;
+        }
+    }
+
+    /// A client of an agent that answers; waits as long as it takes.
+    async fn reach(&self) -> AgentClient<Channel> {
+        let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
+        loop {
+            match self.greet().await {
+                Ok(client) => return client,
+                Err(cause) => self.away(&cause),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    async fn greet(&self) -> Result<AgentClient<Channel>, String> {
+        let (host, address) = (&self.step.host, &self.step.agent);
+        let mut client = self.agents.client(host, address).await.map_err(|unreachable| unreachable.cause)?;
+        let mut hello = Request::new(HelloRequest {});
+        hello.set_timeout(HELLO);
+        let answered = tokio::time::timeout(HELLO, client.hello(hello)).await;
+        let reply = match answered {
+            Ok(Ok(reply)) => reply.into_inner(),
+            Ok(Err(status)) => {
+                self.agents.forget(host, address);
+                return Err(explain_status(&status));
+            }
+            Err(_) => {
+                self.agents.forget(host, address);
+                return Err(format!("no answer within {} s", HELLO.as_secs()));
+            }
+        };
+        let known = self.raft.latest().state.journals.get(host) == Some(&reply.journal_id);
+        if !known {
+            self.propose(Command::AgentSeen { host: host.clone(), journal: reply.journal_id }).await;
+        }
+        Ok(client)
+    }
+
+    /// Commits the start; the fence to call the agent with, or none when it is not to be called.
+    async fn start(&self) -> Option<Fence> {
+        let (operation, step, verb) = (self.operation.clone(), self.step.id.clone(), self.verb);
+        match self.propose(Command::StepStarted { operation, step, verb }).await? {
+            Reply::Started { attempt, term } if term == self.term && self.leads() => {
+                Some(Fence { term, attempt })
+            }
+            _ => None,
+        }
+    }
+
+    /// Watches the agent's run to its end, joining it again whenever the stream breaks.
+    async fn follow(&self, mut client: AgentClient<Channel>, fence: &Fence) -> Option<Finished> {
+        let action = match self.action() {
+            Ok(action) => action,
+            Err(message) => return Some(failed(message)),
+        };
+        let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
+        loop {
+            let broken = match self.call(&mut client, fence, &action, &mut backoff).await {
+                Ok(finished) => return Some(finished),
+                Err(broken) => broken,
+            };
+            match broken {
+                Broken::Refused(message) => return Some(failed(self.refusal(&message))),
+                Broken::Superseded(message) => {
+                    tracing::warn!(step = self.step.id, message, "the agent refused the fence");
+                    // A later start is on its way, or this coordinator is no longer the leader; either way this
+                    // run is over. The driver starts the step again if it is still to be done.
+                    return None;
+                }
+                Broken::Away(cause) => {
+                    self.agents.forget(&self.step.host, &self.step.agent);
+                    self.away(&cause);
+                }
+            }
+            backoff.wait().await;
+            client = self.reach().await;
+            if !self.leads() || !self.is_current(fence) {
+                return None;
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        client: &mut AgentClient<Channel>,
+        fence: &Fence,
+        action: &Action,
+        backoff: &mut Backoff,
+    ) -> Result<Finished, Broken> {
+        let request = StepRequest {
+            operation: self.operation.clone(),
+            step: wire_name(&self.step.id),
+            fence: Some(*fence),
+            verb: pgleap_proto::agent::Verb::from(self.verb).into(),
+            action: Some(action.clone()),
+        };
+        let mut events = client.run_step(request).await.map_err(classify)?.into_inner();
+        self.live.joined(&self.operation, &self.step.id);
+        backoff.reset();
+        while let Some(event) = events.message().await.map_err(classify)? {
+            match event.kind {
+                Some(step_event::Kind::Progress(progress)) => {
+                    self.live.progress(&self.operation, &self.step.id, progress);
+                }
+                Some(step_event::Kind::Log(line)) => self.live.line(&self.operation, &self.step.id, line),
+                Some(step_event::Kind::Finished(finished)) => return Ok(finished),
+                // A newer agent's kind of event: not for us.
+                None => {}
+            }
+        }
+        Err(Broken::Away("it ended the stream without an outcome (it may be restarting)".into()))
+    }
+
+    /// The planned action with what earlier steps reported filled in.
+    fn action(&self) -> Result<Action, String> {
+        let state = self.raft.latest().state;
+        let operation: &Operation =
+            state.operations.get(&self.operation).ok_or_else(|| "the operation is gone".to_owned())?;
+        match bind(&operation.plan, &self.step, &operation.outputs()) {
+            Ok(action) => Ok(action),
+            // To take it back, only the plan's own fields count: what it would have been bound with may never
+            // have come about.
+            Err(_) if self.verb == Verb::Undo => Ok(self.step.action.clone()),
+            Err(error) => Err(format!("step {} cannot be started: {error}", self.step.id)),
+        }
+    }
+
+    /// Proposes until there is an answer; none when this run is over.
+    async fn propose(&self, command: Command) -> Option<Reply> {
+        let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
+        loop {
+            match self.raft.propose(&self.by, None, command.clone()).await {
+                Ok(reply) => return Some(reply),
+                Err(ProposeError::Busy) => backoff.wait().await,
+                Err(error) => {
+                    tracing::info!(step = self.step.id, %error, "a step's run ends without effect");
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn leads(&self) -> bool {
+        self.raft.latest().leading == Some(self.term)
+    }
+
+    fn is_current(&self, fence: &Fence) -> bool {
+        let state = self.raft.latest().state;
+        let record = state.operations.get(&self.operation).and_then(|op| op.steps.get(&self.step.id));
+        matches!(record.map(|record| &record.state), Some(StepState::Started(run)) if run.attempt == fence.attempt)
+    }
+
+    fn away(&self, cause: &str) {
+        let (host, address) = (&self.step.host, &self.step.agent);
+        self.live.waits(&self.operation, &self.step.id, |since: Timestamp| {
+            format!("agent of host {host} at {address} does not answer since {since:.0}: {cause}; the operation goes on by itself when it does")
+        });
+    }
+
+    fn refusal(&self, message: &str) -> String {
+        format!(
+            "the agent of host {} refused step {}: {message}; then `pgleap retry {}`",
+            self.step.host, self.step.id, self.operation
+        )
+    }
+
+    fn failure(&self, message: String) -> Outcome {
+        Outcome::Failed { message, evidence: Vec::new() }
+    }
+}
+
+/// Step ids as agents take them: they become names of directories there.
+pub(super) fn wire_name(step: &str) -> String {
+    step.replace('/', ":")
+}
+
+fn failed(message: String) -> Finished {
+    let failed = pgleap_proto::agent::Failed { message, evidence: Vec::new() };
+    Finished { outcome: Some(finished::Outcome::Failed(failed)) }
+}
+
+/// What a refused or broken call means.
+fn classify(status: Status) -> Broken {
+    let cause = explain_status(&status);
+    match status.code() {
+        Code::FailedPrecondition => Broken::Superseded(cause),
+        Code::InvalidArgument | Code::Unimplemented | Code::OutOfRange => Broken::Refused(cause),
+        _ => Broken::Away(cause),
+    }
+}

@@ -1,0 +1,39 @@
+//! PURE: the fleet file. Text in, a sound specification or the full list of faults out.
+//!
+//! It never looks at a host: what the declared nodes really are is a matter of [`crate::check`].
+
+mod diff;
+mod error;
+mod nodes;
+mod read;
+mod reader;
+mod rules;
+mod spec;
+mod suggest;
+
+pub use diff::diff;
+pub use error::{Fault, FleetError};
+pub use spec::{
+    ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
+    TablespaceSpec, ValidateSpec,
+};
+
+/// Reads and validates a fleet file. `source` is its name, for messages.
+///
+/// # Errors
+/// All faults at once, each with line, column, key and cure.
+pub fn parse(toml: &str, source: &str) -> Result<FleetSpec, FleetError> {
+    let reader = reader::Reader::new(toml);
+    let spec = read::fleet(&reader);
+    if let Some(spec) = &spec {
+        rules::apply(spec, &reader);
+    }
+    let faults = reader.into_faults();
+    match spec {
+        Some(spec) if faults.is_empty() => Ok(spec),
+        _ => Err(FleetError { source: source.to_owned(), faults }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

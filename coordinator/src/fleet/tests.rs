@@ -1,0 +1,218 @@
+//! A sound file is read completely; a broken one gets the faults of `golden/faults.txt`.
+
+use super::*;
+
+const LEDGER: &str = include_str!("golden/ledger.toml");
+
+fn broken(edits: &[(&str, &str)]) -> String {
+    let mut text = LEDGER.to_owned();
+    for (from, to) in edits {
+        assert!(text.contains(from), "{from}");
+        text = text.replacen(from, to, 1);
+    }
+    text
+}
+
+#[test]
+fn a_sound_file_is_read_with_its_defaults() {
+    let spec = parse(LEDGER, "fleet.toml").unwrap();
+    let cluster = spec.cluster("ledger").unwrap();
+    assert_eq!(spec.agents().len(), 4);
+    assert_eq!(cluster.agents().get("db3").unwrap(), "10.0.0.3:7432");
+    let old = cluster.old.nodes.first().unwrap();
+    assert_eq!(
+        (old.address.as_str(), old.port, old.socket_dir.as_str()),
+        ("10.0.0.1", 5432, "/var/run/postgresql")
+    );
+    assert_eq!(cluster.new.old_bin_dir, "/usr/lib/postgresql/15/bin");
+    assert_eq!(cluster.old.rehearsal, cluster.old.replication);
+    assert_eq!(cluster.options.slot_timeout_ms, 600_000);
+    assert_eq!(cluster.options.verify_sample_percent, 5);
+    assert_eq!(cluster.options.validate.chunk_rows, 5000);
+    let leader = cluster.new_leader().unwrap();
+    let (seed, node) = (cluster.seed(leader), cluster.new_node(leader));
+    assert_eq!((seed.major, seed.data_dir.as_str()), (15, "/var/lib/postgresql/15/ledger"));
+    assert_eq!((node.major, node.data_dir.as_str()), (18, "/var/lib/postgresql/18/ledger"));
+    assert_eq!((seed.port, &seed.name), (node.port, &node.name));
+    assert_eq!(cluster.reach_old(old).passfile, "/var/lib/postgresql/.pgpass");
+}
+
+#[test]
+fn an_ipv6_agent_gives_a_bare_address() {
+    let text = broken(&[("10.0.0.1:7432", "[fd00::1]:7432")]);
+    let spec = parse(&text, "f").unwrap();
+    assert_eq!(spec.cluster("ledger").unwrap().old.nodes.first().unwrap().address, "fd00::1");
+}
+
+/// Every way a file is known to go wrong. Each must be refused; the words are in the golden file.
+const CASES: &[(&str, &[(&str, &str)])] = &[
+    ("empty of meaning", &[(LEDGER, "")]),
+    ("not TOML, twice", &[("name = \"db1\"", "name = \"db1"), ("version = 15", "version == 15")]),
+    ("the same key twice", &[("version = 15", "version = 15\nversion = 16")]),
+    ("a mistyped key", &[("seed_dir", "seed_dri")]),
+    ("an unknown key far from any", &[("version = 18", "version = 18\ncompression = \"lz4\"")]),
+    ("an unknown table", &[("[cluster.options]", "[cluster.opts]")]),
+    ("an unknown key in an inline table", &[("chunk_rows = 5000", "chunk_row = 5000")]),
+    ("text for a number", &[("version = 15", "version = \"15\"")]),
+    ("number for a text", &[("host = \"db1\"", "host = 1")]),
+    (
+        "a table for a list",
+        &[(
+            "[[host]]\nname = \"db1\"\nagent = \"10.0.0.1:7432\"\n[[host]]\nname = \"db2\"\nagent = \"10.0.0.2:7432\"\n[[host]]\nname = \"db3\"\nagent = \"10.0.0.3:7432\"\n[[host]]",
+            "[host]",
+        )],
+    ),
+    ("a number in a list of tables", &[("[{ from = \"/srv/fast\", to = \"/srv/fast\" }]", "[1]")]),
+    (
+        "zero and too large",
+        &[("version = 18", "version = 18\njobs = 0"), ("parallel = 4", "parallel = 99999")],
+    ),
+    ("a negative port", &[("host = \"db1\"", "host = \"db1\"\nport = -1")]),
+    (
+        "port 0 and port 65536",
+        &[("host = \"db1\"", "host = \"db1\"\nport = 0"), ("host = \"db2\"", "host = \"db2\"\nport = 65536")],
+    ),
+    ("a duration without unit", &[("\"10m\"", "10")]),
+    ("a duration of nothing", &[("\"10m\"", "\"0s\"")]),
+    ("an empty name and a control character", &[("\"ledger\"", "\" \""), ("/srv/fast", "/srv/\\u0007")]),
+    ("missing keys", &[("bin_dir = \"/usr/lib/postgresql/18/bin\"", ""), ("host = \"db3\"", "")]),
+    (
+        "no replication login",
+        &[("replication = { user = \"replicator\", passfile = \"/var/lib/postgresql/.pgpass\" }", "")],
+    ),
+    ("a replication login without user", &[("user = \"replicator\", ", "")]),
+    (
+        "names that cannot be",
+        &[("\"db1\"", "\"DB 1\""), ("\"ledger\"", "\"-ledger\""), ("\"ledger-old-1\"", "\"ledger☃\"")],
+    ),
+    (
+        "a node name too long for a slot",
+        &[("ledger-new-1", "ledger-new-1-in-the-northern-data-centre-of-the-second-region")],
+    ),
+    ("node names that make one slot", &[("ledger-new-2", "ledger_new-1")]),
+    ("duplicate names", &[("name = \"db2\"", "name = \"db1\""), ("ledger-new-2", "ledger-old-1")]),
+    ("two hosts with one agent", &[("10.0.0.2:7432", "10.0.0.1:7432")]),
+    ("an agent without port", &[("10.0.0.2:7432", "10.0.0.2")]),
+    ("an unknown host, nearly right", &[("host = \"db3\"", "host = \"dv3\"")]),
+    ("an unknown host", &[("host = \"db3\"", "host = \"elsewhere\"")]),
+    ("the new version is older", &[("version = 18", "version = 14")]),
+    ("one version too old for all", &[("version = 15", "version = 9")]),
+    ("new binaries are the old ones", &[("/usr/lib/postgresql/18/bin", "/usr/lib/postgresql/15/bin")]),
+    (
+        "relative and untidy paths",
+        &[
+            ("\"/usr/lib/postgresql/18/bin\"", "\"postgresql/18/bin\""),
+            (
+                "seed_dir = \"/var/lib/postgresql/15/ledger\"",
+                "seed_dir = \"/var/lib/postgresql/15/../15/ledger\"",
+            ),
+        ],
+    ),
+    (
+        "one directory twice",
+        &[("data_dir = \"/var/lib/postgresql/18/ledger\"", "data_dir = \"/var/lib/postgresql/15/ledger\"")],
+    ),
+    (
+        "a data directory of an old node on the same host",
+        &[("host = \"db3\"", "host = \"db1\"\nport = 5433")],
+    ),
+    (
+        "a directory inside another",
+        &[(
+            "seed_dir = \"/var/lib/postgresql/15/ledger\"",
+            "seed_dir = \"/var/lib/postgresql/18/ledger/seed\"",
+        )],
+    ),
+    (
+        "a tablespace inside the data directory",
+        &[("to = \"/srv/fast\"", "to = \"/var/lib/postgresql/18/ledger/fast\"")],
+    ),
+    ("a tablespace around the data directory", &[("to = \"/srv/fast\"", "to = \"/var\"")]),
+    (
+        "a tablespace mapped twice",
+        &[(
+            "[{ from = \"/srv/fast\", to = \"/srv/fast\" }]",
+            "[{ from = \"/srv/fast\", to = \"/srv/a\" }, { from = \"/srv/fast\", to = \"/srv/b\" }]",
+        )],
+    ),
+    (
+        "one port twice on a host",
+        &[(
+            "host = \"db2\"\ndata_dir = \"/var/lib/postgresql/15/ledger\"",
+            "host = \"db1\"\ndata_dir = \"/var/lib/postgresql/15/other\"",
+        )],
+    ),
+    ("one address twice", &[("host = \"db2\"", "host = \"db2\"\naddress = \"10.0.0.1\"")]),
+    ("an address with a port", &[("host = \"db2\"", "host = \"db2\"\naddress = \"10.0.0.2/24\"")]),
+    (
+        "replicas laid out differently",
+        &[(
+            "db4\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"",
+            "db4\"\nseed_dir = \"/var/lib/postgresql/15/other\"",
+        )],
+    ),
+    (
+        "no common parent",
+        &[("seed_dir = \"/var/lib/postgresql/15/ledger\"", "seed_dir = \"/data/15/ledger\"")],
+    ),
+    (
+        "no nodes",
+        &[(
+            "[[cluster.new.node]]\nname = \"ledger-new-1\"\nhost = \"db3\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/fast\" }]\n[[cluster.new.node]]\nname = \"ledger-new-2\"\nhost = \"db4\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/fast\" }]\n",
+            "",
+        )],
+    ),
+];
+
+#[test]
+fn broken_files_get_line_key_and_cure() {
+    let mut text = String::new();
+    for (name, edits) in CASES {
+        let error = parse(&broken(edits), "fleet.toml").expect_err(name);
+        for fault in &error.faults {
+            assert!(fault.line > 0 && fault.column > 0 && !fault.cure.is_empty(), "{name}: {fault:?}");
+        }
+        text.push_str(&format!("# {name}\n{error}\n\n"));
+    }
+    crate::golden::check("coordinator/src/fleet/golden/faults.txt", &text);
+}
+
+#[test]
+fn changes_are_told_and_found() {
+    let old = parse(LEDGER, "f").unwrap();
+    let text = broken(
+        &[
+            ("10.0.0.4:7432", "10.0.0.5:7432"),
+            ("version = 18", "version = 18\njobs = 4"),
+            ("socket_dir", "socket_dir"),
+        ][..2],
+    );
+    let new = parse(&text, "f").unwrap();
+    assert_eq!(
+        diff(&old, &new),
+        [
+            "host db4: agent 10.0.0.4:7432 -> 10.0.0.5:7432",
+            "cluster ledger: new.jobs processors -> 4",
+            "cluster ledger: new node ledger-new-2: changed",
+        ]
+    );
+    assert!(old.touches(&new, "ledger"));
+    assert!(!old.touches(&new, "another"));
+    assert_eq!(diff(&old, &old), Vec::<String>::new());
+    let removed = FleetSpec { clusters: Vec::new(), ..old.clone() };
+    assert_eq!(diff(&old, &removed), ["cluster ledger: removed"]);
+    assert!(old.touches(&removed, "ledger"));
+    assert_eq!(diff(&removed, &old), ["cluster ledger: added"]);
+}
+
+#[test]
+fn any_text_is_answered_and_never_panics() {
+    use proptest::prelude::*;
+    proptest!(|(at in 0..LEDGER.len(), with in "[\\[\\]={}\"\\n a-z0-9.]{0,8}", cut in 0usize..20)| {
+        let end = (at + cut).min(LEDGER.len());
+        let text = format!("{}{with}{}", &LEDGER[..at], &LEDGER[end..]);
+        if let Err(error) = parse(&text, "f") {
+            prop_assert!(!error.faults.is_empty());
+        }
+    });
+}

@@ -1,0 +1,252 @@
+//! What each step asks of its agent. Fields marked BOUND in `step.proto` stay empty here; `bind` fills them.
+
+use pgleap_proto::step::action::Kind;
+use pgleap_proto::step::{
+    Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreatePhysicalSlot, CreateSlots,
+    DropPhysicalSlot, EnableSubscriptions, HaltStandby, InitNew, OfferFiles, Publish, RecoverTo, Rehearse,
+    Relink, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions,
+    Upgrade, Validate, VerifyRelink,
+};
+
+use super::draft::Draft;
+use crate::fleet::NewNodeSpec;
+
+fn of(kind: Kind) -> Action {
+    Action { kind: Some(kind) }
+}
+
+pub(super) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Rehearse(Rehearse {
+        node: Some(draft.cluster.new_node(node)),
+        seed: Some(draft.cluster.seed(node)),
+        upstream: Some(draft.cluster.rehearse_old(draft.upstream)),
+        databases: draft.connectable_names(),
+    }))
+}
+
+pub(super) fn seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    let is_leader = node.name == draft.new_leader.name;
+    let upstream = if is_leader { draft.upstream_node() } else { draft.leader_seed() };
+    of(Kind::CreatePhysicalSlot(CreatePhysicalSlot { node: Some(upstream), slot: draft.physical_slot(node) }))
+}
+
+pub(super) fn drop_seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::DropPhysicalSlot(DropPhysicalSlot {
+        node: Some(draft.upstream_node()),
+        slot: draft.physical_slot(node),
+    }))
+}
+
+pub(super) fn clone_seed(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CloneNode(CloneNode {
+        node: Some(draft.cluster.seed(node)),
+        upstream: Some(draft.upstream_of(node)),
+        slot: draft.physical_slot(node),
+        system_identifier: draft.server.system_identifier,
+        ..CloneNode::default()
+    }))
+}
+
+pub(super) fn start_seed(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::StartStandby(StartStandby {
+        node: Some(draft.cluster.seed(node)),
+        upstream: Some(draft.upstream_of(node)),
+        slot: draft.physical_slot(node),
+        timeline: 0,
+    }))
+}
+
+pub(super) fn init_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::InitNew(InitNew {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+    }))
+}
+
+pub(super) fn check_upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CheckUpgrade(CheckUpgrade {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+        jobs: draft.jobs,
+    }))
+}
+
+pub(super) fn publish(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
+    of(Kind::Publish(Publish {
+        node: Some(draft.old_leader_node()),
+        publication: draft.tag.to_owned(),
+        databases: draft.replicated_names(),
+    }))
+}
+
+pub(super) fn halt_standby(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::HaltStandby(HaltStandby { node: Some(draft.cluster.seed(node)) }))
+}
+
+pub(super) fn create_slots(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
+    of(Kind::CreateSlots(CreateSlots {
+        node: Some(draft.old_leader_node()),
+        slots: draft.slots.clone(),
+        timeout_ms: draft.cluster.options.slot_timeout_ms,
+    }))
+}
+
+pub(super) fn recover_to(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::RecoverTo(RecoverTo {
+        node: Some(draft.cluster.seed(node)),
+        upstream: Some(draft.upstream_of(node)),
+        slot: draft.physical_slot(node),
+        target_lsn: 0,
+    }))
+}
+
+pub(super) fn clean_promoted(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CleanPromoted(CleanPromoted {
+        node: Some(draft.cluster.seed(node)),
+        publication: draft.tag.to_owned(),
+    }))
+}
+
+pub(super) fn stop_leader(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::StopLeader(StopLeader { node: Some(draft.cluster.seed(node)) }))
+}
+
+pub(super) fn stop_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::StopReplica(StopReplica { node: Some(draft.cluster.seed(node)), leader: None }))
+}
+
+pub(super) fn upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Upgrade(Upgrade {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+        jobs: draft.jobs,
+    }))
+}
+
+pub(super) fn offer_files(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    let mut readers: Vec<String> = draft.cluster.new_replicas().iter().map(|r| r.host.clone()).collect();
+    readers.sort();
+    readers.dedup();
+    of(Kind::OfferFiles(OfferFiles {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+        readers,
+    }))
+}
+
+pub(super) fn relink(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Relink(Relink {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+        leader_seed: Some(draft.leader_seed()),
+        leader: Some(draft.leader_node()),
+        leader_agent: draft.new_leader.agent.clone(),
+        same_checkpoint: false,
+    }))
+}
+
+pub(super) fn verify_relink(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::VerifyRelink(VerifyRelink {
+        seed: Some(draft.cluster.seed(node)),
+        node: Some(draft.cluster.new_node(node)),
+        leader_seed: Some(draft.leader_seed()),
+        leader: Some(draft.leader_node()),
+        leader_agent: draft.new_leader.agent.clone(),
+        sample_percent: draft.cluster.options.verify_sample_percent,
+        same_checkpoint: false,
+    }))
+}
+
+pub(super) fn start_leader(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::StartLeader(StartLeader { node: Some(draft.cluster.new_node(node)) }))
+}
+
+pub(super) fn new_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CreatePhysicalSlot(CreatePhysicalSlot {
+        node: Some(draft.leader_node()),
+        slot: draft.physical_slot(node),
+    }))
+}
+
+pub(super) fn clone_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CloneNode(CloneNode {
+        node: Some(draft.cluster.new_node(node)),
+        upstream: Some(draft.cluster.reach_new(draft.new_leader)),
+        slot: draft.physical_slot(node),
+        // Chosen by initdb, unknown to the plan; 0 is "do not compare".
+        system_identifier: 0,
+        only_if_unverified: true,
+        verified: false,
+        replace: true,
+    }))
+}
+
+pub(super) fn start_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::StartReplica(StartReplica {
+        node: Some(draft.cluster.new_node(node)),
+        upstream: Some(draft.cluster.reach_new(draft.new_leader)),
+        slot: draft.physical_slot(node),
+        verified: false,
+    }))
+}
+
+pub(super) fn update_extensions(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::UpdateExtensions(UpdateExtensions {
+        node: Some(draft.cluster.new_node(node)),
+        databases: draft.connectable_names(),
+    }))
+}
+
+pub(super) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Analyze(Analyze {
+        node: Some(draft.cluster.new_node(node)),
+        old_major: draft.cluster.old.version,
+        jobs: draft.jobs,
+    }))
+}
+
+pub(super) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Subscribe(Subscribe {
+        node: Some(draft.cluster.new_node(node)),
+        publisher: Some(draft.cluster.reach_old(draft.old_leader)),
+        publication: draft.tag.to_owned(),
+        subscription: draft.tag.to_owned(),
+        slots: draft.slots.clone(),
+        target_lsn: 0,
+    }))
+}
+
+pub(super) fn enable_subscriptions(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::EnableSubscriptions(EnableSubscriptions {
+        node: Some(draft.cluster.new_node(node)),
+        subscription: draft.tag.to_owned(),
+        slots: draft.slots.clone(),
+        target_lsn: 0,
+    }))
+}
+
+pub(super) fn catch_up(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CatchUp(CatchUp {
+        node: Some(draft.cluster.new_node(node)),
+        publisher: Some(draft.cluster.reach_old(draft.old_leader)),
+        publication: draft.tag.to_owned(),
+        subscription: draft.tag.to_owned(),
+        slots: draft.slots.clone(),
+        publisher_node: Some(draft.old_leader_node()),
+        publisher_agent: draft.old_leader.agent.clone(),
+    }))
+}
+
+pub(super) fn validate(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    let options = &draft.cluster.options.validate;
+    of(Kind::Validate(Validate {
+        node: Some(draft.cluster.new_node(node)),
+        publisher_node: Some(draft.old_leader_node()),
+        publisher_agent: draft.old_leader.agent.clone(),
+        subscription: draft.tag.to_owned(),
+        slots: draft.slots.clone(),
+        parallel: options.parallel,
+        chunk_rows: options.chunk_rows,
+        rows_per_second: options.rows_per_second,
+    }))
+}

@@ -1,0 +1,89 @@
+//! Commands of the seed phase.
+
+use super::super::draft::Draft;
+use super::super::quote::{conninfo, literal, program, psql, sh};
+use super::start_server;
+use crate::fleet::NewNodeSpec;
+
+pub(in crate::plan) fn slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let is_leader = node.name == draft.new_leader.name;
+    let upstream = if is_leader { draft.upstream_node() } else { draft.leader_seed() };
+    let slot = literal(&draft.physical_slot(node));
+    vec![psql(&upstream, "postgres", &[format!("SELECT pg_create_physical_replication_slot({slot}, true)")])]
+}
+
+pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let seed = draft.cluster.seed(node);
+    let mut command = format!(
+        "{} -D {} -d {} -S {} -R -X stream -c fast -P",
+        program(&seed, "pg_basebackup"),
+        sh(&seed.data_dir),
+        sh(&conninfo(&draft.upstream_of(node), None)),
+        draft.physical_slot(node),
+    );
+    for map in &node.tablespaces {
+        command.push_str(&format!(" -T {}", sh(&format!("{}={}", map.from, map.to))));
+    }
+    vec![command]
+}
+
+pub(in crate::plan) fn start(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let seed = draft.cluster.seed(node);
+    vec![
+        start_server(&seed, &format!("-p {} -k {}", seed.port, seed.socket_dir)),
+        psql(&seed, "postgres", &["SELECT pg_last_wal_replay_lsn()".to_owned()]),
+    ]
+}
+
+pub(in crate::plan) fn init_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let new = draft.cluster.new_node(node);
+    let setting = |name: &str| draft.server.settings.get(name).map(String::as_str).unwrap_or_default();
+    let mut command =
+        format!("{} -D {} -U {}", program(&new, "initdb"), sh(&new.data_dir), sh(&new.superuser));
+    // pg_upgrade compares template0 of both sides.
+    let databases = &draft.server.databases;
+    if let Some(template) = databases.iter().find(|db| db.name == "template0").or_else(|| databases.first()) {
+        command.push_str(&format!(
+            " --encoding={} --lc-collate={} --lc-ctype={}",
+            sh(&template.encoding),
+            sh(&template.collate),
+            sh(&template.ctype)
+        ));
+        if template.locale_provider == "i" {
+            command.push_str(&format!(" --locale-provider=icu --icu-locale={}", sh(&template.icu_locale)));
+        }
+    }
+    // In bytes, as pg_settings has it.
+    let segment = setting("wal_segment_size").parse::<u64>().unwrap_or_default() / (1024 * 1024);
+    if segment != 0 && segment != 16 {
+        command.push_str(&format!(" --wal-segsize={segment}"));
+    }
+    match setting("data_checksums") {
+        "on" => command.push_str(" --data-checksums"),
+        // Since 18 initdb enables them unless told otherwise; before, it does not know the option.
+        _ if new.major >= 18 => command.push_str(" --no-data-checksums"),
+        _ => {}
+    }
+    vec![
+        command,
+        format!("# copy the settings that PostgreSQL {} still knows to {}", new.major, new.data_dir),
+    ]
+}
+
+pub(in crate::plan) fn check_upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    vec![format!("{} --check", pg_upgrade(draft, node))]
+}
+
+pub(in crate::plan) fn pg_upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> String {
+    let (seed, new) = (draft.cluster.seed(node), draft.cluster.new_node(node));
+    format!(
+        "{} --link --jobs={} -b {} -B {} -d {} -D {} -U {}",
+        program(&new, "pg_upgrade"),
+        draft.jobs,
+        sh(&seed.bin_dir),
+        sh(&new.bin_dir),
+        sh(&seed.data_dir),
+        sh(&new.data_dir),
+        sh(&new.superuser),
+    )
+}

@@ -1,0 +1,22 @@
+//! PURE: spec and facts become an immutable plan. No I/O, no clock, no randomness.
+//!
+//! [`table::TABLE`] is the one place that says which steps there are and in what order; everything else here fills it
+//! in: `action` for agents, `commands` for people, `bind` for values that only earlier steps can tell.
+
+mod action;
+mod bind;
+mod build;
+mod commands;
+mod draft;
+mod present;
+mod quote;
+pub mod table;
+pub mod types;
+
+pub use bind::{BindError, bind};
+pub use build::{PlanError, build};
+pub use present::present;
+pub use types::{Phase, Plan, PlannedStep};
+
+#[cfg(test)]
+mod tests;

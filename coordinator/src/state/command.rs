@@ -1,0 +1,208 @@
+//! What can be written into the replicated log: one enum, wrapped with who, when and for which request.
+//!
+//! Time and randomness enter the state machine only through these values.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pgleap_proto::step::Output;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Plan;
+
+/// Version of the commands this program writes and the highest it understands.
+pub const COMMAND_VERSION: u32 = 1;
+
+/// A command as it lies in a log entry, in JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// [`COMMAND_VERSION`] of the writer.
+    pub version: u32,
+    /// When it was proposed, by the proposer's clock.
+    pub at: Timestamp,
+    /// Who asked: `operator alice`, or `coordinator NAME` for the driver.
+    pub by: String,
+    /// Makes a repeated request one request. None for the driver's own commands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+    /// What is to change.
+    pub command: Command,
+}
+
+/// Everything that changes the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Command {
+    /// Replaces the fleet file.
+    ApplyFleet {
+        /// The file's text, already found valid by the proposer.
+        toml: String,
+        /// The generation it makes; refused unless it follows the current one.
+        generation: u64,
+        /// Clusters that it neither changes nor leaves out; one that is being upgraded must be among them.
+        keeps: Vec<String>,
+    },
+    /// Starts the upgrade of a cluster.
+    StartOperation {
+        /// `CLUSTER-xxxxxx`
+        id: String,
+        /// The immutable plan.
+        plan: Arc<Plan>,
+        /// Generation of the fleet file the plan was made from.
+        generation: u64,
+    },
+    /// A step is about to be asked of an agent. The state assigns the attempt; the fence's term is the entry's own.
+    StepStarted {
+        /// Operation id.
+        operation: String,
+        /// Step id.
+        step: String,
+        /// Forward or back.
+        verb: Verb,
+    },
+    /// An agent said how a started step ended.
+    StepFinished {
+        /// Operation id.
+        operation: String,
+        /// Step id.
+        step: String,
+        /// Of the start this answers; any other is refused.
+        attempt: u64,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// An agent said that a started step cannot be done now; nothing was changed and it will be asked again.
+    StepBlocked {
+        /// Operation id.
+        operation: String,
+        /// Step id.
+        step: String,
+        /// Of the start this answers.
+        attempt: u64,
+        /// What it waits for, in words.
+        reason: String,
+    },
+    /// Take everything back.
+    Cancel {
+        /// Operation id.
+        operation: String,
+    },
+    /// Go on after a stop.
+    Retry {
+        /// Operation id.
+        operation: String,
+    },
+    /// An agent's journal was seen; another one than before means that the host lost its memory of fences.
+    AgentSeen {
+        /// Host name.
+        host: String,
+        /// Identity of its journal.
+        journal: String,
+    },
+}
+
+/// Whether a step is done or taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Do it.
+    Do,
+    /// Take it back.
+    Undo,
+}
+
+impl From<Verb> for pgleap_proto::agent::Verb {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Do => pgleap_proto::agent::Verb::Do,
+            Verb::Undo => pgleap_proto::agent::Verb::Undo,
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It is done (or taken back).
+    Done {
+        /// What it reported for later steps.
+        output: Option<Box<Output>>,
+        /// The probe found the work done already.
+        already: bool,
+    },
+    /// It could not be done.
+    Failed {
+        /// What, where, why, what to do.
+        message: String,
+        /// Log lines and control data.
+        evidence: Vec<String>,
+    },
+}
+
+/// An entry of the log cannot be understood.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// It was written by a newer program.
+    #[error(
+        "a log entry has version {found}, and this pgleap understands up to {COMMAND_VERSION}; \
+         start the pgleap version that wrote it"
+    )]
+    Newer {
+        /// Version of the entry.
+        found: u32,
+    },
+    /// It is no command.
+    #[error("a log entry is not a command of pgleap: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl Envelope {
+    /// Bytes for a log entry.
+    ///
+    /// # Errors
+    /// Never for values this program makes; the serializer's error otherwise.
+    pub fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(self)
+    }
+
+    /// Reads a log entry.
+    ///
+    /// # Errors
+    /// When a newer program wrote it, or it is damaged.
+    pub fn decode(bytes: &[u8]) -> Result<Envelope, DecodeError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version > COMMAND_VERSION {
+            return Err(DecodeError::Newer { found: version });
+        }
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_entry_is_refused_with_the_cure() {
+        let error = Envelope::decode(br#"{"version":2,"command":{"kind":"fly"}}"#).unwrap_err();
+        assert!(error.to_string().contains("start the pgleap version that wrote it"), "{error}");
+    }
+
+    #[test]
+    fn commands_round_trip() {
+        let envelope = Envelope {
+            version: COMMAND_VERSION,
+            at: Timestamp::UNIX_EPOCH,
+            by: "coordinator c1".into(),
+            request_id: None,
+            command: Command::StepStarted { operation: "o".into(), step: "s".into(), verb: Verb::Undo },
+        };
+        let bytes = envelope.encode().unwrap();
+        assert_eq!(Envelope::decode(&bytes).unwrap(), envelope);
+    }
+}

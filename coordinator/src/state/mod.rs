@@ -1,0 +1,336 @@
+//! PURE: the replicated state machine. A command at a log position changes the state or is refused; nothing here does I/O, knows a
+//! clock or is random. Replaying the same log gives the same state on every member.
+
+pub mod command;
+pub mod events;
+pub mod next;
+pub mod operation;
+pub mod rejection;
+pub mod requests;
+mod transition;
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+pub(crate) mod samples;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use command::{COMMAND_VERSION, Command, Envelope, Outcome, Verb};
+pub use next::{StepToRun, runnable};
+pub use operation::{Operation, Status, StepState};
+pub use rejection::Rejection;
+
+use crate::plan::Plan;
+use events::{Event, Events};
+use operation::StepRecord;
+use requests::Requests;
+use transition::{Happening, Occasion};
+
+/// Cancelled operations kept for `status` and `events`; the oldest are forgotten first.
+const FINISHED_KEPT: usize = 50;
+
+/// Version of the snapshot this program writes, and the highest it reads.
+const SNAPSHOT_VERSION: u32 = 1;
+
+/// Where a command lies in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// Raft index.
+    pub index: u64,
+    /// Raft term of the leader that proposed it; the first half of the fence of a step started by it.
+    pub term: u64,
+}
+
+/// Everything the coordinators agree on. Cheap to clone: operations are shared until they change.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct State {
+    /// Index of the last entry applied.
+    pub applied: u64,
+    /// The fleet file in force.
+    pub fleet: Option<AppliedFleet>,
+    /// By operation id.
+    pub operations: BTreeMap<String, Arc<Operation>>,
+    /// Identity of the journal of each host's agent, as last seen.
+    pub journals: BTreeMap<String, String>,
+    /// Answers to requests that carried an id.
+    pub requests: Requests,
+}
+
+/// A fleet file that was accepted.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppliedFleet {
+    /// Counts the files applied.
+    pub generation: u64,
+    /// Its text.
+    pub toml: Arc<str>,
+    /// Who applied it.
+    pub by: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What an accepted command answers to whoever proposed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// Nothing to say.
+    Accepted,
+    /// The fleet file is in force.
+    Fleet {
+        /// Its generation.
+        generation: u64,
+    },
+    /// The operation it is about.
+    Operation {
+        /// Its id.
+        id: String,
+    },
+    /// The step may be asked of its agent under this fence.
+    Started {
+        /// Second half of the fence.
+        attempt: u64,
+        /// First half.
+        term: u64,
+    },
+}
+
+/// A snapshot could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Written by a newer program.
+    #[error(
+        "the snapshot has version {0}, and this pgleap reads up to {SNAPSHOT_VERSION}; start the pgleap version that wrote it"
+    )]
+    Newer(u32),
+    /// Not a snapshot.
+    #[error("the snapshot is damaged: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+impl State {
+    /// Applies the command at `position`. A refusal leaves everything but `applied` as it was.
+    ///
+    /// # Errors
+    /// The reason of the refusal; it is the same on every member.
+    pub fn apply(&mut self, position: Position, envelope: &Envelope) -> Result<Reply, Rejection> {
+        self.applied = position.index;
+        if let Some(id) = &envelope.request_id
+            && let Some(reply) = self.requests.get(id)
+        {
+            return Ok(reply.clone());
+        }
+        let reply = self.dispatch(position, envelope)?;
+        if let Some(id) = &envelope.request_id {
+            self.requests.remember(id, reply.clone());
+        }
+        Ok(reply)
+    }
+
+    fn dispatch(&mut self, position: Position, envelope: &Envelope) -> Result<Reply, Rejection> {
+        let occasion = Occasion { position, at: envelope.at, by: &envelope.by };
+        match &envelope.command {
+            Command::ApplyFleet { toml, generation, keeps } => {
+                self.apply_fleet(occasion, toml, *generation, keeps)
+            }
+            Command::StartOperation { id, plan, generation } => {
+                self.start_operation(occasion, id, plan, *generation)
+            }
+            Command::StepStarted { operation, step, verb } => {
+                self.happen(occasion, operation, Happening::Started { step, verb: *verb })
+            }
+            Command::StepFinished { operation, step, attempt, outcome } => {
+                self.happen(occasion, operation, Happening::Finished { step, attempt: *attempt, outcome })
+            }
+            Command::StepBlocked { operation, step, attempt, reason } => {
+                self.happen(occasion, operation, Happening::Blocked { step, attempt: *attempt, reason })
+            }
+            Command::Cancel { operation } => self.happen(occasion, operation, Happening::Cancel),
+            Command::Retry { operation } => self.happen(occasion, operation, Happening::Retry),
+            Command::AgentSeen { host, journal } => self.agent_seen(occasion, host, journal),
+        }
+    }
+
+    fn apply_fleet(
+        &mut self,
+        occasion: Occasion<'_>,
+        toml: &str,
+        generation: u64,
+        keeps: &[String],
+    ) -> Result<Reply, Rejection> {
+        let current = self.generation();
+        if generation != current + 1 {
+            return Err(Rejection::FleetChanged { current });
+        }
+        if let Some(operation) = self.active().find(|op| !keeps.contains(&op.plan.cluster)) {
+            let (cluster, operation) = (operation.plan.cluster.clone(), operation.id.clone());
+            return Err(Rejection::ClusterInUse { cluster, operation });
+        }
+        let by = occasion.by.to_owned();
+        self.fleet = Some(AppliedFleet { generation, toml: toml.into(), by, at: occasion.at });
+        Ok(Reply::Fleet { generation })
+    }
+
+    fn start_operation(
+        &mut self,
+        occasion: Occasion<'_>,
+        id: &str,
+        plan: &Arc<Plan>,
+        generation: u64,
+    ) -> Result<Reply, Rejection> {
+        let current = self.generation();
+        if generation != current {
+            return Err(Rejection::FleetChanged { current });
+        }
+        if self.operations.contains_key(id) {
+            return Err(Rejection::OperationExists(id.to_owned()));
+        }
+        plan_is_usable(plan)?;
+        for other in self.active() {
+            let operation = other.id.clone();
+            if other.plan.cluster == plan.cluster {
+                return Err(Rejection::ClusterBusy { cluster: plan.cluster.clone(), operation });
+            }
+            let hosts = other.hosts();
+            if let Some(step) = plan.steps.iter().find(|step| hosts.contains(step.host.as_str())) {
+                return Err(Rejection::HostBusy { host: step.host.clone(), operation });
+            }
+        }
+        let mut events = Events::default();
+        events.push(Event {
+            index: occasion.position.index,
+            at: occasion.at,
+            by: occasion.by.to_owned(),
+            step: String::new(),
+            kind: "operation-started".into(),
+            message: format!("{} from {} to {}", plan.cluster, plan.old_major, plan.new_major),
+        });
+        let steps = plan.steps.iter().map(|step| (step.id.clone(), StepRecord::default())).collect();
+        let operation = Operation {
+            id: id.to_owned(),
+            plan: plan.clone(),
+            status: Status::Running,
+            steps,
+            next_attempt: 1,
+            started_at: occasion.at,
+            started_by: occasion.by.to_owned(),
+            status_since: occasion.at,
+            events,
+        };
+        self.operations.insert(id.to_owned(), Arc::new(operation));
+        self.forget_oldest();
+        Ok(Reply::Operation { id: id.to_owned() })
+    }
+
+    fn happen(
+        &mut self,
+        occasion: Occasion<'_>,
+        id: &str,
+        happening: Happening<'_>,
+    ) -> Result<Reply, Rejection> {
+        let unknown = || Rejection::UnknownOperation(id.to_owned());
+        let operation = self.operations.get_mut(id).ok_or_else(unknown)?;
+        transition::apply(Arc::make_mut(operation), occasion, happening)
+    }
+
+    fn agent_seen(&mut self, occasion: Occasion<'_>, host: &str, journal: &str) -> Result<Reply, Rejection> {
+        let before = self.journals.insert(host.to_owned(), journal.to_owned());
+        if before.is_none_or(|known| known == journal) {
+            return Ok(Reply::Accepted);
+        }
+        let begun_there = |operation: &Operation| {
+            let here = |id: &str| operation.plan.step(id).is_some_and(|step| step.host == host);
+            operation.is_active() && operation.touched().any(|(id, _)| here(id))
+        };
+        for operation in self.operations.values_mut().filter(|operation| begun_there(operation)) {
+            transition::apply(Arc::make_mut(operation), occasion, Happening::JournalLost { host })?;
+        }
+        Ok(Reply::Accepted)
+    }
+
+    fn forget_oldest(&mut self) {
+        let mut over: Vec<(Timestamp, String)> = self
+            .operations
+            .values()
+            .filter(|operation| !operation.is_active())
+            .map(|operation| (operation.status_since, operation.id.clone()))
+            .collect();
+        over.sort();
+        let surplus = over.len().saturating_sub(FINISHED_KEPT);
+        for (_, id) in over.into_iter().take(surplus) {
+            self.operations.remove(&id);
+        }
+    }
+
+    /// Generation of the fleet file; 0 when there is none.
+    pub fn generation(&self) -> u64 {
+        self.fleet.as_ref().map_or(0, |fleet| fleet.generation)
+    }
+
+    /// Operations that are not over.
+    pub fn active(&self) -> impl Iterator<Item = &Arc<Operation>> {
+        self.operations.values().filter(|operation| operation.is_active())
+    }
+
+    /// The operation of this id, or the newest of the cluster of this name.
+    pub fn find(&self, name: &str) -> Option<&Arc<Operation>> {
+        self.operations.get(name).or_else(|| {
+            let of_cluster = self.operations.values().filter(|operation| operation.plan.cluster == name);
+            of_cluster.max_by_key(|operation| (operation.is_active(), operation.started_at))
+        })
+    }
+
+    /// The whole state as bytes.
+    ///
+    /// # Errors
+    /// The serializer's, which does not happen for values this program makes.
+    pub fn snapshot(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec(&Snapshot { version: SNAPSHOT_VERSION, state: self })
+    }
+
+    /// Reads what [`State::snapshot`] wrote.
+    ///
+    /// # Errors
+    /// When a newer program wrote it, or it is damaged.
+    pub fn restore(bytes: &[u8]) -> Result<State, RestoreError> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let Versioned { version } = serde_json::from_slice(bytes)?;
+        if version > SNAPSHOT_VERSION {
+            return Err(RestoreError::Newer(version));
+        }
+        let Snapshot { version: _, state } = serde_json::from_slice::<Snapshot<State>>(bytes)?;
+        Ok(state)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot<S> {
+    version: u32,
+    state: S,
+}
+
+/// Ids are unique and every `after` names an earlier step, so that the plan's order is an order of execution
+/// and its reverse an order of taking back.
+fn plan_is_usable(plan: &Plan) -> Result<(), Rejection> {
+    let mut seen = std::collections::BTreeSet::new();
+    for step in &plan.steps {
+        if let Some(missing) = step.after.iter().find(|id| !seen.contains(id.as_str())) {
+            let what = format!("step {} comes after {missing}, which is not before it", step.id);
+            return Err(Rejection::BadPlan(what));
+        }
+        if !seen.insert(step.id.as_str()) {
+            return Err(Rejection::BadPlan(format!("step {} is listed twice", step.id)));
+        }
+    }
+    if plan.steps.is_empty() {
+        return Err(Rejection::BadPlan("it has no steps".into()));
+    }
+    Ok(())
+}

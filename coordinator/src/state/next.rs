@@ -1,0 +1,39 @@
+//! PURE: which steps should be running now. The driver makes it so; the state refuses any other start.
+
+use super::command::Verb;
+use super::operation::{Operation, Status, StepState};
+use crate::plan::PlannedStep;
+
+/// A step that should be running.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StepToRun {
+    /// Step id.
+    pub id: String,
+    /// Forward or back.
+    pub verb: Verb,
+}
+
+/// The steps that should be running now, those that are under way included: a driver that has just become
+/// leader starts them again, with a higher attempt.
+///
+/// Forward, in parallel: every step that is not done and whose `after` are all done. Back, one by one: the last of the steps that
+/// were ever started and are not taken back; a step that was never started is left alone.
+pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
+    match operation.status {
+        Status::Running => {
+            let ready = operation.plan.steps.iter().filter(|step| is_ready(operation, step));
+            ready.map(|step| StepToRun { id: step.id.clone(), verb: Verb::Do }).collect()
+        }
+        Status::Cancelling => {
+            let last = operation.touched().next_back();
+            last.map(|(id, _)| StepToRun { id: id.to_owned(), verb: Verb::Undo }).into_iter().collect()
+        }
+        Status::Stopped(_) | Status::AtGate | Status::Cancelled => Vec::new(),
+    }
+}
+
+fn is_ready(operation: &Operation, step: &PlannedStep) -> bool {
+    let state = |id: &str| operation.steps.get(id).map(|record| &record.state);
+    let open = !matches!(state(&step.id), None | Some(StepState::Done | StepState::Undone));
+    open && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
+}

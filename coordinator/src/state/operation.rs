@@ -1,0 +1,182 @@
+//! One cluster's upgrade as the log has brought it about: data and questions, no transitions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pgleap_proto::step::Output;
+use serde::{Deserialize, Serialize};
+
+use super::command::Verb;
+use super::events::Events;
+use crate::plan::{Phase, Plan};
+
+/// One cluster's upgrade.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Operation {
+    /// `CLUSTER-xxxxxx`
+    pub id: String,
+    /// What is to be done; never changes.
+    pub plan: Arc<Plan>,
+    /// Where it stands.
+    pub status: Status,
+    /// By step id; has every step of the plan.
+    pub steps: BTreeMap<String, StepRecord>,
+    /// The attempt the next start will get. Only grows.
+    pub next_attempt: u64,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// Who started it.
+    pub started_by: String,
+    /// When it came to its present status.
+    pub status_since: Timestamp,
+    /// What happened, newest last.
+    pub events: Events,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// Steps are being done.
+    Running,
+    /// A person is needed.
+    Stopped(Stop),
+    /// Every step is done; it waits at the burn-in gate.
+    AtGate,
+    /// Steps are being taken back.
+    Cancelling,
+    /// Everything is taken back. The end.
+    Cancelled,
+}
+
+/// Why an operation stopped.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The step that failed; none when the reason is not one step's.
+    pub step: Option<String>,
+    /// What, where, why, what to do.
+    pub reason: String,
+    /// Log lines and control data.
+    pub evidence: Vec<String>,
+    /// It stopped while it was taking steps back.
+    pub cancelling: bool,
+}
+
+/// What is known of one step.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// Where it stands.
+    pub state: StepState,
+    /// First start; from then on the world may have been changed by it, until it is undone.
+    pub touched_at: Option<Timestamp>,
+    /// Latest end, good or bad.
+    pub finished_at: Option<Timestamp>,
+    /// What it reported when it was done.
+    pub output: Option<Output>,
+}
+
+/// Where a step stands.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepState {
+    /// Never started.
+    #[default]
+    Pending,
+    /// Asked of its agent; no answer yet.
+    Started(Run),
+    /// Done and verified.
+    Done,
+    /// Could not be done, or could not be taken back.
+    Failed {
+        /// What was tried.
+        verb: Verb,
+        /// What, where, why, what to do.
+        message: String,
+    },
+    /// Taken back.
+    Undone,
+}
+
+/// One start of a step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Forward or back.
+    pub verb: Verb,
+    /// Unique within the operation, growing.
+    pub attempt: u64,
+    /// Raft term of the leader that started it: the other half of the fence.
+    pub term: u64,
+    /// When.
+    pub at: Timestamp,
+    /// What it waits for, as its agent said; none while it works.
+    pub blocked: Option<String>,
+}
+
+impl Operation {
+    /// Still in the way of another operation on the same cluster or hosts.
+    pub fn is_active(&self) -> bool {
+        self.status != Status::Cancelled
+    }
+
+    /// Name of the status: "running", "stopped", "waiting", "cancelling" or "cancelled".
+    pub fn status_name(&self) -> &'static str {
+        match self.status {
+            Status::Running => "running",
+            Status::Stopped(_) => "stopped",
+            Status::AtGate => "waiting",
+            Status::Cancelling => "cancelling",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    /// Hosts on which it acts.
+    pub fn hosts(&self) -> BTreeSet<&str> {
+        self.plan.steps.iter().map(|step| step.host.as_str()).collect()
+    }
+
+    /// Steps that may have changed the world and are not taken back, in the plan's order.
+    pub fn touched(&self) -> impl DoubleEndedIterator<Item = (&str, &StepRecord)> {
+        self.plan.steps.iter().filter_map(|step| {
+            let record = self.steps.get(&step.id)?;
+            let open = record.touched_at.is_some() && record.state != StepState::Undone;
+            open.then_some((step.id.as_str(), record))
+        })
+    }
+
+    /// Whether every step is done.
+    pub fn all_done(&self) -> bool {
+        self.steps.values().all(|record| record.state == StepState::Done)
+    }
+
+    /// What the steps done so far reported, by step id: what later steps are bound with.
+    pub fn outputs(&self) -> BTreeMap<String, Output> {
+        let done = self.steps.iter().filter(|(_, record)| record.state == StepState::Done);
+        done.filter_map(|(id, record)| Some((id.clone(), record.output.clone()?))).collect()
+    }
+
+    /// The phase of the first step that is not done; of the last step when all are.
+    pub fn phase(&self) -> Option<Phase> {
+        let open = self
+            .plan
+            .steps
+            .iter()
+            .find(|step| self.steps.get(&step.id).is_none_or(|record| record.state != StepState::Done));
+        open.or(self.plan.steps.last()).map(|step| step.phase)
+    }
+
+    /// First start, end (none while steps of it are open) of each phase that was begun, in order.
+    pub fn phase_times(&self) -> Vec<(Phase, Timestamp, Option<Timestamp>)> {
+        let mut phases: BTreeMap<Phase, Vec<&StepRecord>> = BTreeMap::new();
+        for step in &self.plan.steps {
+            phases.entry(step.phase).or_default().extend(self.steps.get(&step.id));
+        }
+        let times = phases.into_iter().filter_map(|(phase, records)| {
+            let begun = records.iter().filter_map(|record| record.touched_at).min()?;
+            let complete = records.iter().all(|record| record.state == StepState::Done);
+            let ended = complete.then(|| records.iter().filter_map(|record| record.finished_at).max());
+            Some((phase, begun, ended.flatten()))
+        });
+        times.collect()
+    }
+}

@@ -1,0 +1,283 @@
+//! PURE: the legal transitions of one operation, in one `match`. Everything not listed is refused.
+
+use jiff::Timestamp;
+
+use super::Position;
+use super::Reply;
+use super::command::{Outcome, Verb};
+use super::events::Event;
+use super::next::{StepToRun, runnable};
+use super::operation::{Operation, Run, Status, StepRecord, StepState, Stop};
+use super::rejection::Rejection;
+
+/// What can happen to an operation that exists.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Happening<'a> {
+    Started { step: &'a str, verb: Verb },
+    Finished { step: &'a str, attempt: u64, outcome: &'a Outcome },
+    Blocked { step: &'a str, attempt: u64, reason: &'a str },
+    Cancel,
+    Retry,
+    JournalLost { host: &'a str },
+}
+
+/// Where and when it happened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Occasion<'a> {
+    pub position: Position,
+    pub at: Timestamp,
+    pub by: &'a str,
+}
+
+/// Changes the operation, or refuses and changes nothing.
+pub(super) fn apply(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    happening: Happening<'_>,
+) -> Result<Reply, Rejection> {
+    use Happening as H;
+    let id = operation.id.clone();
+    let reply = match (&operation.status, happening) {
+        (Status::Running | Status::Cancelling, H::Started { step, verb }) => {
+            start(operation, occasion, step, verb)?
+        }
+        (
+            Status::Running | Status::Stopped(_) | Status::Cancelling,
+            H::Finished { step, attempt, outcome },
+        ) => {
+            finish(operation, occasion, step, attempt, outcome)?;
+            Reply::Accepted
+        }
+        (Status::Running | Status::Stopped(_) | Status::Cancelling, H::Blocked { step, attempt, reason }) => {
+            block(operation, occasion, step, attempt, reason)?;
+            Reply::Accepted
+        }
+        (Status::Running | Status::AtGate, H::Cancel) => {
+            enter(operation, occasion, Status::Cancelling);
+            note(operation, occasion, "", "cancelling", "everything is taken back");
+            Reply::Operation { id }
+        }
+        (Status::Stopped(stop), H::Cancel) if !stop.cancelling => {
+            enter(operation, occasion, Status::Cancelling);
+            note(operation, occasion, "", "cancelling", "everything is taken back");
+            Reply::Operation { id }
+        }
+        (Status::Stopped(stop), H::Retry) => {
+            let next = if stop.cancelling { Status::Cancelling } else { Status::Running };
+            enter(operation, occasion, next);
+            note(operation, occasion, "", "retry", "the failed steps are tried again");
+            Reply::Operation { id }
+        }
+        (Status::Running | Status::Stopped(_), H::JournalLost { host }) => {
+            journal_lost(operation, occasion, host);
+            Reply::Accepted
+        }
+        // Undo looks at the world only; a lost journal does not hold it up.
+        (Status::Cancelling | Status::AtGate, H::JournalLost { host }) => {
+            note(
+                operation,
+                occasion,
+                "",
+                "journal-lost",
+                &format!("the agent of host {host} has a new journal"),
+            );
+            Reply::Accepted
+        }
+        (status, happening) => {
+            return Err(illegal(&operation.id, status, operation.status_name(), happening));
+        }
+    };
+    settle(operation, occasion);
+    Ok(reply)
+}
+
+fn start(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    step: &str,
+    verb: Verb,
+) -> Result<Reply, Rejection> {
+    record(operation, step)?;
+    if !runnable(operation).contains(&StepToRun { id: step.to_owned(), verb }) {
+        return Err(Rejection::Illegal {
+            operation: operation.id.clone(),
+            status: operation.status_name(),
+            why: format!("step {step} is not next"),
+        });
+    }
+    let attempt = operation.next_attempt;
+    operation.next_attempt += 1;
+    let term = occasion.position.term;
+    let record = record(operation, step)?;
+    record.touched_at.get_or_insert(occasion.at);
+    let again = match &record.state {
+        StepState::Started(run) if run.verb == verb => Some(run.clone()),
+        _ => None,
+    };
+    // Asking a blocked agent again is no news.
+    let blocked = again.as_ref().and_then(|run| run.blocked.clone());
+    // A step started again by a new leader is the same run for the people who watch: keep its clock.
+    let at = again.as_ref().map_or(occasion.at, |run| run.at);
+    let silent = blocked.is_some();
+    record.state = StepState::Started(Run { verb, attempt, term, at, blocked });
+    if !silent {
+        let kind = match (verb, &again) {
+            (Verb::Do, None) => "started",
+            (Verb::Undo, None) => "undoing",
+            (_, Some(_)) => "resumed",
+        };
+        note(operation, occasion, step, kind, "");
+    }
+    Ok(Reply::Started { attempt, term })
+}
+
+fn finish(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    step: &str,
+    attempt: u64,
+    outcome: &Outcome,
+) -> Result<(), Rejection> {
+    let record = started(operation, step, attempt)?;
+    let verb = record.verb();
+    record.finished_at = Some(occasion.at);
+    match (outcome, verb) {
+        (Outcome::Done { output, already }, Verb::Do) => {
+            record.state = StepState::Done;
+            record.output = output.as_deref().cloned();
+            note(operation, occasion, step, "done", if *already { "was done already" } else { "" });
+        }
+        (Outcome::Done { .. }, Verb::Undo) => {
+            record.state = StepState::Undone;
+            note(operation, occasion, step, "undone", "");
+        }
+        (Outcome::Failed { message, evidence }, verb) => {
+            record.state = StepState::Failed { verb, message: message.clone() };
+            note(operation, occasion, step, "failed", message);
+            let stops = matches!(
+                (&operation.status, verb),
+                (Status::Running, Verb::Do) | (Status::Cancelling, Verb::Undo)
+            );
+            // A second failure while stopped keeps the first reason; one of a step that is about to be
+            // taken back anyway stops nothing.
+            if stops {
+                let cancelling = verb == Verb::Undo;
+                let (reason, evidence) = (message.clone(), evidence.clone());
+                let stop = Stop { step: Some(step.to_owned()), reason, evidence, cancelling };
+                enter(operation, occasion, Status::Stopped(stop));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn block(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    step: &str,
+    attempt: u64,
+    reason: &str,
+) -> Result<(), Rejection> {
+    let record = started(operation, step, attempt)?;
+    if let StepState::Started(run) = &mut record.state {
+        let news = run.blocked.as_deref() != Some(reason);
+        run.blocked = Some(reason.to_owned());
+        if news {
+            note(operation, occasion, step, "blocked", reason);
+        }
+    }
+    Ok(())
+}
+
+fn journal_lost(operation: &mut Operation, occasion: Occasion<'_>, host: &str) {
+    let reason = format!(
+        "the agent of host {host} has a new journal: its state directory was lost or replaced while the operation \
+         had begun work there; look at the host, then `pgleap retry {0}` to go on or `pgleap cancel {0}`",
+        operation.id
+    );
+    let plan = operation.plan.clone();
+    for step in plan.steps.iter().filter(|step| step.host == host) {
+        if let Some(record) = operation.steps.get_mut(&step.id)
+            && let StepState::Started(run) = &record.state
+        {
+            let verb = run.verb;
+            record.state = StepState::Failed { verb, message: reason.clone() };
+            record.finished_at = Some(occasion.at);
+        }
+    }
+    note(operation, occasion, "", "journal-lost", &reason);
+    if operation.status == Status::Running {
+        let stop = Stop { step: None, reason, evidence: Vec::new(), cancelling: false };
+        enter(operation, occasion, Status::Stopped(stop));
+    }
+}
+
+/// What follows by itself: all done is the gate, nothing left to undo is the end.
+fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
+    if operation.status == Status::Running && operation.all_done() {
+        enter(operation, occasion, Status::AtGate);
+        note(operation, occasion, "", "waiting", "every step is done; burn-in");
+    }
+    if operation.status == Status::Cancelling && operation.touched().next().is_none() {
+        enter(operation, occasion, Status::Cancelled);
+        note(operation, occasion, "", "cancelled", "everything is taken back");
+    }
+}
+
+fn enter(operation: &mut Operation, occasion: Occasion<'_>, status: Status) {
+    operation.status = status;
+    operation.status_since = occasion.at;
+}
+
+fn note(operation: &mut Operation, occasion: Occasion<'_>, step: &str, kind: &str, message: &str) {
+    operation.events.push(Event {
+        index: occasion.position.index,
+        at: occasion.at,
+        by: occasion.by.to_owned(),
+        step: step.to_owned(),
+        kind: kind.to_owned(),
+        message: message.to_owned(),
+    });
+}
+
+fn record<'o>(operation: &'o mut Operation, step: &str) -> Result<&'o mut StepRecord, Rejection> {
+    let unknown = || Rejection::UnknownStep { operation: operation.id.clone(), step: step.to_owned() };
+    let missing = unknown();
+    operation.steps.get_mut(step).ok_or(missing)
+}
+
+fn started<'o>(
+    operation: &'o mut Operation,
+    step: &str,
+    attempt: u64,
+) -> Result<&'o mut StepRecord, Rejection> {
+    let record = record(operation, step)?;
+    match &record.state {
+        StepState::Started(run) if run.attempt == attempt => Ok(record),
+        _ => Err(Rejection::StaleAttempt { step: step.to_owned(), attempt }),
+    }
+}
+
+fn illegal(id: &str, status: &Status, name: &'static str, happening: Happening<'_>) -> Rejection {
+    let why = match (status, happening) {
+        (Status::Cancelled, _) => "it is over".to_owned(),
+        (Status::Stopped(stop), Happening::Cancel) if stop.cancelling => {
+            format!("taking it back failed; remove the cause and `pgleap retry {id}`")
+        }
+        (Status::Cancelling, Happening::Cancel) => "it is being taken back already".to_owned(),
+        (_, Happening::Retry) => "only a stopped operation can be retried".to_owned(),
+        (_, Happening::Started { step, .. }) => format!("step {step} cannot be started"),
+        (_, other) => format!("{other:?} is not legal now"),
+    };
+    Rejection::Illegal { operation: id.to_owned(), status: name, why }
+}
+
+impl StepRecord {
+    /// The verb of the run under way; forward when there is none.
+    fn verb(&self) -> Verb {
+        match &self.state {
+            StepState::Started(run) => run.verb,
+            _ => Verb::Do,
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! An agent over real mutual TLS whose steps follow a script.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use futures::Stream;
+use pgleap_proto::agent::agent_server::{Agent, AgentServer};
+use pgleap_proto::agent::{
+    Blocked, Done, Failed, Fence, Finished, HelloReply, HelloRequest, InspectReply, InspectRequest, LagReply,
+    LagRequest, LogLine, Progress, SlotPosition, StepEvent, StepRequest, Verb, finished, step_event,
+};
+use pgleap_proto::step::{Output, Rehearse, SlotsOutput, output};
+use pgleap_proto::tls::{Peer, Role, TlsIdentity};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+/// What the next run of a step does.
+#[derive(Debug, Clone)]
+pub(crate) enum Behaviour {
+    Fail(&'static str),
+    /// Fails when the sender says true.
+    FailAfter(watch::Receiver<bool>, &'static str),
+    Block(&'static str),
+    /// Runs until the sender says true.
+    Hold(watch::Receiver<bool>),
+    /// Cuts the first stream off, then goes on.
+    Break(watch::Receiver<bool>),
+    /// Answers that it knows no such step.
+    Unknown,
+}
+
+/// One call of RunStep.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Call {
+    pub step: String,
+    pub verb: Verb,
+    pub fence: (u64, u64),
+    pub joined: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    host: String,
+    journal: Mutex<String>,
+    calls: Mutex<Vec<Call>>,
+    script: Mutex<HashMap<String, VecDeque<Behaviour>>>,
+    runs: Mutex<HashMap<String, Run>>,
+    inspect: Mutex<InspectReply>,
+}
+
+struct Run {
+    verb: Verb,
+    fence: (u64, u64),
+    finished: watch::Receiver<Option<Finished>>,
+    task: tokio::task::AbortHandle,
+}
+
+/// The handle by which a test scripts and asks.
+#[derive(Clone, Default)]
+pub(crate) struct FakeAgent(Arc<Inner>);
+
+impl FakeAgent {
+    pub(crate) fn new(host: &str) -> FakeAgent {
+        let journal = Mutex::new(format!("journal of {host}"));
+        FakeAgent(Arc::new(Inner { host: host.into(), journal, ..Inner::default() }))
+    }
+
+    /// Serves on a listener until the test ends; the address.
+    pub(crate) fn serve(&self, identity: &TlsIdentity, listener: TcpListener) -> SocketAddr {
+        let address = listener.local_addr().unwrap();
+        let server = Server::builder()
+            .tls_config(identity.server_config())
+            .unwrap()
+            .add_service(AgentServer::new(self.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        address
+    }
+
+    /// The next runs of this step.
+    pub(crate) fn script(&self, step: &str, behaviours: impl IntoIterator<Item = Behaviour>) {
+        self.0.script.lock().unwrap().entry(step.into()).or_default().extend(behaviours);
+    }
+
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.0.calls.lock().unwrap().clone()
+    }
+
+    /// Steps whose acts began with this verb, in order.
+    pub(crate) fn acts(&self, verb: Verb) -> Vec<String> {
+        let calls = self.calls().into_iter().filter(|call| call.verb == verb && !call.joined);
+        calls.map(|call| call.step).collect()
+    }
+
+    pub(crate) fn lose_journal(&self) {
+        *self.0.journal.lock().unwrap() = "another".into();
+    }
+
+    pub(crate) fn inspected(&self, reply: InspectReply) {
+        *self.0.inspect.lock().unwrap() = reply;
+    }
+}
+
+type Events = Pin<Box<dyn Stream<Item = Result<StepEvent, Status>> + Send>>;
+
+fn event(kind: step_event::Kind) -> StepEvent {
+    StepEvent { kind: Some(kind) }
+}
+
+fn log(line: &str) -> step_event::Kind {
+    step_event::Kind::Log(LogLine { source: "fake".into(), line: line.into() })
+}
+
+fn done() -> finished::Outcome {
+    let output = Output { kind: Some(output::Kind::Slots(SlotsOutput::default())) };
+    finished::Outcome::Done(Done { output: Some(output), already: false })
+}
+
+async fn act(behaviour: Option<Behaviour>) -> Finished {
+    let behaviour = match behaviour {
+        Some(Behaviour::FailAfter(mut go, message)) => {
+            let _ = go.wait_for(|go| *go).await;
+            Some(Behaviour::Fail(message))
+        }
+        other => other,
+    };
+    let outcome = match behaviour {
+        None | Some(Behaviour::Unknown | Behaviour::FailAfter(..)) => done(),
+        Some(Behaviour::Fail(message)) => finished::Outcome::Failed(Failed {
+            message: message.into(),
+            evidence: vec!["FATAL:  it broke".into()],
+        }),
+        Some(Behaviour::Block(reason)) => finished::Outcome::Blocked(Blocked { reason: reason.into() }),
+        Some(Behaviour::Hold(mut go) | Behaviour::Break(mut go)) => {
+            let _ = go.wait_for(|go| *go).await;
+            done()
+        }
+    };
+    Finished { outcome: Some(outcome) }
+}
+
+#[tonic::async_trait]
+impl Agent for FakeAgent {
+    type RunStepStream = Events;
+    type RehearseStream = Events;
+
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        Peer::of(&request)?.require(&[Role::Coordinator], "greet")?;
+        let journal_id = self.0.journal.lock().unwrap().clone();
+        Ok(Response::new(HelloReply { host: self.0.host.clone(), version: "0.1.0".into(), journal_id }))
+    }
+
+    async fn inspect(&self, _: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
+        Ok(Response::new(self.0.inspect.lock().unwrap().clone()))
+    }
+
+    async fn run_step(&self, request: Request<StepRequest>) -> Result<Response<Events>, Status> {
+        Peer::of(&request)?.require(&[Role::Coordinator], "run steps")?;
+        let request = request.into_inner();
+        let (step, verb) = (request.step.clone(), request.verb());
+        let fence = request.fence.as_ref().map(Fence::order).unwrap_or_default();
+        let mut runs = self.0.runs.lock().unwrap();
+        let known = runs.get(&step);
+        if known.is_some_and(|run| run.fence > fence) {
+            return Err(Status::failed_precondition("the fence is old"));
+        }
+        let joined = known
+            .is_some_and(|run| run.verb == verb && (run.fence == fence || run.finished.borrow().is_none()));
+        self.0.calls.lock().unwrap().push(Call { step: step.clone(), verb, fence, joined });
+        let mut cut = false;
+        if !joined {
+            if let Some(run) = runs.remove(&step) {
+                run.task.abort();
+            }
+            let behaviour = self.0.script.lock().unwrap().get_mut(&step).and_then(VecDeque::pop_front);
+            if matches!(behaviour, Some(Behaviour::Unknown)) {
+                return Err(Status::invalid_argument("this agent knows no such step; update pgleap-agent"));
+            }
+            cut = matches!(behaviour, Some(Behaviour::Break(_)));
+            let (send, finished) = watch::channel(None);
+            let task = tokio::spawn(async move {
+                let outcome = act(behaviour).await;
+                let _ = send.send(Some(outcome));
+            });
+            runs.insert(step.clone(), Run { verb, fence, finished, task: task.abort_handle() });
+        }
+        let run = runs.get_mut(&step).unwrap();
+        run.fence = fence;
+        let mut finished = run.finished.clone();
+        let (send, receive) = mpsc::channel(16);
+        tokio::spawn(async move {
+            let progress = Progress { done: 5, total: 10, unit: "files".into(), message: String::new() };
+            for kind in [log("one"), log("two"), step_event::Kind::Progress(progress)] {
+                let _ = send.send(Ok(event(kind))).await;
+            }
+            if cut {
+                return;
+            }
+            let ended = finished.wait_for(Option::is_some).await.is_ok();
+            let outcome = finished.borrow().clone();
+            if let Some(outcome) = outcome.filter(|_| ended) {
+                let _ = send.send(Ok(event(step_event::Kind::Finished(outcome)))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn rehearse(&self, _: Request<Rehearse>) -> Result<Response<Events>, Status> {
+        let finished = Finished { outcome: Some(done()) };
+        let events = [event(log("rehearsing")), event(step_event::Kind::Finished(finished))];
+        Ok(Response::new(Box::pin(futures::stream::iter(events.map(Ok)))))
+    }
+
+    async fn lag(&self, _: Request<LagRequest>) -> Result<Response<LagReply>, Status> {
+        let slot = SlotPosition {
+            slot: "pgleap_aaaaaa_5".into(),
+            database: "app".into(),
+            confirmed_lsn: 900,
+            active: true,
+            ..SlotPosition::default()
+        };
+        Ok(Response::new(LagReply { running: true, lsn: 1000, slots: vec![slot], ..LagReply::default() }))
+    }
+}

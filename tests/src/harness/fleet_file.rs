@@ -1,0 +1,153 @@
+//! The fleet file as an operator would write it, for the fleet that the harness has made.
+
+use std::fmt::Write;
+
+use super::postgres::{REPLICATOR, SUPERUSER};
+
+/// A node as the file declares it; scenarios of bad input change one before it is written.
+#[derive(Debug, Clone, Default)]
+pub struct NodeEntry {
+    /// Name of the node.
+    pub name: String,
+    /// Name of its host.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Directory of its socket.
+    pub socket_dir: String,
+    /// Data directory; of the new major for a new node.
+    pub data_dir: String,
+    /// Data directory of the seed; new nodes only.
+    pub seed_dir: String,
+    /// Where tablespaces lie, from and to; new nodes only.
+    pub tablespaces: Vec<(String, String)>,
+}
+
+/// The whole file, with one cluster.
+#[derive(Debug, Clone, Default)]
+pub struct FleetFile {
+    /// Name and agent address of each host.
+    pub hosts: Vec<(String, String)>,
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Old major.
+    pub old_version: u32,
+    /// Its binaries.
+    pub old_bin_dir: String,
+    /// New major.
+    pub new_version: u32,
+    /// Its binaries.
+    pub new_bin_dir: String,
+    /// Binaries of the old major on the new hosts.
+    pub seed_bin_dir: String,
+    /// Password file of the replication role.
+    pub passfile: String,
+    /// Nodes of the old cluster.
+    pub old: Vec<NodeEntry>,
+    /// Nodes of the new cluster, the leader first.
+    pub new: Vec<NodeEntry>,
+    /// Lines of `[cluster.options]`.
+    pub options: Vec<(String, String)>,
+}
+
+impl FleetFile {
+    /// As TOML.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut String) -> std::fmt::Result {
+        writeln!(out, "[fleet]\nname = \"test\"\n")?;
+        for (name, agent) in &self.hosts {
+            writeln!(out, "[[host]]\nname = {}\nagent = {}\n", quoted(name), quoted(agent))?;
+        }
+        writeln!(out, "[[cluster]]\nname = {}\n", quoted(&self.cluster))?;
+        writeln!(
+            out,
+            "[cluster.old]\nversion = {}\nbin_dir = {}\nsuperuser = {}\n\
+             replication = {{ user = {}, passfile = {}, sslmode = \"disable\" }}\n",
+            self.old_version,
+            quoted(&self.old_bin_dir),
+            quoted(SUPERUSER),
+            quoted(REPLICATOR),
+            quoted(&self.passfile),
+        )?;
+        for node in &self.old {
+            writeln!(out, "[[cluster.old.node]]")?;
+            common(out, node)?;
+            writeln!(out)?;
+        }
+        writeln!(
+            out,
+            "[cluster.new]\nversion = {}\nbin_dir = {}\nold_bin_dir = {}\n",
+            self.new_version,
+            quoted(&self.new_bin_dir),
+            quoted(&self.seed_bin_dir),
+        )?;
+        for node in &self.new {
+            writeln!(out, "[[cluster.new.node]]")?;
+            common(out, node)?;
+            writeln!(out, "seed_dir = {}", quoted(&node.seed_dir))?;
+            if !node.tablespaces.is_empty() {
+                let spaces = node.tablespaces.iter();
+                let spaces: Vec<String> = spaces
+                    .map(|(from, to)| format!("{{ from = {}, to = {} }}", quoted(from), quoted(to)))
+                    .collect();
+                writeln!(out, "tablespaces = [{}]", spaces.join(", "))?;
+            }
+            writeln!(out)?;
+        }
+        if !self.options.is_empty() {
+            writeln!(out, "[cluster.options]")?;
+            for (key, value) in &self.options {
+                writeln!(out, "{key} = {value}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn common(out: &mut String, node: &NodeEntry) -> std::fmt::Result {
+    writeln!(
+        out,
+        "name = {}\nhost = {}\naddress = \"127.0.0.1\"\nport = {}\nsocket_dir = {}\ndata_dir = {}",
+        quoted(&node.name),
+        quoted(&node.host),
+        node.port,
+        quoted(&node.socket_dir),
+        quoted(&node.data_dir),
+    )
+}
+
+/// A TOML string.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_toml_whatever_the_names() {
+        let node = NodeEntry {
+            name: r#"a"b\c"#.into(),
+            tablespaces: vec![("/a".into(), "/b".into())],
+            ..NodeEntry::default()
+        };
+        let file = FleetFile {
+            hosts: vec![("h".into(), "127.0.0.1:1".into())],
+            old: vec![node.clone()],
+            new: vec![node],
+            options: vec![("slot_timeout".into(), "\"5s\"".into())],
+            ..FleetFile::default()
+        };
+        let parsed: toml::Table = file.text().parse().unwrap();
+        let cluster = parsed["cluster"].as_array().unwrap()[0].as_table().unwrap();
+        assert_eq!(cluster["new"]["node"][0]["name"].as_str(), Some(r#"a"b\c"#));
+        assert_eq!(cluster["options"]["slot_timeout"].as_str(), Some("5s"));
+    }
+}
