@@ -70,7 +70,10 @@ async fn slots_on_a_commit(servers: &Servers, old: &Node, databases: &[String]) 
         let wal = format!("{}/pg_wal", old.data_dir);
         let start = Lsn(target).to_string();
         let record = servers.run("pg_waldump", &["-p", &wal, "-s", &start, "-n", "1"]);
-        if record.contains("Transaction") && record.contains("COMMIT") && record.contains(&format!("lsn: 0/{:08X}", target)) {
+        if record.contains("Transaction")
+            && record.contains("COMMIT")
+            && record.contains(&format!("lsn: 0/{:08X}", target))
+        {
             println!("attempt {attempt}: {}", record.trim());
             return (slots.slots, true);
         }
@@ -83,7 +86,8 @@ async fn slots_on_a_commit(servers: &Servers, old: &Node, databases: &[String]) 
 }
 
 async fn same(servers: &Servers, old: &Node, new: &Node, database: &str, table: &str) {
-    let query = format!("SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {table} t");
+    let query =
+        format!("SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {table} t");
     let (left, right) = (servers.ask(old, database, &query).await, servers.ask(new, database, &query).await);
     println!("{database} {table}: {left}");
     assert_eq!(left, right, "{table} of {database} differs");
@@ -155,7 +159,18 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
 
         // Clients are kept out, the replica is not.
         let psql = std::process::Command::new(format!("{}/psql", old.bin_dir))
-            .args(["-XAtw", "-h", "127.0.0.1", "-p", &leader.port.to_string(), "-U", "postgres", "app", "-c", "SELECT 1"])
+            .args([
+                "-XAtw",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &leader.port.to_string(),
+                "-U",
+                "postgres",
+                "app",
+                "-c",
+                "SELECT 1",
+            ])
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&psql.stderr).into_owned();
@@ -224,7 +239,8 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
         for database in &databases {
             assert_eq!(servers.ask(&old, database, "SELECT count(*) FROM pg_publication").await, "0");
         }
-        let files: Vec<_> = std::fs::read_dir(servers.path("")).unwrap().flatten().map(|e| e.file_name()).collect();
+        let files: Vec<_> =
+            std::fs::read_dir(servers.path("")).unwrap().flatten().map(|e| e.file_name()).collect();
         assert!(!files.iter().any(|name| name.to_string_lossy().contains("pgleap.created")), "{files:?}");
     });
 }

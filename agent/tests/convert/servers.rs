@@ -95,7 +95,8 @@ impl Servers {
     }
 
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new(self.bin.join(program)).args(arguments).env("LC_ALL", "C").output().unwrap();
+        let output =
+            Command::new(self.bin.join(program)).args(arguments).env("LC_ALL", "C").output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{program} {arguments:?}: {said}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -143,8 +144,20 @@ impl Servers {
     /// pgbench without an end; killed when dropped.
     pub fn load(&self, node: &Node, database: &str, clients: &str) -> Load {
         let port = node.port.to_string();
-        let arguments =
-            ["-h", &node.socket_dir, "-p", &port, "-U", "postgres", "-n", "-T", "3600", "-c", clients, database];
+        let arguments = [
+            "-h",
+            &node.socket_dir,
+            "-p",
+            &port,
+            "-U",
+            "postgres",
+            "-n",
+            "-T",
+            "3600",
+            "-c",
+            clients,
+            database,
+        ];
         let child = Command::new(self.bin.join("pgbench"))
             .args(arguments)
             .stdout(Stdio::null())
