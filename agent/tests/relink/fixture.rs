@@ -15,7 +15,7 @@ use pgleap_agent::report::Reporter;
 use pgleap_proto::agent::peer_server::{Peer, PeerServer};
 use pgleap_proto::agent::{
     Fence, HashRowsReply, HashRowsRequest, ManifestEntry, ManifestRequest, RsyncFrame, SlotPositionsReply,
-    SlotPositionsRequest,
+    SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::{OfferFiles, Relink, VerifyRelink};
@@ -81,6 +81,10 @@ impl Peer for Service {
         &self,
         _: Request<SlotPositionsRequest>,
     ) -> Result<Response<SlotPositionsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn tables(&self, _: Request<TablesRequest>) -> Result<Response<TablesReply>, Status> {
         Err(Status::unimplemented(""))
     }
 
