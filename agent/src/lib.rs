@@ -22,5 +22,5 @@ pub mod run;
 pub mod server;
 pub mod step;
 pub mod upgrade;
-pub mod wait;
 pub mod validate;
+pub mod wait;

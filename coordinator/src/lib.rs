@@ -7,8 +7,6 @@ pub mod check;
 pub mod cli;
 pub mod driver;
 pub mod fleet;
-#[cfg(test)]
-mod golden;
 pub mod pki;
 pub mod plan;
 pub mod raft;

@@ -13,10 +13,11 @@ use async_trait::async_trait;
 use pgleap_proto::Lsn;
 use pgleap_proto::agent::SlotPosition;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::side::Side;
 use crate::error::{Result, StepError};
+use crate::wait::Wait;
 
 /// Waits for one database's subscription.
 #[async_trait]
@@ -25,13 +26,14 @@ pub trait Applied: Send + Sync {
     async fn reached(&self, database: &str, lsn: Lsn) -> Result<()>;
 }
 
-/// Between two looks at a slot.
-const POLL: Duration = Duration::from_millis(40);
 /// Between two messages.
 const NUDGE: Duration = Duration::from_secs(2);
-/// How long a slot may stand still while nothing reads it, before the wait is given up. An apply worker that fails on a row is
-/// restarted every 5 seconds, so it is seen both ways.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A slot that stands still this long, and is seen without a reader meanwhile, is on its way to be given up. An apply worker
+/// that fails on a row is restarted every 5 seconds, so its slot is seen both ways. While something reads the slot all the
+/// time, a large transaction may take as long as it takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// So many times in a row, and it is given up: one lost connection during a large transaction is no failure.
+const STRIKES: u32 = 3;
 
 /// Waits by the old side's slots.
 pub struct BySlots {
@@ -57,8 +59,8 @@ impl Applied for BySlots {
             .get(database)
             .ok_or_else(|| StepError::new(format!("no slot is known for database \"{database}\"")))?;
         let mut confirmed = confirmed.lock().await;
-        let mut moved = Instant::now();
-        let mut unread = false;
+        let mut still = Wait::of(PATIENCE);
+        let (mut unread, mut strikes) = (false, 0);
         let mut nudged: Option<Instant> = None;
         while *confirmed < lsn {
             let nudge = nudged.is_none_or(|at| at.elapsed() >= NUDGE);
@@ -70,21 +72,27 @@ impl Applied for BySlots {
                 usable(reply.slots.into_iter().find(|p| p.slot == *slot), slot, &self.old.node.name)?;
             let now = Lsn(position.confirmed_lsn);
             if now > *confirmed {
-                (*confirmed, moved, unread) = (now, Instant::now(), false);
+                (*confirmed, unread, strikes) = (now, false, 0);
+                still.restart();
             }
             if now >= lsn {
                 break;
             }
             unread |= !position.active;
-            if unread && moved.elapsed() > PATIENCE {
+            if still.again().await {
+                continue;
+            }
+            strikes = if unread { strikes + 1 } else { 0 };
+            still.restart();
+            unread = false;
+            if strikes == STRIKES {
                 return Err(StepError::new(format!(
                     "the subscription of database \"{database}\" has not moved for {} s: slot {slot} of node {} stands at {now} and \
                      has to reach {lsn}, and was seen without a reader; look into the new leader's log for the apply worker's error",
-                    moved.elapsed().as_secs(),
+                    STRIKES * PATIENCE.as_secs() as u32,
                     self.old.node.name
                 )));
             }
-            sleep(POLL).await;
         }
         Ok(())
     }

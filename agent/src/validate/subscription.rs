@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use pgleap_proto::node::Node;
 
-use super::sessions;
-use crate::error::{Doing, Result, StepError};
+use crate::error::{Result, StepError};
+use crate::pg::{relations, sql, subscriptions};
 
 /// A subscription as the catalogs have it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,44 +22,24 @@ pub struct Subscription {
 /// When it is not there, is disabled (nothing would ever be applied), or does not follow exactly one publication.
 pub async fn read(node: &Node, database: &str, subscription: &str) -> Result<Subscription> {
     let place = format!("in database \"{database}\" of node {}", node.name);
-    let doing = || format!("reading subscription {subscription} {place}");
-    let lease = sessions::lease(node, database).await?;
-    let row = lease
-        .query_opt(
-            "SELECT subenabled, subpublications FROM pg_catalog.pg_subscription s \
-             WHERE subname = $1::text AND subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
-            &[&subscription],
-        )
-        .await
-        .doing(doing)?
-        .ok_or_else(|| StepError::new(format!("there is no subscription {subscription} {place}; subscribe first")))?;
-    if !row.try_get::<_, bool>(0).doing(doing)? {
+    let session = sql::connect(node, database).await?;
+    let found = subscriptions::find(&session, subscription).await?;
+    let found = found.ok_or_else(|| {
+        StepError::new(format!("there is no subscription {subscription} {place}; cancel, then start again"))
+    })?;
+    if !found.enabled {
         return Err(StepError::new(format!(
             "subscription {subscription} {place} is disabled: nothing is applied, so nothing can be compared; an error in applying \
              disables it (see the new leader's log), ALTER SUBSCRIPTION {subscription} ENABLE goes on"
         )));
     }
-    let publications: Vec<String> = row.try_get(1).doing(doing)?;
-    let [publication] = publications.as_slice() else {
+    let publications = found.publications;
+    if publications.is_empty() || publications.contains(',') {
         return Err(StepError::new(format!(
-            "subscription {subscription} {place} follows {} publications ({}); pgleap makes it with exactly one",
-            publications.len(),
-            publications.join(", ")
+            "subscription {subscription} {place} follows \"{publications}\" instead of one publication; pgleap did not make it so"
         )));
-    };
-    let rows = lease
-        .query(
-            "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_subscription_rel r \
-             JOIN pg_catalog.pg_subscription s ON s.oid = r.srsubid AND s.subname = $1::text \
-             JOIN pg_catalog.pg_class c ON c.oid = r.srrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE r.srsubstate = 'r'",
-            &[&subscription],
-        )
-        .await
-        .doing(doing)?;
-    let tables = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
-    let tables = tables.collect::<Result<_, tokio_postgres::Error>>().doing(doing)?;
-    let publication = publication.clone();
-    lease.back();
-    Ok(Subscription { publication, tables })
+    }
+    let tables = relations::subscribed(&session, subscription).await?;
+    let ready = tables.into_iter().filter(|(_, state)| state == "r").map(|(table, _)| table);
+    Ok(Subscription { publication: publications, tables: ready.collect() })
 }

@@ -14,4 +14,4 @@ pub use judge::{Check, Problem, Verdict, run};
 pub use rehearsal::rehearsal;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

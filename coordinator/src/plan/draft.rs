@@ -65,9 +65,11 @@ impl Draft<'_> {
                 let mapped = self.new_leader.tablespaces.iter().find(|other| other.from == from);
                 return mapped.map_or(from, |other| &other.to).to_owned();
             }
-            let oid = self.server.tablespaces.iter().find(|space| space.location == from).map(|space| space.oid);
+            let oid =
+                self.server.tablespaces.iter().find(|space| space.location == from).map(|space| space.oid);
             let seen = self.upstream_server.into_iter().flat_map(|server| &server.tablespaces);
-            let there = seen.filter(|space| Some(space.oid) == oid).map(|space| space.location.clone()).next();
+            let there =
+                seen.filter(|space| Some(space.oid) == oid).map(|space| space.location.clone()).next();
             there.unwrap_or_else(|| from.to_owned())
         };
         let maps = node.tablespaces.iter();

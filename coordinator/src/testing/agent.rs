@@ -103,6 +103,13 @@ impl FakeAgent {
         calls.map(|call| call.step).collect()
     }
 
+    /// As if a coordinator of a later term had started this step.
+    pub(crate) fn remember_fence(&self, step: &str, fence: (u64, u64)) {
+        let (_, finished) = watch::channel(None);
+        let task = tokio::spawn(async {}).abort_handle();
+        self.0.runs.lock().unwrap().insert(step.into(), Run { verb: Verb::Do, fence, finished, task });
+    }
+
     pub(crate) fn lose_journal(&self) {
         *self.0.journal.lock().unwrap() = "another".into();
     }

@@ -81,22 +81,34 @@ fn direction(
             "see its log for why it has no WAL receiver, or move it away and let pgleap clone it",
         ));
     }
-    let old = view.old.iter().any(|old| old.spec.address == host && u32::from(old.spec.port) == port);
-    let leader = view.new.first().filter(|_| index > 0);
-    let new = leader.is_some_and(|new| new.spec.address == host && u32::from(new.spec.port) == port);
-    (!old && !new).then(|| {
-        Problem::error(
-            subject,
-            format!("its server streams from {host}:{port}, which is no node of this cluster that it may follow"),
-            "let it stream from an old node (a new replica also from the new leader), by the address of the fleet file",
-        )
-    })
+    let is = |address: &str, of: u16| address == host && u32::from(of) == port;
+    if view.old.iter().any(|old| is(&old.spec.address, old.spec.port)) {
+        return None;
+    }
+    if let Some(other) = view.new.iter().find(|new| is(&new.spec.address, new.spec.port)) {
+        let leader = view.new.first().is_some_and(|first| first.spec == other.spec);
+        return (index == 0 || !leader).then(|| {
+            Problem::error(
+                subject,
+                format!(
+                    "its server streams from {}, which is to be its replica, or beside it",
+                    other.spec.name
+                ),
+                "let it stream from an old node; a new replica may also stream from the new leader",
+            )
+        });
+    }
+    Some(Problem::warning(
+        subject,
+        format!("its server streams from {host}:{port}, which the fleet file does not name"),
+        "nothing, if that is a node of the old cluster: it will be made to stream from a declared one",
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use crate::check::testing::healthy;
-    use pgleap_proto::fleet::finding::Severity::{Error, Note};
+    use pgleap_proto::fleet::finding::Severity::{Error, Note, Warning};
 
     #[test]
     fn a_streaming_standby_is_adopted() {
@@ -106,9 +118,11 @@ mod tests {
         case.expect_none("adoption");
         case.seed(1).server.as_mut().unwrap().upstream_host = "10.0.0.3".into();
         case.expect_none("adoption");
-        // The new leader cannot follow itself, nor anything unknown.
-        case.seed(0).server.as_mut().unwrap().upstream_host = "10.0.0.3".into();
-        case.expect("adoption", Error, "streams from 10.0.0.3:5432");
+        // The new leader cannot follow its own replica.
+        case.seed(0).server.as_mut().unwrap().upstream_host = "10.0.0.4".into();
+        case.expect("adoption", Error, "streams from ledger-new-2");
+        case.seed(0).server.as_mut().unwrap().upstream_host = "db9.example".into();
+        case.expect("adoption", Warning, "streams from db9.example:5432");
     }
 
     #[test]
