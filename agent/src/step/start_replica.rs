@@ -1,8 +1,8 @@
 //! StartReplica: starts a relinked or re-cloned replica of the upgraded leader and waits until it streams.
 //!
 //! A relinked replica is started only when it was proven equal to the leader; otherwise only a re-clone is, which is
-//! recognised by its mark: a base backup or a relink brings the leader's mark along (with its stage), and the clone
-//! step replaces it by its own.
+//! recognised by its mark: a relink's has a stage, a base backup brings the leader's along (with its stage), and the
+//! clone step replaces either by its own.
 
 use std::path::Path;
 use std::time::Duration;
@@ -177,5 +177,6 @@ mod tests {
         assert!(may_start(&node, true, &marker(Some(Stage::Upgraded))).is_ok());
         assert!(may_start(&node, false, &marker(None)).is_ok());
         assert!(may_start(&node, false, &marker(Some(Stage::Upgraded))).is_err());
+        assert!(may_start(&node, false, &marker(Some(Stage::Relinked))).is_err());
     }
 }

@@ -39,9 +39,9 @@ impl Step for UpgradeStep {
             Some(Stage::Upgraded) => return Ok(Probe::Done(self.verify(cx).await?)),
             Some(Stage::Upgrading(_) | Stage::Initdb) => return Ok(Probe::Ready),
             Some(Stage::Initialised) => {}
-            None => {
+            Some(Stage::Relinking | Stage::Relinked) | None => {
                 return Err(StepError::new(format!(
-                    "{} of node {} is a clone, not a new cluster made for pg_upgrade",
+                    "{} of node {} is a replica's copy, not a new cluster made for pg_upgrade",
                     node.data_dir, node.name
                 )));
             }
@@ -59,22 +59,33 @@ impl Step for UpgradeStep {
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
-        let (seed, node) = self.nodes()?;
+        let (_, node) = self.nodes()?;
         let data_dir = cx.confine(&node.data_dir)?;
         let mut marker = Marker::own(data_dir, &cx.operation)?;
-        let run = match &marker.stage {
-            Some(Stage::Upgrading(run)) if finished_or_running(cx, run)? => run.clone(),
-            Some(Stage::Upgrading(_) | Stage::Initdb) => {
-                self.take_back(cx, &mut marker).await?;
-                self.begin(&mut marker)?
-            }
-            _ => self.begin(&mut marker)?,
+        let earlier = match &marker.stage {
+            Some(Stage::Upgrading(run)) => Some((run.clone(), cx.jobs.status(run)?)),
+            _ => None,
         };
-        if cx.jobs.status(&run)? != JobStatus::Exited(0) {
-            let work_dir = pg_upgrade::work_dir(cx)?;
-            let sockets = socket_dir::make(cx, SOCKETS)?;
-            let command = pg_upgrade::command(seed, node, self.0.jobs, Mode::Link, &sockets, &work_dir)?;
-            pg_upgrade::run(cx, &run, &command, seed, node).await?;
+        let done = match earlier {
+            Some((_, JobStatus::Exited(0))) => true,
+            // It may be dying: whoever killed the agent may have killed it too. Its failure then is no verdict.
+            Some((run, JobStatus::Running)) => match self.pg_upgrade(cx, &run).await {
+                Ok(()) => true,
+                Err(error) => {
+                    cx.report.log("pgleap", error.message);
+                    false
+                }
+            },
+            _ => false,
+        };
+        if !done {
+            if matches!(marker.stage, Some(Stage::Upgrading(_) | Stage::Initdb)) {
+                self.take_back(cx, &mut marker).await?;
+            }
+            // The run gets its name before it is started, so that its job can be told from those of earlier runs.
+            let run = pg_upgrade::new_run();
+            marker.advance(data_dir, Stage::Upgrading(run.clone()))?;
+            self.pg_upgrade(cx, &run).await?;
         }
         self.keep_scripts(cx)?;
         marker.advance(data_dir, Stage::Upgraded)?;
@@ -133,7 +144,7 @@ impl Step for UpgradeStep {
                 ctl::manager(cx, node).stop(StopMode::Fast).await?;
                 tablespaces::remove_of_major(cx, Path::new(&seed.data_dir), node.major)?;
             }
-            Some(Stage::Initialised) | None => {}
+            Some(Stage::Initialised | Stage::Relinking | Stage::Relinked) | None => {}
         }
         pg_upgrade::remove_work_dir(cx);
         socket_dir::remove(cx, SOCKETS);
@@ -146,12 +157,13 @@ impl UpgradeStep {
         Ok((given(&self.0.seed, "seed")?, given(&self.0.node, "node")?))
     }
 
-    /// The run gets its name before it is started, so that its job can be told from those of earlier runs.
-    fn begin(&self, marker: &mut Marker) -> Result<String> {
-        let (_, node) = self.nodes()?;
-        let run = pg_upgrade::new_run();
-        marker.advance(Path::new(&node.data_dir), Stage::Upgrading(run.clone()))?;
-        Ok(run)
+    /// Starts or joins it.
+    async fn pg_upgrade(&self, cx: &Context, run: &str) -> Result<()> {
+        let (seed, node) = self.nodes()?;
+        let work_dir = pg_upgrade::work_dir(cx)?;
+        let sockets = socket_dir::make(cx, SOCKETS)?;
+        let command = pg_upgrade::command(seed, node, self.0.jobs, Mode::Link, &sockets, &work_dir)?;
+        pg_upgrade::run(cx, run, &command, seed, node).await
     }
 
     /// Brings both directories back to where the step began.
@@ -219,10 +231,6 @@ impl UpgradeStep {
         }
         Ok(())
     }
-}
-
-fn finished_or_running(cx: &Context, run: &str) -> Result<bool> {
-    Ok(matches!(cx.jobs.status(run)?, JobStatus::Exited(0) | JobStatus::Running))
 }
 
 fn check_old(seed: &Node, control: &ControlData) -> Result<()> {

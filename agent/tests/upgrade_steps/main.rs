@@ -1,0 +1,404 @@
+//! The upgrade phase's steps on real PostgreSQL 15 and 18: done, done twice, cut off, taken back, refused.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+mod world;
+
+use std::path::Path;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pgleap_agent::pg::ctl::StopMode;
+use pgleap_agent::pg::marker::{self, Marker};
+use pgleap_agent::pg::{auto_conf, program};
+use pgleap_agent::step;
+use pgleap_proto::agent::step_event;
+use pgleap_proto::node::{ControlData, Node};
+use pgleap_proto::step::action::Kind;
+use pgleap_proto::step::{
+    Action, Analyze, CheckUpgrade, InitNew, Output, Rehearse, StartLeader, StartReplica, StopLeader,
+    StopReplica, StoppedOutput, UpdateExtensions, Upgrade, output,
+};
+
+use world::{New, OPERATION, World, delegated, setting};
+
+fn init(new: &New) -> Kind {
+    Kind::InitNew(InitNew { seed: Some(new.seed.clone()), node: Some(new.node.clone()) })
+}
+
+fn check(new: &New) -> Kind {
+    Kind::CheckUpgrade(CheckUpgrade { seed: Some(new.seed.clone()), node: Some(new.node.clone()), jobs: 2 })
+}
+
+fn upgrade(new: &New) -> Kind {
+    Kind::Upgrade(Upgrade { seed: Some(new.seed.clone()), node: Some(new.node.clone()), jobs: 2 })
+}
+
+fn stop_leader(new: &New) -> Kind {
+    Kind::StopLeader(StopLeader { node: Some(new.seed.clone()) })
+}
+
+fn stop_replica(new: &New, leader: ControlData) -> Kind {
+    Kind::StopReplica(StopReplica { node: Some(new.seed.clone()), leader: Some(leader) })
+}
+
+fn start_leader(new: &New) -> Kind {
+    Kind::StartLeader(StartLeader { node: Some(new.node.clone()) })
+}
+
+fn rehearse(world: &World, node: &Node, upstream: &Node) -> Kind {
+    Kind::Rehearse(Rehearse {
+        node: Some(node.clone()),
+        seed: None,
+        upstream: Some(world.conninfo(upstream)),
+        databases: vec!["app".into(), r#"we"ird ☃"#.into()],
+    })
+}
+
+fn stopped(output: Output) -> StoppedOutput {
+    let Some(output::Kind::Stopped(stopped)) = output.kind else { panic!("{output:?}") };
+    stopped
+}
+
+/// Old settings of every kind: taken over, gone, renamed, an extension's, a file in the data directory.
+const SETTINGS: &str = "\
+work_mem = 7MB
+vacuum_defer_cleanup_age = 0
+force_parallel_mode = off
+shared_preload_libraries = 'pg_stat_statements'
+pg_stat_statements.max = 500
+archive_mode = on
+archive_command = 'true'
+synchronous_standby_names = ''
+ignore_checksum_failure = off
+log_line_prefix = 'it''s %m '
+";
+
+fn rows_query() -> &'static str {
+    "SELECT count(*)::text || ' ' || sum(hashtext(a || b))::text FROM public.t"
+}
+
+#[tokio::test]
+async fn the_whole_phase_each_step_twice_and_back() {
+    if delegated("the_whole_phase_each_step_twice_and_back") {
+        return;
+    }
+    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
+    let mut world = World::old(&b15, SETTINGS).await;
+    world
+        .sql(
+            &world.old,
+            "app",
+            &["CREATE EXTENSION pg_stat_statements VERSION '1.9'", "ALTER ROLE bob SET work_mem = '9MB'"],
+        )
+        .await;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let upstream = world.new[0].seed.clone();
+    world.add_new("n2", &upstream, &b18).await;
+    let (n1, n2) = (&world.new[0], &world.new[1]);
+    let state = world.config().state_dir.clone();
+
+    world.twice("rehearse", rehearse(&world, &n1.node, &world.old)).await;
+    assert_eq!(world.list(state.join("rehearsal")), Vec::<String>::new(), "nothing stays behind");
+
+    world.twice("init", init(n1)).await;
+    let conf = std::fs::read_to_string(Path::new(&n1.node.data_dir).join("postgresql.conf")).unwrap();
+    for line in [
+        "work_mem = '7MB'",
+        "pg_stat_statements.max = '500'",
+        "log_line_prefix = 'it''s %m '",
+        "archive_mode = 'off'",
+        "ignore_checksum_failure = 'off'",
+        "# left out: vacuum_defer_cleanup_age",
+        "max_connections = '60'",
+    ] {
+        assert!(conf.contains(line), "{line} in\n{conf}");
+    }
+    assert!(!conf.contains(&format!("\nport = '{}'", world.old.port)));
+
+    world.twice("check", check(n1)).await;
+    assert_eq!(world.list(state.join("work")), Vec::<String>::new());
+    assert_eq!(world.list(state.join("s")), Vec::<String>::new());
+    assert!(!world.list(&n1.node.data_dir).contains(&"pg_upgrade_output.d".to_owned()));
+
+    world.promote().await;
+    world
+        .eventually(
+            "n2 follows the new timeline",
+            &n2.seed,
+            "SELECT (received_tli = 2)::text::bool::text::char(1)::text FROM pg_stat_wal_receiver",
+        )
+        .await;
+    let rows = world.value(&n1.seed, "app", rows_query()).await;
+
+    let leader = stopped(world.twice("stop-n1", stop_leader(n1)).await).control.unwrap();
+    let replica = stopped(world.twice("stop-n2", stop_replica(n2, leader.clone())).await);
+    assert!(replica.same_checkpoint, "{replica:?}");
+    assert_eq!(replica.control.unwrap().checkpoint_lsn, leader.checkpoint_lsn);
+
+    let error = world.run("start-n1", start_leader(n1)).await.unwrap_err();
+    assert!(error.message.contains("has not been upgraded"), "{error}");
+
+    world.twice("upgrade", upgrade(n1)).await;
+    let spaces = world.list(world.dir.path().join("d/n1/ts"));
+    assert_eq!(spaces.iter().filter(|n| n.starts_with("PG_18_")).count(), 1, "{spaces:?}");
+    world.twice("start-n1", start_leader(n1)).await;
+    assert_eq!(world.value(&n1.node, "app", rows_query()).await, rows);
+
+    // A replica that was neither verified nor cloned is refused; a clone (its own mark) is started.
+    world.sql(&n1.node, "postgres", &["SELECT pg_create_physical_replication_slot('again')"]).await;
+    std::fs::remove_dir_all(world.dir.path().join("d/n2/ts")).unwrap();
+    let backup = program(&n2.node, "pg_basebackup").args([
+        "-D",
+        &n2.node.data_dir,
+        "-c",
+        "fast",
+        "-h",
+        "127.0.0.1",
+        "-U",
+        "postgres",
+    ]);
+    let map = format!("{0}/n1/ts={0}/n2/ts", world.dir.path().join("d").display());
+    backup.args(["-p", &n1.node.port.to_string(), "-T", &map]).run().await.unwrap();
+    let replica = |verified| {
+        let upstream = Some(world.conninfo(&n1.node));
+        Kind::StartReplica(StartReplica {
+            node: Some(n2.node.clone()),
+            upstream,
+            slot: "again".into(),
+            verified,
+        })
+    };
+    let error = world.run("start-n2", replica(false)).await.unwrap_err();
+    assert!(error.message.contains("not proven equal"), "{error}");
+    let data_dir = Path::new(&n2.node.data_dir);
+    marker::write(data_dir, &Marker { operation: OPERATION.into(), step: "reclone".into() }).unwrap();
+    world.twice("start-n2", replica(false)).await;
+    assert_eq!(world.value(&n2.node, "app", rows_query()).await, rows);
+
+    let extensions = Kind::UpdateExtensions(UpdateExtensions {
+        node: Some(n1.node.clone()),
+        databases: vec!["app".into()],
+    });
+    world.twice("extensions", extensions).await;
+    let version = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_stat_statements'";
+    assert_ne!(world.value(&n1.node, "app", version).await, "1.9");
+
+    world
+        .twice("analyze", Kind::Analyze(Analyze { node: Some(n1.node.clone()), old_major: 15, jobs: 2 }))
+        .await;
+    let analysed =
+        "SELECT (last_analyze IS NOT NULL)::text FROM pg_catalog.pg_stat_user_tables WHERE relname = 't'";
+    assert_eq!(world.value(&n1.node, "app", analysed).await, "true");
+
+    world.undo("start-n2", replica(false)).await;
+    world.undo("start-n1", start_leader(n1)).await;
+    world.undo("upgrade", upgrade(n1)).await;
+    world.undo("check", check(n1)).await;
+    world.undo("init", init(n1)).await;
+    assert!(!Path::new(&n1.node.data_dir).exists());
+    assert!(world.list(world.dir.path().join("d/n1/ts")).iter().all(|name| !name.starts_with("PG_18_")));
+    assert!(
+        Path::new(&n1.seed.data_dir).join("global/pg_control.old").exists(),
+        "the old server must not start again"
+    );
+}
+
+/// `pg_upgrade` is killed as soon as it says a line, for several lines; then the step is run again.
+#[tokio::test]
+async fn a_killed_pg_upgrade_is_taken_back_and_done_again() {
+    if delegated("a_killed_pg_upgrade_is_taken_back_and_done_again") {
+        return;
+    }
+    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
+    let mut world = World::old(&b15, "").await;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let n1 = &world.new[0];
+    world.twice("init", init(n1)).await;
+    let conf = Path::new(&n1.node.data_dir).join("postgresql.conf");
+    let written = std::fs::read_to_string(&conf).unwrap() + "# a hand's work\n";
+    std::fs::write(&conf, &written).unwrap();
+    world.promote().await;
+    let rows = world.value(&n1.seed, "app", rows_query()).await;
+    world.twice("stop", stop_leader(n1)).await;
+    for (at, supervisor_too) in [
+        ("Checking cluster versions", false),
+        ("Creating dump of database schemas", true),
+        ("Restoring database schemas", true),
+        ("Restoring database schemas", false),
+        ("Linking user relation files", false),
+        ("Sync data directory", true),
+        ("Checking for extension updates", true),
+    ] {
+        if let Err(error) = act_and_kill(&world, n1, at, supervisor_too).await {
+            panic!("{at}: {error}\n{:#?}", error.evidence);
+        }
+    }
+    let (_, again) =
+        (world.run("upgrade", upgrade(n1)).await).map_err(|e| panic!("{e}\n{:#?}", e.evidence)).unwrap();
+    assert_eq!(again, Output::default());
+    assert_eq!(std::fs::read_to_string(&conf).unwrap(), written, "the configuration survives");
+    world.twice("start", start_leader(n1)).await;
+    assert_eq!(world.value(&n1.node, "app", rows_query()).await, rows);
+}
+
+/// Begins the step, and drops it (as when the agent is killed) after killing `pg_upgrade` at that line.
+async fn act_and_kill(
+    world: &World,
+    new: &New,
+    at: &str,
+    supervisor_too: bool,
+) -> pgleap_agent::error::Result<()> {
+    let cx = world.context("upgrade");
+    let step = step::of(Action { kind: Some(upgrade(new)) }).unwrap();
+    let (_, mut events) = cx.report.watch();
+    let killing = async {
+        loop {
+            let Some(step_event::Kind::Log(line)) = events.recv().await.unwrap().kind else { continue };
+            if line.source == "pg_upgrade" && line.line.starts_with(at) {
+                break;
+            }
+        }
+        kill_pg_upgrade(&new.node.data_dir, supervisor_too);
+    };
+    tokio::select! {
+        outcome = step.act(&cx) => outcome.map(|()| panic!("done before {at}")),
+        () = killing => Ok(()),
+    }
+}
+
+/// Kills the programs that work on that directory, and their supervisor, not the servers they started.
+fn kill_pg_upgrade(data_dir: &str, supervisor_too: bool) {
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let base = data_dir.trim_end_matches("/d/n1/18");
+        let is_supervisor = line.contains("exec-job") && line.contains(base);
+        if line.contains("pg_upgrade ") && line.contains(data_dir) || is_supervisor && supervisor_too {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_undone_upgrade_leaves_the_seed_as_it_was() {
+    if delegated("an_undone_upgrade_leaves_the_seed_as_it_was") {
+        return;
+    }
+    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
+    let mut world = World::old(&b15, "").await;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let n1 = &world.new[0];
+    world.twice("init", init(n1)).await;
+    world.promote().await;
+    let rows = world.value(&n1.seed, "app", rows_query()).await;
+    world.twice("stop", stop_leader(n1)).await;
+    world.twice("upgrade", upgrade(n1)).await;
+    world.undo("upgrade", upgrade(n1)).await;
+    // Done again after the undo: begins with initdb.
+    assert!(!world.run("upgrade", upgrade(n1)).await.unwrap().0);
+    world.undo("upgrade", upgrade(n1)).await;
+    world.undo("init", init(n1)).await;
+    assert_eq!(world.list(world.dir.path().join("d/n1")), ["15", "ts"]);
+    world.start(&n1.seed).await;
+    assert_eq!(world.value(&n1.seed, "app", rows_query()).await, rows);
+}
+
+/// Minor releases of different release sets: `pg_upgrade --check` finds nothing, the rehearsal must.
+#[tokio::test]
+async fn a_release_set_the_new_binaries_do_not_know_is_refused() {
+    if delegated("a_release_set_the_new_binaries_do_not_know_is_refused") {
+        return;
+    }
+    let (bin, b18) = (setting("PGLEAP_PG15_SECURITY_BIN"), setting("PGLEAP_PG18_BIN"));
+    let world = World::old(&bin, "").await;
+    let data_dir = world.dir.path().join("d/n1/18").to_string_lossy().into_owned();
+    let node = Node { name: "n1".into(), major: 18, bin_dir: b18, data_dir, ..world.old.clone() };
+    let error = world.run("rehearse", rehearse(&world, &node, &world.old)).await.unwrap_err();
+    assert!(
+        error.message.contains("pg_attver") && error.message.contains("update the new binaries"),
+        "{error}"
+    );
+    assert!(error.evidence.iter().any(|line| line.contains("SET (pg_attver=")), "{:#?}", error.evidence);
+    assert_eq!(world.list(world.config().state_dir.join("rehearsal")), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_before_anything_changes() {
+    if delegated("what_cannot_be_is_refused_before_anything_changes") {
+        return;
+    }
+    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
+    let mut world = World::old(&b15, "").await;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let n1 = &world.new[0];
+    let data_dir = Path::new(&n1.node.data_dir);
+
+    std::fs::create_dir(data_dir).unwrap();
+    std::fs::write(data_dir.join("precious"), "x").unwrap();
+    let error = world.run("init", init(n1)).await.unwrap_err();
+    assert!(error.message.contains("not empty") && error.message.contains("precious"), "{error}");
+    world.undo("init", init(n1)).await;
+    assert_eq!(world.list(data_dir), ["precious"]);
+    std::fs::remove_file(data_dir.join("precious")).unwrap();
+
+    // A library that the new binaries cannot load: one of 15's.
+    let library = world.dir.path().join("only_15.so");
+    std::fs::copy(Path::new(&b15).join("../lib/auto_explain.so"), &library).unwrap();
+    let library = library.to_string_lossy();
+    let preload =
+        |list| auto_conf::edit(Path::new(&n1.seed.data_dir), &[("shared_preload_libraries", list)]).unwrap();
+    world.stop(&n1.seed, StopMode::Fast).await;
+    preload(Some(&library));
+    world.start(&n1.seed).await;
+    let error = world.run("init", init(n1)).await.unwrap_err();
+    assert!(error.message.contains("only_15") && error.message.contains("install the package"), "{error}");
+    world.undo("init", init(n1)).await;
+    world.stop(&n1.seed, StopMode::Fast).await;
+    preload(None);
+    world.start(&n1.seed).await;
+
+    // A half-made directory of ours is made again; an empty one that existed stays after undo.
+    let own = Marker { operation: OPERATION.into(), step: "init".into() };
+    marker::write(data_dir, &own).unwrap();
+    std::fs::create_dir_all(data_dir.join("pgleap.staging/base")).unwrap();
+    world.twice("init", init(n1)).await;
+    assert!(data_dir.join("PG_VERSION").exists() && !data_dir.join("pgleap.staging").exists());
+    world.undo("init", init(n1)).await;
+    assert_eq!(world.list(data_dir), Vec::<String>::new());
+    assert!(data_dir.exists(), "it was there before");
+
+    // Never promoted.
+    world.twice("init", init(n1)).await;
+    world.stop(&n1.seed, StopMode::Fast).await;
+    let error = world.run("upgrade", upgrade(n1)).await.unwrap_err();
+    assert!(error.message.contains("never promoted"), "{error}");
+    let error = world.run("check", check(n1)).await.unwrap_err();
+    assert!(error.message.contains("does not run"), "{error}");
+}
+
+#[tokio::test]
+async fn a_replica_stopped_elsewhere_is_told_not_failed() {
+    if delegated("a_replica_stopped_elsewhere_is_told_not_failed") {
+        return;
+    }
+    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
+    let mut world = World::old(&b15, "").await;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let upstream = world.new[0].seed.clone();
+    world.add_new("n2", &upstream, &b18).await;
+    let (n1, n2) = (&world.new[0], &world.new[1]);
+    world.promote().await;
+    // The wrong order.
+    world.stop(&n2.seed, StopMode::Fast).await;
+    world.sql(&n1.seed, "app", &["INSERT INTO t VALUES (-1, 'late')"]).await;
+    let leader = stopped(world.twice("stop-n1", stop_leader(n1)).await).control.unwrap();
+    let replica = stopped(world.twice("stop-n2", stop_replica(n2, leader)).await);
+    assert!(!replica.same_checkpoint && replica.difference.contains("latest checkpoint"), "{replica:?}");
+}
