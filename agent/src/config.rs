@@ -25,7 +25,9 @@ pub struct AgentConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It could not be read.
-    #[error("{path}: {source}")]
+    #[error(
+        "{path}: {source}; name the file with --config (`pgleap-agent run --help` shows what belongs into it)"
+    )]
     Read {
         /// The file.
         path: PathBuf,

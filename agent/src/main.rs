@@ -62,7 +62,7 @@ Configuration (all keys are needed, unknown ones are refused):
   host = \"db1\"                        # this host's name in the fleet file and in the certificate
   listen = \"10.0.0.1:7420\"            # where coordinators and other agents reach it
   state_dir = \"/var/lib/pgleap/agent\" # journal and jobs; mode 0700, made when absent
-  tls_dir = \"/etc/pgleap/tls\"         # ca.crt, tls.crt, tls.key from `pgleap pki issue --role agent`
+  tls_dir = \"/etc/pgleap/tls\"         # ca.crt, tls.crt and tls.key, by `pgleap pki issue`
   roots = [\"/var/lib/postgresql\"]     # steps touch nothing outside these directories
 
 Exit codes:
@@ -83,7 +83,7 @@ fn main() -> ExitCode {
         Command::Run { config, log_format, log } => match run(&config, log_format, &log) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                let _ = writeln!(io::stderr(), "pgleap-agent: {error:#}");
+                let _ = writeln!(io::stderr(), "pgleap-agent: {}", told(&error));
                 ExitCode::FAILURE
             }
         },
@@ -94,6 +94,15 @@ fn main() -> ExitCode {
         }
         Command::Rsh(arguments) => pgleap_agent::relink::rsh_main(arguments),
     }
+}
+
+/// The error and its causes, each said once: most messages carry their cause already.
+fn told(error: &anyhow::Error) -> String {
+    let causes = error.chain().skip(1).map(ToString::to_string);
+    causes.fold(
+        error.to_string(),
+        |said, cause| if said.contains(&cause) { said } else { format!("{said}: {cause}") },
+    )
 }
 
 fn run(config: &std::path::Path, format: LogFormat, filter: &str) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! Jobs with real processes: they outlive whoever started them, run once, and end wholly when stopped.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail them")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -142,21 +144,57 @@ async fn callers_at_the_same_time_join_one_run() {
 async fn helper_process() {
     if let Some(directory) = std::env::var_os(HELPER) {
         let directory = PathBuf::from(directory);
-        jobs(&directory).run("tool", &held_job(&directory)).await.unwrap();
+        let short = directory.join("short").exists();
+        let program = if short { exclusive_job(&directory) } else { held_job(&directory) };
+        jobs(&directory).run("tool", &program).await.unwrap();
     }
+}
+
+fn helper(directory: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "helper_process", "--nocapture"])
+        .env(HELPER, directory)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// A job that finds out whether another of its kind runs.
+fn exclusive_job(directory: &Path) -> Program {
+    let directory = directory.display();
+    script(&format!(
+        "echo run >> {directory}/runs; mkdir {directory}/busy || echo overlap >> {directory}/overlaps; \
+         sleep 0.03; rmdir {directory}/busy"
+    ))
+}
+
+#[tokio::test]
+async fn starters_killed_at_any_moment_never_make_two_run_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    fs::write(path.join("short"), "").unwrap();
+    for step in 0..40 {
+        let mut first = helper(path);
+        let mut second = helper(path);
+        // From before the start to after the end of the job.
+        tokio::time::sleep(Duration::from_millis(5 * step)).await;
+        for starter in [&mut first, &mut second] {
+            kill(Pid::from_raw(starter.id() as i32), Signal::SIGKILL).unwrap();
+            starter.wait().unwrap();
+        }
+        assert_ne!(jobs(path).status("tool").unwrap(), JobStatus::Lost, "only starters were killed");
+    }
+    jobs(path).run("tool", &exclusive_job(path)).await.unwrap();
+    assert!(!path.join("overlaps").exists());
+    assert!(runs(path) > 3, "hardly any job was started: {}", runs(path));
 }
 
 #[tokio::test]
 async fn a_job_outlives_its_killed_starter_and_is_joined() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    let mut helper = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "helper_process", "--nocapture"])
-        .env(HELPER, path)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut helper = helper(path);
     until("the job runs", || path.join("pid").exists()).await;
     kill(Pid::from_raw(helper.id() as i32), Signal::SIGKILL).unwrap();
     helper.wait().unwrap();

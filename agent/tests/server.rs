@@ -4,13 +4,17 @@
 
 mod fake;
 
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use fake::certificates::Authority;
 use fake::{Behaviour, Fake, World, request, until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgleap_agent::peer_client;
 use pgleap_agent::server::{Server, StartError, prepare};
 use pgleap_proto::agent::agent_client::AgentClient;
@@ -281,4 +285,34 @@ async fn a_taken_port_is_named() {
         panic!("two agents on one port")
     };
     assert!(error.to_string().contains(&agent.address.to_string()), "{error}");
+}
+
+#[test]
+fn the_daemon_ends_cleanly_on_sigterm_and_says_why_it_cannot_start() {
+    let directory = directory();
+    let path = directory.path();
+    let text = format!(
+        "host = 'db1'\nlisten = '127.0.0.1:0'\nstate_dir = '{0}/state'\ntls_dir = '{0}/tls'\nroots = ['{0}/data']\n",
+        path.display()
+    );
+    std::fs::write(path.join("agent.toml"), text).unwrap();
+    let daemon = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap-agent"));
+        command.args(["run", "--log-format", "json", "--config"]).arg(path.join("agent.toml"));
+        command.stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let refused = daemon().wait_with_output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tls/ca.crt"), "{refused:?}");
+
+    Authority::new().issue(&path.join("tls"), Role::Agent, "db1");
+    let mut running = daemon();
+    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let serving = lines.find(|line| line.contains("serving")).unwrap();
+    let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
+    assert!(serving["fields"]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
+    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(running.wait().unwrap().code(), Some(0));
+    let mode = std::fs::metadata(path.join("state")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
 }

@@ -2,16 +2,18 @@
 //!
 //! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
+pub mod api;
 pub mod check;
 pub mod cli;
 pub mod driver;
 pub mod fleet;
-#[cfg(test)]
-mod golden;
 pub mod pki;
 pub mod plan;
 pub mod raft;
+pub mod serve;
 pub mod state;
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod testing;

@@ -1,9 +1,12 @@
 //! Runs real fleets on one machine and proves what happened to their data; no product code.
 //!
 //! `harness` starts and ends processes, `ledger` writes load whose every acknowledged commit can be looked for
-//! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was.
+//! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was,
+//! `scenario` puts them together.
 
+pub mod by_hand;
 pub mod harness;
 pub mod ledger;
+pub mod scenario;
 pub mod schema;
 pub mod snapshot;

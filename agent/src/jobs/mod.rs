@@ -3,7 +3,7 @@
 //! A job runs under a small supervisor process of its own (`pgleap-agent exec-job DIR`), which holds a lock,
 //! writes the program's output to files and, at its end, the exit status. An agent that was killed finds the
 //! job by its directory, joins it when the lock is held, or reads the status. What lies in that directory, and why
-//! nothing can be started twice, is told in [`record`].
+//! nothing can be started twice, is told in `record.rs`.
 //!
 //! A service manager must kill the agent's own process only (systemd: `KillMode=process`), or jobs die with it.
 

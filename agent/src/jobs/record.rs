@@ -102,8 +102,9 @@ impl Record {
 
     /// Forgets the last run and writes down the next. Only with the lock.
     pub(super) fn prepare(&self, program: &Program) -> io::Result<()> {
-        // The status first: a crash in between must not leave the status of another program beside this one's.
-        for name in ["status.json", "output.log", "supervisor.log"] {
+        // In this order a crash in between leaves the last run as it ended, or no run, but never one that looks lost;
+        // and never the status of one program beside the next.
+        for name in ["output.log", "supervisor.log", "status.json"] {
             durable::remove(&self.file(name))?;
         }
         durable::write(&self.file("program.json"), &serde_json::to_vec_pretty(program)?)

@@ -6,7 +6,7 @@
 
 mod record;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +83,8 @@ impl Journal {
             e => storage(&e),
         })?;
         let (id, format) = identity(&database).map_err(|e| storage(&e))?;
+        // redb syncs the file, not its name: a journal that vanishes with the power would forget its fences.
+        File::open(state_dir).and_then(|directory| directory.sync_all()).map_err(|e| storage(&e))?;
         if format != FORMAT {
             return Err(JournalError::Format { path, format });
         }

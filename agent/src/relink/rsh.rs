@@ -5,10 +5,12 @@
 //! connection: memory stays bounded, and a slow side slows the other down.
 
 use std::io::{Read as _, Write as _};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use futures::StreamExt as _;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use pgleap_proto::agent::{RsyncFrame, RsyncOpen, rsync_frame};
 use pgleap_proto::tls::TlsFiles;
 use tokio::sync::mpsc;
@@ -62,7 +64,17 @@ fn said(message: String) -> ExitCode {
     ExitCode::from(FAILED)
 }
 
+/// rsync hands its remote shell pipes that do not block (pipe.c, `piped_child`); the threads here rely on blocking.
+fn make_blocking(fd: impl AsFd) -> Result<()> {
+    let doing = || "preparing standard input and output";
+    let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL).doing(doing)?);
+    fcntl(&fd, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK)).doing(doing)?;
+    Ok(())
+}
+
 async fn transfer(arguments: RshArguments) -> Result<u8> {
+    make_blocking(std::io::stdin())?;
+    make_blocking(std::io::stdout())?;
     let RshArguments { tls_dir, agent, host, operation, command } = arguments;
     let tls = TlsFiles::in_directory(&tls_dir).load().doing(|| "reading the agent's certificate")?;
     let mut client = peer_client::connect(&agent, &host, &tls).await?;

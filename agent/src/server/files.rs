@@ -1,10 +1,11 @@
-//! Where `Rsync` and `Manifest` are handed to `crate::relink`'s serving side.
+//! Where `Rsync` and `Manifest` are handed to [`crate::relink`]'s serving side.
 
 use pgleap_proto::agent::{ManifestEntry, ManifestRequest, RsyncFrame};
 use pgleap_proto::tls::Peer;
 use tonic::{Status, Streaming};
 
 use super::{Answers, Host};
+use crate::relink;
 
 /// Input and output of a read-only rsync sender confined to what was offered to this peer.
 pub(super) async fn rsync(
@@ -12,8 +13,7 @@ pub(super) async fn rsync(
     peer: &Peer,
     input: Streaming<RsyncFrame>,
 ) -> Result<Answers<RsyncFrame>, Status> {
-    let _ = (&host.config, peer, input);
-    Err(Status::unimplemented("this agent cannot serve files yet"))
+    relink::serve_rsync(&host.config, peer, input).await
 }
 
 /// Every file of what was offered to this peer.
@@ -22,6 +22,5 @@ pub(super) async fn manifest(
     peer: &Peer,
     request: ManifestRequest,
 ) -> Result<Answers<ManifestEntry>, Status> {
-    let _ = (&host.config, peer, request);
-    Err(Status::unimplemented("this agent cannot list files yet"))
+    relink::serve_manifest(&host.config, peer, request).await
 }

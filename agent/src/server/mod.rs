@@ -2,8 +2,8 @@
 //!
 //! | service | for | methods are in |
 //! | --- | --- | --- |
-//! | `Agent` | coordinators | [`agent`]: `Hello`; `RunStep` and `Rehearse` go to [`crate::run`], `Inspect` and `Lag` to [`facts`] |
-//! | `Peer` | other agents | [`peer`]: reads only; [`files`] for relinking, [`rows`] for validation |
+//! | `Agent` | coordinators | `agent.rs`: `Hello`; `RunStep` and `Rehearse` go to [`crate::run`], `Inspect` and `Lag` to `facts.rs` |
+//! | `Peer` | other agents | `peer.rs`: reads only; `files.rs` for relinking, `rows.rs` for validation |
 //!
 //! It decides nothing about steps and touches neither PostgreSQL nor files.
 

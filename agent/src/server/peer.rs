@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pgleap_proto::agent::peer_server::Peer as PeerMethods;
 use pgleap_proto::agent::{
     HashRowsReply, HashRowsRequest, ManifestEntry, ManifestRequest, RsyncFrame, SlotPositionsReply,
-    SlotPositionsRequest,
+    SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::tls::{Peer, Role};
 use tonic::{Request, Response, Status, Streaming};
@@ -47,11 +47,16 @@ impl PeerMethods for PeerService {
         request: Request<SlotPositionsRequest>,
     ) -> Result<Response<SlotPositionsReply>, Status> {
         agent(&request, "read slot positions")?;
-        rows::slot_positions(&self.host, request.into_inner()).await.map(Response::new)
+        rows::slot_positions(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn tables(&self, request: Request<TablesRequest>) -> Result<Response<TablesReply>, Status> {
+        agent(&request, "list tables")?;
+        rows::tables(request.into_inner()).await.map(Response::new)
     }
 
     async fn hash_rows(&self, request: Request<HashRowsRequest>) -> Result<Response<HashRowsReply>, Status> {
         agent(&request, "hash rows")?;
-        rows::hash_rows(&self.host, request.into_inner()).await.map(Response::new)
+        rows::hash_rows(request.into_inner()).await.map(Response::new)
     }
 }

@@ -24,6 +24,7 @@ pub mod stop_replica;
 pub mod subscribe;
 pub mod update_extensions;
 pub mod upgrade;
+pub mod validate;
 pub mod verify_relink;
 
 use async_trait::async_trait;
@@ -102,8 +103,8 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Subscribe(params) => Box::new(subscribe::SubscribeStep(params)),
         Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
+        Kind::Validate(params) => Box::new(validate::ValidateStep::new(params)),
         Kind::VerifyRelink(params) => Box::new(verify_relink::VerifyRelinkStep(params)),
-        _ => return None,
     })
 }
 

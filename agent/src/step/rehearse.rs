@@ -17,7 +17,7 @@ use pgleap_proto::step::{Output, Rehearse};
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
-use crate::pg::{conninfo, program};
+use crate::pg::{conninfo, program, sql};
 use crate::program::Program;
 use crate::upgrade::restore_errors::Failures;
 use crate::upgrade::scratch::Scratch;
@@ -69,6 +69,8 @@ pub async fn rehearse(cx: &Context, params: &Rehearse) -> Result<()> {
 struct Old {
     version: String,
     install_user: String,
+    /// Of the role that reads over the network.
+    reader_oid: u32,
     /// All that can be connected to: `pg_upgrade` restores every one of them.
     databases: Vec<String>,
     libraries: Option<String>,
@@ -78,6 +80,7 @@ async fn look(node: &Node, upstream: &Conninfo, wanted: &[String]) -> Result<Old
     let query = "SELECT pg_catalog.json_build_object(
         'version', pg_catalog.current_setting('server_version'),
         'install_user', (SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10),
+        'reader_oid', (SELECT oid::bigint FROM pg_catalog.pg_roles WHERE rolname = current_user),
         'databases', (SELECT pg_catalog.json_agg(datname ORDER BY datname) FROM pg_catalog.pg_database WHERE datallowconn),
         'libraries', CASE WHEN pg_catalog.pg_has_role('pg_read_all_settings', 'USAGE')
                           THEN pg_catalog.current_setting('shared_preload_libraries') END)";
@@ -104,7 +107,16 @@ async fn restore(cx: &Context, node: &Node, upstream: &Conninfo, old: &Old, scra
     scratch.make(cx).await?;
     scratch.start(cx, old.libraries.as_deref().unwrap_or_default()).await?;
     let total = old.databases.len() as u64 + 1;
-    let mut failures = Failures::default();
+    // In binary-upgrade mode pg_dumpall leaves out the creation of the role it is connected as (dumpRoles): for
+    // pg_upgrade that is the install user, which initdb has made; here it is the reader, which is made by hand, and
+    // the install user's creation is what fails.
+    if upstream.user != old.install_user {
+        let set_oid = format!("SELECT binary_upgrade_set_next_pg_authid_oid('{}')", old.reader_oid);
+        let create = format!("CREATE ROLE {}", sql::ident(&upstream.user));
+        let psql = scratch.client("psql").args(["-X", "-q", "-d", "template1", "-o", "/dev/null"]);
+        psql.args(["-v", "ON_ERROR_STOP=1", "-c", &set_oid, "-c", &create]).run().await?;
+    }
+    let mut failures = Failures::expecting(format!("role \"{}\" already exists", old.install_user));
 
     cx.report.progress(0, total, "databases", "roles and settings");
     let file = scratch.directory.join("globals.sql").to_string_lossy().into_owned();

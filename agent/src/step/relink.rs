@@ -16,10 +16,11 @@ use crate::error::{Doing, Result, StepError};
 use crate::jobs::JobStatus;
 use crate::pg::{auto_conf, control};
 use crate::relink::command::{Shell, progress, rsync};
-use crate::relink::made::{self, Made};
+use crate::relink::made;
 use crate::relink::offer::running_in;
 use crate::relink::place::{Place, Transfer, place};
 use crate::relink::remote::Leader;
+use crate::upgrade::marker::{Marker, Stage};
 
 /// Transfers that broke off with the connection are taken up again this often.
 const ATTEMPTS: u32 = 5;
@@ -174,15 +175,14 @@ struct Nodes<'a> {
 
 impl Nodes<'_> {
     /// The mark, when this step of this operation made the directory.
-    fn owned(&self, cx: &Context, data: &Path) -> Result<Option<Made>> {
-        Ok(made::read(data)?.filter(|made| made.operation == cx.operation && made.step == cx.step))
+    fn owned(&self, cx: &Context, data: &Path) -> Result<Option<Marker>> {
+        Ok(Marker::read(data)?.filter(|mark| mark.operation == cx.operation && mark.step == cx.step))
     }
 
-    /// Every transfer has ended well and the node's own settings are in place. A directory that has since been set up
-    /// as a standby was whole before.
+    /// Every transfer has ended well and the node's own settings are in place.
     fn is_whole(&self, cx: &Context, data: &Path) -> Result<bool> {
-        let made = self.owned(cx, data)?;
-        let whole = made.is_some_and(|made| made.relinked || data.join("standby.signal").exists());
+        let mark = self.owned(cx, data)?;
+        let whole = mark.is_some_and(|mark| mark.stage == Some(Stage::Relinked));
         Ok(whole && data.join("global/pg_control").exists())
     }
 
@@ -231,8 +231,14 @@ impl Nodes<'_> {
         std::fs::create_dir_all(data).doing(|| format!("creating {}", data.display()))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(data, private).doing(|| data.display().to_string())?;
-        let mark = Made { operation: cx.operation.clone(), step: cx.step.clone(), made, relinked: false };
-        made::write(data, &mark)?;
+        let mark = Marker {
+            operation: cx.operation.clone(),
+            step: cx.step.clone(),
+            made,
+            initdb: Vec::new(),
+            stage: Some(Stage::Relinking),
+        };
+        mark.write(data)?;
         made::empty(data)?;
         if place.wal {
             let wal = data.join("pg_wal");
@@ -268,9 +274,9 @@ impl Nodes<'_> {
             let file = std::fs::File::open(directory).doing(doing)?;
             nix::unistd::syncfs(&file).doing(doing)?;
         }
-        let made = self.owned(cx, data)?;
-        let made = made.ok_or_else(|| StepError::new(format!("{} has lost its mark", data.display())))?;
-        made::write(data, &Made { relinked: true, ..made })
+        let mark = self.owned(cx, data)?;
+        let mut mark = mark.ok_or_else(|| StepError::new(format!("{} has lost its mark", data.display())))?;
+        mark.advance(data, Stage::Relinked)
     }
 }
 

@@ -157,7 +157,6 @@ fn may_start(node: &Node, operation: &str, verified: bool, mark: Option<&Mark>) 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relink::made::Made;
     use crate::upgrade::marker::{Marker, Stage};
 
     fn mark(text: &str) -> Option<Mark> {
@@ -168,19 +167,21 @@ mod tests {
     fn only_the_verified_or_the_cloned_is_started() {
         let node = Node::default();
         let start = |verified, mark: Option<Mark>| may_start(&node, "o", verified, mark.as_ref()).is_ok();
-        let relinked = Made { operation: "o".into(), step: "r".into(), made: vec![], relinked: true };
-        let relinked = serde_json::to_string(&relinked).unwrap();
+        let staged = |stage| {
+            let marker = Marker {
+                operation: "o".into(),
+                step: "s".into(),
+                made: vec![],
+                initdb: vec![],
+                stage: Some(stage),
+            };
+            serde_json::to_string(&marker).unwrap()
+        };
+        let relinked = staged(Stage::Relinked);
         assert!(start(true, mark(&relinked)));
         assert!(!start(false, mark(&relinked)));
         // The leader's own mark, brought along by a base backup that nobody finished.
-        let leaders = Marker {
-            operation: "o".into(),
-            step: "i".into(),
-            made: vec![],
-            initdb: vec![],
-            stage: Some(Stage::Started),
-        };
-        assert!(!start(false, mark(&serde_json::to_string(&leaders).unwrap())));
+        assert!(!start(false, mark(&staged(Stage::Started))));
         let clone = r#"{"operation":"o","step":"c","filled":[{"path":"/d","existed":false}],"aside":[],"bytes":1,"undoing":false}"#;
         assert!(start(false, mark(clone)));
         assert!(!start(false, mark(&clone.replace("false}", "true}"))), "half undone");

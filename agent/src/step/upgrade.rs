@@ -39,9 +39,9 @@ impl Step for UpgradeStep {
             Some(Stage::Upgraded) => return Ok(Probe::Done(self.verify(cx).await?)),
             Some(Stage::Upgrading(_) | Stage::Initdb) => return Ok(Probe::Ready),
             Some(Stage::Initialised) => {}
-            None => {
+            Some(Stage::Relinking | Stage::Relinked) | None => {
                 return Err(StepError::new(format!(
-                    "{} of node {} is a clone, not a new cluster made for pg_upgrade",
+                    "{} of node {} is a replica's copy, not a new cluster made for pg_upgrade",
                     node.data_dir, node.name
                 )));
             }
@@ -144,7 +144,7 @@ impl Step for UpgradeStep {
                 ctl::manager(cx, node).stop(StopMode::Fast).await?;
                 tablespaces::remove_of_major(cx, Path::new(&seed.data_dir), node.major)?;
             }
-            Some(Stage::Initialised) | None => {}
+            Some(Stage::Initialised | Stage::Relinking | Stage::Relinked) | None => {}
         }
         pg_upgrade::remove_work_dir(cx);
         socket_dir::remove(cx, SOCKETS);

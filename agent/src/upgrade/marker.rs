@@ -25,6 +25,11 @@ pub enum Stage {
     /// The new server was, or was about to be, started for users: from here on the old one must never start again,
     /// because both share inodes.
     Started,
+    /// A replica's: rsync from the leader is not finished; whatever is there is wiped and copied again.
+    Relinking,
+    /// A replica's: a whole copy of the leader's, with the node's own settings; whether it equals the leader's files
+    /// is another step's to prove, and nothing may start before.
+    Relinked,
 }
 
 /// The file's content.

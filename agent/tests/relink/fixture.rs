@@ -15,11 +15,12 @@ use pgleap_agent::report::Reporter;
 use pgleap_proto::agent::peer_server::{Peer, PeerServer};
 use pgleap_proto::agent::{
     Fence, HashRowsReply, HashRowsRequest, ManifestEntry, ManifestRequest, RsyncFrame, SlotPositionsReply,
-    SlotPositionsRequest,
+    SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::{OfferFiles, Relink, VerifyRelink};
 use pgleap_proto::tls::{Role, TlsFiles, server_name};
+use tokio::sync::RwLock;
 use tonic::{Request, Response, Status, Streaming};
 
 pub const OPERATION: &str = "shop-1a2b3c";
@@ -30,12 +31,18 @@ pub struct Fixture {
     pub address: String,
     /// How many of the next rsync calls break off after a few frames.
     pub break_off: Arc<AtomicU32>,
+    /// While this is locked for writing, rsync calls wait.
+    pub gate: Arc<RwLock<()>>,
+    /// How many rsync calls there were.
+    pub calls: Arc<AtomicU32>,
 }
 
 /// The Peer service as the agent's server wires it.
 struct Service {
     config: AgentConfig,
     break_off: Arc<AtomicU32>,
+    gate: Arc<RwLock<()>>,
+    calls: Arc<AtomicU32>,
 }
 
 type Frames<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -50,6 +57,8 @@ impl Peer for Service {
         request: Request<Streaming<RsyncFrame>>,
     ) -> Result<Response<Self::RsyncStream>, Status> {
         let peer = pgleap_proto::tls::Peer::of(&request)?;
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let _open = self.gate.read().await;
         let stream = relink::serve_rsync(&self.config, &peer, request.into_inner()).await?;
         let left = self.break_off.load(Ordering::SeqCst);
         if left > 0 {
@@ -75,6 +84,10 @@ impl Peer for Service {
         Err(Status::unimplemented(""))
     }
 
+    async fn tables(&self, _: Request<TablesRequest>) -> Result<Response<TablesReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn hash_rows(&self, _: Request<HashRowsRequest>) -> Result<Response<HashRowsReply>, Status> {
         Err(Status::unimplemented(""))
     }
@@ -93,7 +106,13 @@ impl Fixture {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let break_off = Arc::new(AtomicU32::new(0));
-        let service = Service { config: config(&at, "db3"), break_off: break_off.clone() };
+        let (gate, calls) = (Arc::new(RwLock::new(())), Arc::new(AtomicU32::new(0)));
+        let service = Service {
+            config: config(&at, "db3"),
+            break_off: break_off.clone(),
+            gate: gate.clone(),
+            calls: calls.clone(),
+        };
         let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
         tokio::spawn(
             tonic::transport::Server::builder()
@@ -102,7 +121,7 @@ impl Fixture {
                 .add_service(PeerServer::new(service))
                 .serve_with_incoming(incoming),
         );
-        let fixture = Fixture { root, address, break_off };
+        let fixture = Fixture { root, address, break_off, gate, calls };
         fixture.make_leader();
         fixture.make_replica();
         fixture
@@ -139,6 +158,8 @@ impl Fixture {
         ] {
             write(&self.at(file), bytes);
         }
+        // More than any pipe or window holds.
+        write(&data.join("base/5/1255"), (0..3_000_000_u32).flat_map(u32::to_ne_bytes).collect::<Vec<u8>>());
         write(&seed.join("global/pg_control.old"), control_bytes(202_209_061));
         write(&data.join("global/pg_control"), control_bytes(202_506_291));
         for directory in [&seed, &data] {
@@ -238,7 +259,7 @@ pub fn relation_bytes(name: &str, hints: u16) -> Vec<u8> {
         let mut page = vec![0; PAGE];
         page[4..8].copy_from_slice(&(0x0100_0000 + number).to_ne_bytes());
         for (at, value) in [(8, hints), (12, 28), (14, 8000), (16, 8192), (18, 8192 + 4)] {
-            page[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
+            page[at..at + 2].copy_from_slice(&value.to_ne_bytes());
         }
         if name.ends_with("_vm") {
             page[8..10].fill(0);

@@ -1,5 +1,7 @@
 //! The three relink steps against each other: real rsync, real jobs, real mutual TLS, plain directories.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod fixture;
 
 use std::os::unix::fs::MetadataExt as _;
@@ -91,8 +93,8 @@ async fn links_what_is_here_copies_the_rest_and_proves_it() {
     assert_eq!(verified.differences, Vec::<String>::new());
     assert!(verified.equal);
     assert_eq!(verified.linked_files, 6);
-    // Seven copies; of the linked ones all but the free space map.
-    assert_eq!((verified.copied_files, verified.hashed_files), (7, 12));
+    // Eight copies; of the linked ones all but the free space map.
+    assert_eq!((verified.copied_files, verified.hashed_files), (8, 13));
 
     let step = RelinkStep(fixture.relink());
     let cx = fixture.context("db4", "relink");
@@ -172,6 +174,44 @@ async fn a_transfer_that_broke_off_is_taken_up_again() {
     assert!(verify(&fixture, 100).await.equal);
 }
 
+/// Waits for something that nothing notifies of.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_that_goes_on_without_its_agent_is_joined_or_undone() {
+    let fixture = offered().await;
+    let calls = || fixture.calls.load(Ordering::SeqCst);
+    let begin = async |expected: u32| {
+        let (step, cx) = (RelinkStep(fixture.relink()), fixture.context("db4", "relink"));
+        let run = tokio::spawn(async move { step.act(&cx).await });
+        eventually("rsync has called", || calls() == expected).await;
+        // As a killed agent leaves it: the job goes on.
+        run.abort();
+        assert!(run.await.unwrap_err().is_cancelled());
+    };
+    let closed = fixture.gate.write().await;
+    begin(1).await;
+    let step = RelinkStep(fixture.relink());
+    step.undo(&fixture.context("db4", "relink")).await.unwrap();
+    assert!(!fixture.at("n4 a/18").exists() && !fixture.at("ts4/PG_18_202506291").exists());
+
+    begin(2).await;
+    let cx = fixture.context("db4", "relink");
+    assert_eq!(step.probe(&cx).await.unwrap(), Probe::Ready);
+    drop(closed);
+    step.act(&cx).await.unwrap();
+    step.verify(&cx).await.unwrap();
+    assert_eq!(calls(), 3, "undone, joined, and the tablespace");
+    assert!(verify(&fixture, 100).await.equal);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_earlier_attempt_left_is_not_taken_for_whole() {
     let fixture = offered().await;
@@ -180,7 +220,7 @@ async fn what_an_earlier_attempt_left_is_not_taken_for_whole() {
     write(
         &data.join("pgleap.created"),
         format!(
-            r#"{{"operation":"{OPERATION}","step":"relink","made":[{:?}]}}"#,
+            r#"{{"operation":"{OPERATION}","step":"relink","stage":"relinking","made":[{:?}]}}"#,
             fixture.at("ts4/PG_18_202506291")
         ),
     );
@@ -274,12 +314,7 @@ async fn the_sender_ends_with_its_client() {
     let stream = client.rsync(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap();
     assert_eq!(senders_of(&seed), 1);
     drop((stream, sender, client));
-    let gone = async {
-        while senders_of(&seed) > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("the sender outlives its client");
+    eventually("the sender ends", || senders_of(&seed) == 0).await;
 }
 
 /// Processes whose command line has this argument and `--sender`.

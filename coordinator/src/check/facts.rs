@@ -114,11 +114,11 @@ impl<'a> View<'a> {
                 server.upstream_host == old.spec.address && server.upstream_port == u32::from(old.spec.port)
             })
         });
-        let replica = || {
-            self.old
-                .iter()
-                .find(|old| old.server().is_some_and(|s| s.in_recovery && !s.upstream_host.is_empty()))
+        let identity = leader.server().map(|server| server.system_identifier);
+        let usable = |s: &ServerFacts| {
+            s.in_recovery && !s.upstream_host.is_empty() && Some(s.system_identifier) == identity
         };
+        let replica = || self.old.iter().find(|old| old.server().is_some_and(usable));
         Some(adopted.or_else(replica).unwrap_or(leader))
     }
 

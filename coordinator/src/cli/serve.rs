@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{Connection, Failure, Outcome};
+use crate::serve::{ServeConfig, serve};
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum LogFormat {
@@ -38,7 +40,23 @@ impl Serve {
             LogFormat::Text => logs.init(),
             LogFormat::Json => logs.json().init(),
         }
-        let _ = (self.data_dir, self.listen, self.member, connection.tls_dir());
-        Err(Failure::Refused("serve is not merged yet".to_owned()))
+        let config = ServeConfig {
+            data_dir: self.data_dir,
+            listen: self.listen,
+            tls_dir: connection.tls_dir(),
+            member: self.member,
+        };
+        serve(config, told_to_stop()?).await.map_err(|error| Failure::Refused(error.to_string()))
     }
+}
+
+/// Resolves on SIGTERM (systemd) or SIGINT (a terminal).
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

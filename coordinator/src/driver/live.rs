@@ -85,13 +85,13 @@ impl Live {
         }
     }
 
-    /// The lines kept of an operation in order of arrival, and a receiver of those to come, without a gap.
-    pub fn lines(&self, operation: &str) -> (Vec<LiveLine>, broadcast::Receiver<LiveLine>) {
+    /// The lines kept (of one operation, or of all) in order of arrival, and a receiver of those to come (of all),
+    /// without a gap between them.
+    pub fn lines(&self, only: Option<&str>) -> (Vec<LiveLine>, broadcast::Receiver<LiveLine>) {
         let steps = self.lock();
         let receiver = self.lines.subscribe();
-        let of_operation = steps.iter().filter(|((of, _), _)| of == operation);
-        let mut lines: Vec<LiveLine> =
-            of_operation.flat_map(|(_, step)| step.lines.iter().cloned()).collect();
+        let shown = steps.iter().filter(|((of, _), _)| only.is_none_or(|only| only == of));
+        let mut lines: Vec<LiveLine> = shown.flat_map(|(_, step)| step.lines.iter().cloned()).collect();
         lines.sort_by_key(|line| line.at);
         (lines, receiver)
     }
@@ -216,7 +216,7 @@ mod tests {
         live.joined("o", "s");
         (1..5).for_each(|n| live.line("o", "s", line(n)));
         live.left("o", "s");
-        let kept: Vec<String> = live.lines("o").0.into_iter().map(|line| line.log.line).collect();
+        let kept: Vec<String> = live.lines(None).0.into_iter().map(|line| line.log.line).collect();
         assert_eq!(kept, ["0", "1", "2", "3", "4"]);
     }
 

@@ -148,12 +148,9 @@ impl StepRun {
             };
             match broken {
                 Broken::Refused(message) => return Some(failed(self.refusal(&message))),
-                Broken::Superseded(message) => {
-                    tracing::warn!(step = self.step.id, message, "the agent refused the fence");
-                    // A later start is on its way, or this coordinator is no longer the leader; either way this
-                    // run is over. The driver starts the step again if it is still to be done.
-                    return None;
-                }
+                // A later start is on its way, or another coordinator leads: this run is over.
+                Broken::Superseded(_) if !self.leads() || !self.is_current(fence) => return None,
+                Broken::Superseded(message) => return Some(failed(self.ahead(&message))),
                 Broken::Away(cause) => {
                     self.agents.forget(&self.step.host, &self.step.agent);
                     self.away(&cause);
@@ -251,6 +248,15 @@ impl StepRun {
         )
     }
 
+    /// The agent has seen newer fences than the log ever gave.
+    fn ahead(&self, message: &str) -> String {
+        format!(
+            "the agent of host {} knows of a later start of operation {} than this coordinator: {message}; was the \
+             coordinator's data directory restored from an older copy?",
+            self.step.host, self.operation
+        )
+    }
+
     fn failure(&self, message: String) -> Outcome {
         Outcome::Failed { message, evidence: Vec::new() }
     }
@@ -266,11 +272,12 @@ fn failed(message: String) -> Finished {
     Finished { outcome: Some(finished::Outcome::Failed(failed)) }
 }
 
-/// What a refused or broken call means.
+/// What a refused or broken call means. Agents say `aborted` to an old fence, and `failed_precondition` while the
+/// opposite of what is asked is still under way.
 fn classify(status: Status) -> Broken {
     let cause = explain_status(&status);
     match status.code() {
-        Code::FailedPrecondition => Broken::Superseded(cause),
+        Code::Aborted => Broken::Superseded(cause),
         Code::InvalidArgument | Code::Unimplemented | Code::OutOfRange => Broken::Refused(cause),
         _ => Broken::Away(cause),
     }

@@ -274,6 +274,19 @@ async fn a_step_the_agent_does_not_know_fails_clearly() {
 }
 
 #[tokio::test]
+async fn an_agent_with_newer_fences_than_the_log_stops_the_operation() {
+    let fixture = Fixture::new().await;
+    fixture.first.remember_fence("s.a", (99, 1));
+    let coordinator = fixture.coordinator();
+    coordinator.begin(fixture.diamond()).await;
+    coordinator.until("stopped", |op| stopped(op).is_some()).await;
+    let operation = coordinator.operation();
+    let reason = &stopped(&operation).unwrap().reason;
+    assert!(reason.contains("restored from an older copy"), "{reason}");
+    assert!(fixture.first.acts(Asked::Do).is_empty());
+}
+
+#[tokio::test]
 async fn a_broken_stream_is_joined_again_under_the_same_fence() {
     let fixture = Fixture::new().await;
     let (go, wait) = watch::channel(false);

@@ -1,5 +1,6 @@
 //! What each step asks of its agent. Fields marked BOUND in `step.proto` stay empty here; `bind` fills them.
 
+use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreatePhysicalSlot, CreateSlots,
@@ -39,7 +40,7 @@ pub(super) fn drop_seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn clone_seed(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CloneNode(CloneNode {
-        node: Some(draft.cluster.seed(node)),
+        node: Some(Node { tablespaces: draft.cloned_tablespaces(node), ..draft.cluster.seed(node) }),
         upstream: Some(draft.upstream_of(node)),
         slot: draft.physical_slot(node),
         system_identifier: draft.server.system_identifier,
@@ -170,7 +171,7 @@ pub(super) fn new_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn clone_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CloneNode(CloneNode {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(Node { tablespaces: draft.cloned_tablespaces(node), ..draft.cluster.new_node(node) }),
         upstream: Some(draft.cluster.reach_new(draft.new_leader)),
         slot: draft.physical_slot(node),
         // Chosen by initdb, unknown to the plan; 0 is "do not compare".

@@ -78,6 +78,7 @@ fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
         upstream: upstream.spec,
         new_leader,
         server,
+        upstream_server: upstream.server(),
         slots,
         connectable,
         jobs: cluster.new.jobs.unwrap_or(cpus).max(1),

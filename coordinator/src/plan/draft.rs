@@ -1,7 +1,7 @@
 //! What the steps of one plan are made from: the declaration with everything that had to be looked up in the facts.
 
 use pgleap_proto::agent::{DatabaseFacts, ServerFacts};
-use pgleap_proto::node::{Conninfo, Node};
+use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
 use pgleap_proto::step::DatabaseSlot;
 
 use crate::fleet::{ClusterSpec, NewNodeSpec, OldNodeSpec};
@@ -18,6 +18,8 @@ pub(super) struct Draft<'a> {
     pub new_leader: &'a NewNodeSpec,
     /// The old leader's server.
     pub server: &'a ServerFacts,
+    /// The server of the old node that the new leader streams from, when it was seen.
+    pub upstream_server: Option<&'a ServerFacts>,
     /// Databases with a publication and a slot.
     pub slots: Vec<DatabaseSlot>,
     /// Every database that can be connected to, templates too.
@@ -50,6 +52,28 @@ impl Draft<'_> {
         } else {
             self.cluster.reach_new(self.new_leader)
         }
+    }
+
+    /// From where on its upstream to where on a new node each mapped tablespace is copied.
+    ///
+    /// The fleet file maps paths of the old leader; a base backup needs those of the server it reads from, which lie
+    /// elsewhere when that is the new leader, or an old replica that was itself cloned with a mapping.
+    pub fn cloned_tablespaces(&self, node: &NewNodeSpec) -> Vec<TablespaceMap> {
+        let is_leader = node.name == self.new_leader.name;
+        let on_upstream = |from: &str| -> String {
+            if !is_leader {
+                let mapped = self.new_leader.tablespaces.iter().find(|other| other.from == from);
+                return mapped.map_or(from, |other| &other.to).to_owned();
+            }
+            let oid =
+                self.server.tablespaces.iter().find(|space| space.location == from).map(|space| space.oid);
+            let seen = self.upstream_server.into_iter().flat_map(|server| &server.tablespaces);
+            let there =
+                seen.filter(|space| Some(space.oid) == oid).map(|space| space.location.clone()).next();
+            there.unwrap_or_else(|| from.to_owned())
+        };
+        let maps = node.tablespaces.iter();
+        maps.map(|map| TablespaceMap { from: on_upstream(&map.from), to: map.to.clone() }).collect()
     }
 
     /// Physical slot of a new node, on whatever it streams from.

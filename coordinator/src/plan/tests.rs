@@ -1,1 +1,426 @@
-//! x
+//! What holds for every plan, whatever the number of nodes and databases; and the documents generated from the table.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pgleap_proto::node::{ControlData, Node};
+use pgleap_proto::step::action::Kind;
+use pgleap_proto::step::output::Kind as OutputKind;
+use pgleap_proto::step::{Output, RecoveredOutput, SlotsOutput, StoppedOutput, VerifiedOutput};
+use proptest::prelude::*;
+
+use super::table::{After, At, Each, TABLE};
+use super::*;
+use crate::check::testing::{self, Case, database};
+
+const TAG: &str = "pgleap_0123ab";
+
+/// A cluster with so many nodes and databases; the first old node is the leader.
+fn case(old: usize, new: usize, databases: usize) -> Case {
+    let mut cluster = testing::healthy().cluster;
+    let (old_node, new_node) = (cluster.old.nodes[0].clone(), cluster.new.nodes[0].clone());
+    cluster.old.nodes = (0..old)
+        .map(|n| {
+            let mut node = old_node.clone();
+            (node.name, node.host) = (format!("old-{n}"), format!("o{n}"));
+            (node.agent, node.address) = (format!("10.1.0.{n}:7432"), format!("10.1.0.{n}"));
+            node
+        })
+        .collect();
+    cluster.new.nodes = (0..new)
+        .map(|n| {
+            let mut node = new_node.clone();
+            (node.name, node.host) = (format!("new-{n}"), format!("n{n}"));
+            (node.agent, node.address) = (format!("10.2.0.{n}:7432"), format!("10.2.0.{n}"));
+            node
+        })
+        .collect();
+    let mut case = testing::of(cluster);
+    for n in 0..databases {
+        let odd = ["we\"ird ☃", "it's", "a=b", "$x `y`", " ", "UPPER"][n % 6];
+        case.server(0).databases.push(database(&format!("{odd}{n}"), 20_000 + n as u32, n % 5 == 4));
+    }
+    case
+}
+
+fn plan(case: &Case) -> Plan {
+    build(&case.cluster, &case.facts, TAG).unwrap()
+}
+
+/// What an agent might say to a step that is done.
+fn output(step: &PlannedStep) -> Output {
+    let control = ControlData { checkpoint_lsn: 77, ..ControlData::default() };
+    let kind = match step.action.kind.as_ref().unwrap() {
+        Kind::CreateSlots(create) => {
+            let mut slots = create.slots.clone();
+            for (n, slot) in slots.iter_mut().enumerate() {
+                // The highest is not the last.
+                slot.lsn = 1000 + [50, 900, 3][n % 3];
+            }
+            Some(OutputKind::Slots(SlotsOutput { slots }))
+        }
+        Kind::RecoverTo(_) => {
+            Some(OutputKind::Recovered(RecoveredOutput { timeline: 2, ..RecoveredOutput::default() }))
+        }
+        Kind::StopLeader(_) => {
+            Some(OutputKind::Stopped(StoppedOutput { control: Some(control), ..StoppedOutput::default() }))
+        }
+        Kind::StopReplica(_) => Some(OutputKind::Stopped(StoppedOutput {
+            control: Some(control),
+            same_checkpoint: true,
+            ..StoppedOutput::default()
+        })),
+        Kind::VerifyRelink(_) => {
+            Some(OutputKind::Verified(VerifiedOutput { equal: true, ..VerifiedOutput::default() }))
+        }
+        _ => None,
+    };
+    Output { kind }
+}
+
+/// Every step that must be done before this one, near or far.
+fn ancestors<'p>(plan: &'p Plan, id: &str) -> BTreeSet<&'p str> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![plan.step(id).unwrap()];
+    while let Some(step) = open.pop() {
+        for id in &step.after {
+            let before = plan.step(id).unwrap();
+            if found.insert(before.id.as_str()) {
+                open.push(before);
+            }
+        }
+    }
+    found
+}
+
+/// The node on which a step acts.
+fn acts_on(kind: &Kind) -> &Node {
+    let node = match kind {
+        Kind::Rehearse(a) => &a.node,
+        Kind::CreatePhysicalSlot(a) => &a.node,
+        Kind::DropPhysicalSlot(a) => &a.node,
+        Kind::CloneNode(a) => &a.node,
+        Kind::StartStandby(a) => &a.node,
+        Kind::InitNew(a) => &a.node,
+        Kind::CheckUpgrade(a) => &a.node,
+        Kind::Publish(a) => &a.node,
+        Kind::HaltStandby(a) => &a.node,
+        Kind::CreateSlots(a) => &a.node,
+        Kind::RecoverTo(a) => &a.node,
+        Kind::CleanPromoted(a) => &a.node,
+        Kind::StopLeader(a) => &a.node,
+        Kind::StopReplica(a) => &a.node,
+        Kind::Upgrade(a) => &a.node,
+        Kind::OfferFiles(a) => &a.node,
+        Kind::Relink(a) => &a.node,
+        Kind::VerifyRelink(a) => &a.node,
+        Kind::StartLeader(a) => &a.node,
+        Kind::StartReplica(a) => &a.node,
+        Kind::UpdateExtensions(a) => &a.node,
+        Kind::Analyze(a) => &a.node,
+        Kind::Subscribe(a) => &a.node,
+        Kind::EnableSubscriptions(a) => &a.node,
+        Kind::CatchUp(a) => &a.node,
+        Kind::Validate(a) => &a.node,
+    };
+    node.as_ref().unwrap()
+}
+
+/// Steps that leave nothing behind of their own; all others must say how they are taken back.
+const NOTHING_TO_TAKE_BACK: [&str; 11] = [
+    "check.rehearse",
+    "seed.check_upgrade",
+    "convert.clean_promoted",
+    "convert.drop_physical_slot",
+    "upgrade.stop_leader",
+    "upgrade.stop_replica",
+    "upgrade.verify_relink",
+    "upgrade.update_extensions",
+    "upgrade.analyze",
+    "replicate.catch_up",
+    "replicate.validate",
+];
+
+fn kind_of(id: &str) -> &str {
+    id.split('/').next().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8) {
+        let case = case(old, new, databases);
+        let plan = plan(&case);
+
+        let ids: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+        prop_assert_eq!(ids.len(), plan.steps.len());
+        let mut earlier = BTreeSet::new();
+        for step in &plan.steps {
+            // Also proves that there is no cycle.
+            prop_assert!(step.after.iter().all(|id| earlier.contains(id)), "{}: {:?}", step.id, step.after);
+            prop_assert!(step.after.iter().all(|id| plan.step(id).unwrap().phase <= step.phase), "{}", step.id);
+            earlier.insert(step.id.clone());
+        }
+        prop_assert!(plan.steps.iter().map(|step| step.phase).is_sorted());
+
+        let agents = case.cluster.agents();
+        for step in &plan.steps {
+            prop_assert!(!step.commands.is_empty() || step.id == "upgrade.update_extensions", "{}", step.id);
+            prop_assert!(!step.title.contains('{'), "{}", step.title);
+            prop_assert_eq!(agents.get(&step.host), Some(&step.agent));
+            prop_assert_eq!(&acts_on(step.action.kind.as_ref().unwrap()).host, &step.host, "{}", step.id);
+            let nothing = NOTHING_TO_TAKE_BACK.contains(&kind_of(&step.id));
+            prop_assert_eq!(step.undo.is_none(), nothing, "{}", step.id);
+        }
+        prop_assert_eq!(&plan, &build(&case.cluster, &case.facts, TAG).unwrap());
+    }
+
+    #[test]
+    fn what_must_precede_does(old in 1usize..4, new in 1usize..6) {
+        let case = case(old, new, 2);
+        let plan = plan(&case);
+        let rules = [
+            ("seed.create_physical_slot", "seed.clone_node"),
+            ("seed.check_upgrade", "convert.publish"),
+            ("seed.start_standby", "convert.publish"),
+            ("convert.publish", "convert.create_slots"),
+            ("convert.halt_standby", "convert.create_slots"),
+            ("convert.create_slots", "convert.recover_to"),
+            ("convert.recover_to", "convert.start_standby"),
+            ("convert.recover_to", "convert.drop_physical_slot"),
+            ("convert.clean_promoted", "upgrade.stop_leader"),
+            ("convert.start_standby", "upgrade.stop_leader"),
+            ("upgrade.stop_leader", "upgrade.stop_replica"),
+            ("upgrade.stop_replica", "upgrade.upgrade"),
+            ("upgrade.upgrade", "upgrade.relink"),
+            ("upgrade.verify_relink", "upgrade.start_leader"),
+            ("upgrade.create_physical_slot", "upgrade.update_extensions"),
+            ("upgrade.start_leader", "replicate.subscribe"),
+            ("upgrade.update_extensions", "replicate.subscribe"),
+            ("replicate.subscribe", "replicate.enable_subscriptions"),
+            ("replicate.catch_up", "replicate.validate"),
+        ];
+        for (before, after) in rules {
+            let node_of = |id: &str| id.split_once('/').map(|(_, node)| node.to_owned());
+            for later in plan.steps.iter().filter(|step| kind_of(&step.id) == after) {
+                let all = ancestors(&plan, &later.id);
+                for earlier in plan.steps.iter().filter(|step| kind_of(&step.id) == before) {
+                    // A node's own slot precedes its own clone.
+                    let own = before == "seed.create_physical_slot";
+                    if own && node_of(&earlier.id) != node_of(&later.id) {
+                        continue;
+                    }
+                    prop_assert!(all.contains(earlier.id.as_str()), "{} before {}", earlier.id, later.id);
+                }
+            }
+        }
+        // A replica that has to be cloned anew does not hold up replication, while the old cluster keeps WAL.
+        let before_subscribe = ancestors(&plan, "replicate.subscribe");
+        prop_assert!(!before_subscribe.iter().any(|id| id.starts_with("upgrade.clone_node")));
+    }
+
+    #[test]
+    fn everything_bound_is_told_by_steps_before(old in 1usize..3, new in 1usize..5, databases in 0usize..5) {
+        let case = case(old, new, databases);
+        let plan = plan(&case);
+        let everything: BTreeMap<String, Output> =
+            plan.steps.iter().map(|step| (step.id.clone(), output(step))).collect();
+        for step in &plan.steps {
+            let before = ancestors(&plan, &step.id);
+            let told: BTreeMap<String, Output> = everything
+                .iter()
+                .filter(|(id, _)| before.contains(id.as_str()))
+                .map(|(id, output)| (id.clone(), output.clone()))
+                .collect();
+            let bound = bind(&plan, step, &told).map_err(|e| TestCaseError::fail(e.to_string()))?;
+            prop_assert_eq!(&bound, &bind(&plan, step, &everything).unwrap(), "more outputs change nothing");
+            let highest = 1000 + if case.server_databases() > 1 { 900 } else { 50 };
+            match bound.kind.unwrap() {
+                Kind::RecoverTo(a) => prop_assert_eq!(a.target_lsn, highest),
+                Kind::Subscribe(a) => {
+                    prop_assert_eq!(a.target_lsn, highest);
+                    prop_assert!(a.slots.iter().all(|slot| slot.lsn > 0));
+                }
+                Kind::EnableSubscriptions(a) => prop_assert_eq!(a.target_lsn, highest),
+                Kind::StopReplica(a) => prop_assert_eq!(a.leader.unwrap().checkpoint_lsn, 77),
+                Kind::Relink(a) => prop_assert!(a.same_checkpoint),
+                Kind::VerifyRelink(a) => prop_assert!(a.same_checkpoint),
+                Kind::CloneNode(a) => prop_assert_eq!(a.verified, step.phase == Phase::Upgrade),
+                Kind::StartReplica(a) => prop_assert!(a.verified),
+                Kind::StartStandby(a) => prop_assert_eq!(a.timeline, if step.phase == Phase::Convert { 2 } else { 0 }),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Case {
+    fn server_databases(&self) -> usize {
+        let view = crate::check::View::new(&self.cluster, &self.facts);
+        crate::check::replicated(view.leader_server().unwrap()).count()
+    }
+}
+
+#[test]
+fn nothing_is_bound_from_nonsense() {
+    let case = case(2, 2, 1);
+    let plan = plan(&case);
+    let recover = plan.step("convert.recover_to").unwrap();
+    let told = |output: Output| BTreeMap::from([("convert.create_slots".to_owned(), output)]);
+    let error = bind(&plan, recover, &BTreeMap::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "step convert.recover_to needs what step convert.create_slots found out: it has no output yet"
+    );
+    assert!(bind(&plan, recover, &told(Output::default())).is_err());
+
+    let mut slots = output(plan.step("convert.create_slots").unwrap());
+    assert!(bind(&plan, recover, &told(slots.clone())).is_ok());
+    if let Some(OutputKind::Slots(found)) = &mut slots.kind {
+        found.slots[0].lsn = 0;
+    }
+    let error = bind(&plan, recover, &told(slots.clone())).unwrap_err().to_string();
+    assert!(error.contains("no position of slot pgleap_0123ab_16400 in database \"app\""), "{error}");
+    if let Some(OutputKind::Slots(found)) = &mut slots.kind {
+        found.slots.remove(0);
+    }
+    assert!(bind(&plan, recover, &told(slots)).is_err());
+}
+
+#[test]
+fn the_seed_comes_from_a_replica_when_there_is_one() {
+    let upstream = |case: &Case| match plan(case).step("seed.clone_node/new-0").unwrap().action.kind.clone() {
+        Some(Kind::CloneNode(clone)) => clone.upstream.unwrap().host,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(upstream(&case(1, 1, 0)), "10.1.0.0");
+    assert_eq!(upstream(&case(3, 1, 0)), "10.1.0.1");
+    // A replica that is down, or does not stream, gives nothing.
+    let mut lame = case(3, 1, 0);
+    lame.server(1).upstream_host.clear();
+    assert_eq!(upstream(&lame), "10.1.0.2");
+    // What is adopted stays where it is.
+    let mut adopted = case(3, 1, 0);
+    adopted.adopt(0, 2);
+    assert_eq!(upstream(&adopted), "10.1.0.2");
+}
+
+#[test]
+fn databases_are_all_but_empty_templates() {
+    let mut case = case(1, 1, 5);
+    case.database("postgres").allow_connections = true;
+    let plan = plan(&case);
+    let Some(Kind::Publish(publish)) = &plan.step("convert.publish").unwrap().action.kind else { panic!() };
+    // The fifth is a template with tables.
+    let names = ["app", "postgres", "we\"ird ☃0", "it's1", "a=b2", "$x `y`3", " 4"];
+    assert_eq!(publish.databases, names);
+    let Some(Kind::Rehearse(rehearse)) = &plan.step("check.rehearse").unwrap().action.kind else { panic!() };
+    assert!(rehearse.databases.contains(&"template1".to_owned()));
+    assert!(!rehearse.databases.contains(&"template0".to_owned()));
+}
+
+#[test]
+fn no_plan_from_half_the_facts() {
+    let error = |case: &Case| build(&case.cluster, &case.facts, TAG).unwrap_err().to_string();
+    let mut lost = case(2, 2, 0);
+    lost.facts.replies.remove("n1");
+    lost.facts.unreachable.insert("n1".into(), "timed out".into());
+    assert_eq!(
+        error(&lost),
+        "no plan for cluster ledger: the agent of host n1 cannot be reached (timed out); `pgleap check ledger` tells more"
+    );
+    let mut headless = case(2, 2, 0);
+    headless.server(0).in_recovery = true;
+    assert!(error(&headless).contains("not exactly one of its old nodes"));
+    let mut blind = case(2, 2, 0);
+    blind.database("app").connect_error = "permission denied".into();
+    assert!(error(&blind).contains("\"app\" could not be inspected"));
+    let mut taken = case(2, 2, 0);
+    taken.database("app").publications.push(TAG.into());
+    assert!(error(&taken).contains("\"pgleap_0123ab\" exists already"));
+}
+
+#[test]
+fn the_plan_reads_like_this() {
+    let case = testing::healthy();
+    let plan = plan(&case);
+    let mut text = String::new();
+    for step in present(&plan).steps {
+        text.push_str(&format!("{} on {}: {}\n", step.id, step.host, step.title));
+        if !step.after.is_empty() {
+            text.push_str(&format!("  after {}\n", step.after.join(", ")));
+        }
+        for line in &step.commands {
+            text.push_str(&format!("  $ {line}\n"));
+        }
+        if !step.waits_for.is_empty() {
+            text.push_str(&format!("  waits for {}\n", step.waits_for));
+        }
+        if !step.undo.is_empty() {
+            text.push_str(&format!("  undo: {}\n", step.undo));
+        }
+    }
+    crate::golden::check("coordinator/src/plan/golden/ledger.txt", &text);
+}
+
+#[test]
+fn the_documentation_is_the_table() {
+    let mut text = String::from(
+        "# The steps of an operation\n\n\
+         Generated from the step table, `coordinator/src/plan/table.rs`; a test fails when this page is stale\n\
+         (`PGLEAP_UPDATE_GOLDEN=1 cargo test -p pgleap-coordinator the_documentation` writes it anew).\n\n\
+         Steps start as soon as everything in *follows* is done, so replicas are worked on side by side. An undo takes back\n\
+         every started step, the last one first; where nothing is said, the step leaves nothing to take back.\n",
+    );
+    let mut phase = None;
+    for row in TABLE {
+        if phase != Some(row.phase) {
+            phase = Some(row.phase);
+            text.push_str(&format!(
+                "\n## {}\n\n| step | for | runs on | what | follows | may wait for | taken back by |\n\
+                 | --- | --- | --- | --- | --- | --- | --- |\n",
+                row.phase
+            ));
+        }
+        let each = match row.each {
+            Each::Leader => "new leader",
+            Each::Replica => "each new replica",
+        };
+        let at = match row.at {
+            At::OldLeader => "old leader",
+            At::Upstream => "upstream",
+            At::NewLeader => "new leader",
+            At::Node => each.trim_start_matches("each "),
+        };
+        let words = |text: &str| {
+            text.replace("{node}", if row.each == Each::Leader { "*leader*" } else { "*replica*" })
+                .replace("{upstream}", "*upstream*")
+                .replace("{leader}", "*leader*")
+                .replace("{old}", "*old leader*")
+        };
+        let follows: Vec<String> = row
+            .after
+            .iter()
+            .map(|after| match after {
+                After::All(phase, name) => format!("every {phase}.{name}"),
+                After::Leader(phase, name) | After::Same(phase, name) => format!("{phase}.{name}"),
+            })
+            .collect();
+        text.push_str(&format!(
+            "| `{}` | {each} | {at} | {} | {} | {} | {} |\n",
+            row.name,
+            words(row.title),
+            follows.join(", "),
+            row.waits_for.map(words).unwrap_or_default(),
+            row.undo.unwrap_or_default(),
+        ));
+    }
+    text.push_str(
+        "
+*leader* is the first new node, *replica* each other one. *upstream* is the old node that the new leader streams
+\
+         from: a replica, or the *old leader* when it has none.
+",
+    );
+    crate::golden::check("docs/steps.md", &text);
+}

@@ -40,16 +40,16 @@ pub(super) fn prepare(path: &Path) -> Result<PathBuf, RaftError> {
     Ok(path.join(FILE_NAME))
 }
 
-/// Opens or makes the file, readable by its owner only.
+/// Opens or makes the file, readable by its owner only; its name is durable when this returns.
 pub(super) fn open(path: &Path) -> Result<File, RaftError> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(|e| RaftError::Store { path: path.to_owned(), why: e.to_string() })
+    let failed = |e: std::io::Error| RaftError::Store { path: path.to_owned(), why: e.to_string() };
+    let mut options = OpenOptions::new();
+    let file =
+        options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+    if let Some(directory) = path.parent() {
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -210,7 +210,16 @@ fn run<T: Transport>(
             next_tick = Instant::now() + TICK;
         }
         if node.advance()? {
-            publish.send_replace(node.view());
+            let view = node.view();
+            if view.leading != publish.borrow().leading {
+                tracing::info!(
+                    member = view.member,
+                    term = view.term,
+                    leads = view.leading.is_some(),
+                    "leadership"
+                );
+            }
+            publish.send_replace(view);
         }
         node.flush();
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message, Snapshot};
 use raft::{Config, RawNode, ReadState, StateRole, Storage};
+use slog::Drain as _;
 use tokio::sync::oneshot;
 
 use super::error::{ProposeError, RaftError};
@@ -66,7 +67,9 @@ impl<T: Transport> Node<T> {
             pre_vote: true,
             ..Config::default()
         };
-        let logger = slog::Logger::root(tracing_slog::TracingSlogDrain, slog::o!());
+        // Elections of a lone member are no news, and we tell of leadership ourselves.
+        let warnings = tracing_slog::TracingSlogDrain.filter_level(slog::Level::Warning).ignore_res();
+        let logger = slog::Logger::root(warnings, slog::o!());
         let raw = RawNode::new(&config, store, &logger)?;
         let mut node = Node {
             raw,

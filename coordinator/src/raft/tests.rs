@@ -46,7 +46,7 @@ fn content(state: &State) -> State {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_acknowledged_is_lost_in_a_crash(

@@ -70,6 +70,8 @@ pub struct StepRecord {
     pub state: StepState,
     /// First start; from then on the world may have been changed by it, until it is undone.
     pub touched_at: Option<Timestamp>,
+    /// Start of the latest run.
+    pub started_at: Option<Timestamp>,
     /// Latest end, good or bad.
     pub finished_at: Option<Timestamp>,
     /// What it reported when it was done.
@@ -149,10 +151,11 @@ impl Operation {
         self.steps.values().all(|record| record.state == StepState::Done)
     }
 
-    /// What the steps done so far reported, by step id: what later steps are bound with.
+    /// What steps reported when they were done, by step id: what later steps are bound with. Those taken back since are
+    /// included, because taking back the ones before them may need the same values.
     pub fn outputs(&self) -> BTreeMap<String, Output> {
-        let done = self.steps.iter().filter(|(_, record)| record.state == StepState::Done);
-        done.filter_map(|(id, record)| Some((id.clone(), record.output.clone()?))).collect()
+        let told = self.steps.iter().filter_map(|(id, record)| Some((id.clone(), record.output.clone()?)));
+        told.collect()
     }
 
     /// The phase of the first step that is not done; of the last step when all are.

@@ -116,9 +116,9 @@ fn history(masks: &[u16], tries: &[Try]) -> (Vec<Envelope>, State) {
         log.push(envelope.clone());
         match &result {
             Err(_) => assert_eq!(State { applied: before.applied, ..state.clone() }, before),
-            Ok(_) => check_start(&before, &envelope.command),
+            Ok(reply) => check_start(&before, &envelope.command, position(index), reply),
         }
-        check_attempts(&before, &state);
+        check_attempts(&before, &state, &envelope.command);
         check_exclusive(&state);
     }
     (log, state)
@@ -128,9 +128,11 @@ fn position(index: u64) -> Position {
     Position { index, term: 1 + index / 10 }
 }
 
-fn check_start(before: &State, command: &Command) {
+fn check_start(before: &State, command: &Command, position: Position, reply: &Reply) {
     let Command::StepStarted { operation, step, verb } = command else { return };
     let operation = &before.operations[operation];
+    // The fence: the entry's own term, and an attempt that no start of the operation ever had.
+    assert_eq!(*reply, Reply::Started { attempt: operation.next_attempt, term: position.term });
     match verb {
         Verb::Do => {
             let after = &operation.plan.step(step).unwrap().after;
@@ -152,10 +154,11 @@ fn check_start(before: &State, command: &Command) {
     }
 }
 
-fn check_attempts(before: &State, after: &State) {
+fn check_attempts(before: &State, after: &State, command: &Command) {
     for (id, old) in &before.operations {
         let Some(new) = after.operations.get(id) else { continue };
-        assert!(new.next_attempt >= old.next_attempt);
+        let starts = u64::from(matches!(command, Command::StepStarted { .. }) && old.steps != new.steps);
+        assert_eq!(new.next_attempt, old.next_attempt + starts);
         for record in new.steps.values() {
             if let StepState::Started(run) = &record.state {
                 assert!(run.attempt < new.next_attempt);

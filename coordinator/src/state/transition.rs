@@ -118,6 +118,7 @@ fn start(
     let blocked = again.as_ref().and_then(|run| run.blocked.clone());
     // A step started again by a new leader is the same run for the people who watch: keep its clock.
     let at = again.as_ref().map_or(occasion.at, |run| run.at);
+    record.started_at = Some(at);
     let silent = blocked.is_some();
     record.state = StepState::Started(Run { verb, attempt, term, at, blocked });
     if !silent {

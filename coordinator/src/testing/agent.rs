@@ -11,7 +11,11 @@ use pgleap_proto::agent::{
     Blocked, Done, Failed, Fence, Finished, HelloReply, HelloRequest, InspectReply, InspectRequest, LagReply,
     LagRequest, LogLine, Progress, SlotPosition, StepEvent, StepRequest, Verb, finished, step_event,
 };
-use pgleap_proto::step::{Output, Rehearse, SlotsOutput, output};
+use pgleap_proto::node::ControlData;
+use pgleap_proto::step::{
+    Action, DatabaseSlot, Output, RecoveredOutput, Rehearse, SlotsOutput, StandbyOutput, StoppedOutput,
+    VerifiedOutput, action, output,
+};
 use pgleap_proto::tls::{Peer, Role, TlsIdentity};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -51,6 +55,8 @@ struct Inner {
     script: Mutex<HashMap<String, VecDeque<Behaviour>>>,
     runs: Mutex<HashMap<String, Run>>,
     inspect: Mutex<InspectReply>,
+    /// Slots that were asked for.
+    slots: Mutex<Vec<DatabaseSlot>>,
 }
 
 struct Run {
@@ -97,6 +103,13 @@ impl FakeAgent {
         calls.map(|call| call.step).collect()
     }
 
+    /// As if a coordinator of a later term had started this step.
+    pub(crate) fn remember_fence(&self, step: &str, fence: (u64, u64)) {
+        let (_, finished) = watch::channel(None);
+        let task = tokio::spawn(async {}).abort_handle();
+        self.0.runs.lock().unwrap().insert(step.into(), Run { verb: Verb::Do, fence, finished, task });
+    }
+
     pub(crate) fn lose_journal(&self) {
         *self.0.journal.lock().unwrap() = "another".into();
     }
@@ -116,12 +129,34 @@ fn log(line: &str) -> step_event::Kind {
     step_event::Kind::Log(LogLine { source: "fake".into(), line: line.into() })
 }
 
-fn done() -> finished::Outcome {
-    let output = Output { kind: Some(output::Kind::Slots(SlotsOutput::default())) };
-    finished::Outcome::Done(Done { output: Some(output), already: false })
+/// What a step of this kind reports when all goes well.
+fn done(action: Option<&Action>) -> finished::Outcome {
+    let control = ControlData { system_identifier: 7, timeline: 2, ..ControlData::default() };
+    let kind = match action.and_then(|action| action.kind.clone()) {
+        Some(action::Kind::CreateSlots(create)) => {
+            let slots = create.slots.into_iter().map(|slot| DatabaseSlot { lsn: 0x100, ..slot }).collect();
+            output::Kind::Slots(SlotsOutput { slots })
+        }
+        Some(action::Kind::RecoverTo(to)) => {
+            let (lsn, timeline) = (to.target_lsn, 2);
+            output::Kind::Recovered(RecoveredOutput { lsn, timeline, evidence: String::new() })
+        }
+        Some(action::Kind::StopLeader(_) | action::Kind::StopReplica(_)) => {
+            output::Kind::Stopped(StoppedOutput {
+                control: Some(control),
+                same_checkpoint: true,
+                difference: String::new(),
+            })
+        }
+        Some(action::Kind::VerifyRelink(_)) => {
+            output::Kind::Verified(VerifiedOutput { equal: true, ..VerifiedOutput::default() })
+        }
+        _ => output::Kind::Standby(StandbyOutput::default()),
+    };
+    finished::Outcome::Done(Done { output: Some(Output { kind: Some(kind) }), already: false })
 }
 
-async fn act(behaviour: Option<Behaviour>) -> Finished {
+async fn act(behaviour: Option<Behaviour>, action: Option<Action>) -> Finished {
     let behaviour = match behaviour {
         Some(Behaviour::FailAfter(mut go, message)) => {
             let _ = go.wait_for(|go| *go).await;
@@ -130,7 +165,7 @@ async fn act(behaviour: Option<Behaviour>) -> Finished {
         other => other,
     };
     let outcome = match behaviour {
-        None | Some(Behaviour::Unknown | Behaviour::FailAfter(..)) => done(),
+        None | Some(Behaviour::Unknown | Behaviour::FailAfter(..)) => done(action.as_ref()),
         Some(Behaviour::Fail(message)) => finished::Outcome::Failed(Failed {
             message: message.into(),
             evidence: vec!["FATAL:  it broke".into()],
@@ -138,7 +173,7 @@ async fn act(behaviour: Option<Behaviour>) -> Finished {
         Some(Behaviour::Block(reason)) => finished::Outcome::Blocked(Blocked { reason: reason.into() }),
         Some(Behaviour::Hold(mut go) | Behaviour::Break(mut go)) => {
             let _ = go.wait_for(|go| *go).await;
-            done()
+            done(action.as_ref())
         }
     };
     Finished { outcome: Some(outcome) }
@@ -167,7 +202,7 @@ impl Agent for FakeAgent {
         let mut runs = self.0.runs.lock().unwrap();
         let known = runs.get(&step);
         if known.is_some_and(|run| run.fence > fence) {
-            return Err(Status::failed_precondition("the fence is old"));
+            return Err(Status::aborted("the fence is old"));
         }
         let joined = known
             .is_some_and(|run| run.verb == verb && (run.fence == fence || run.finished.borrow().is_none()));
@@ -182,9 +217,14 @@ impl Agent for FakeAgent {
                 return Err(Status::invalid_argument("this agent knows no such step; update pgleap-agent"));
             }
             cut = matches!(behaviour, Some(Behaviour::Break(_)));
+            if let Some(action::Kind::CreateSlots(create)) =
+                request.action.as_ref().and_then(|a| a.kind.as_ref())
+            {
+                *self.0.slots.lock().unwrap() = create.slots.clone();
+            }
             let (send, finished) = watch::channel(None);
             let task = tokio::spawn(async move {
-                let outcome = act(behaviour).await;
+                let outcome = act(behaviour, request.action).await;
                 let _ = send.send(Some(outcome));
             });
             runs.insert(step.clone(), Run { verb, fence, finished, task: task.abort_handle() });
@@ -211,19 +251,20 @@ impl Agent for FakeAgent {
     }
 
     async fn rehearse(&self, _: Request<Rehearse>) -> Result<Response<Events>, Status> {
-        let finished = Finished { outcome: Some(done()) };
+        let finished = Finished { outcome: Some(done(None)) };
         let events = [event(log("rehearsing")), event(step_event::Kind::Finished(finished))];
         Ok(Response::new(Box::pin(futures::stream::iter(events.map(Ok)))))
     }
 
     async fn lag(&self, _: Request<LagRequest>) -> Result<Response<LagReply>, Status> {
-        let slot = SlotPosition {
-            slot: "pgleap_aaaaaa_5".into(),
-            database: "app".into(),
+        let slots = self.0.slots.lock().unwrap().clone().into_iter().map(|slot| SlotPosition {
+            slot: slot.slot,
+            database: slot.database,
             confirmed_lsn: 900,
             active: true,
             ..SlotPosition::default()
-        };
-        Ok(Response::new(LagReply { running: true, lsn: 1000, slots: vec![slot], ..LagReply::default() }))
+        });
+        let slots = slots.collect();
+        Ok(Response::new(LagReply { running: true, lsn: 1000, slots, ..LagReply::default() }))
     }
 }

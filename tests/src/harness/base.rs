@@ -43,7 +43,7 @@ impl Base {
             user.make_dir(&path.join(name), 0o755)?;
         }
         let keep = std::env::var_os("KEEP").is_some_and(|value| value != "0" && !value.is_empty());
-        let reaper = binaries.own("reaper").ok().map(|reaper| {
+        let reaper = binaries.beside("reaper").ok().map(|reaper| {
             use std::os::unix::process::CommandExt;
             // A process group of its own, so that Ctrl-C does not reach it.
             let mut command = std::process::Command::new(reaper);

@@ -26,6 +26,8 @@ pub struct FleetOptions {
     pub new_nodes: Vec<String>,
     /// Lines of `[cluster.options]` in the fleet file.
     pub options: Vec<(String, String)>,
+    /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
+    pub coordinator: bool,
 }
 
 impl Default for FleetOptions {
@@ -35,6 +37,7 @@ impl Default for FleetOptions {
             new_version: "18".into(),
             new_nodes: vec!["n1".into(), "n2".into()],
             options: Vec::new(),
+            coordinator: true,
         }
     }
 }
@@ -109,7 +112,9 @@ impl Fleet {
             fleet.add_agent(&host)?;
         }
         fleet.file = fleet.describe(&options)?;
-        fleet.start_coordinator().await?;
+        if options.coordinator {
+            fleet.start_coordinator().await?;
+        }
         for host in fleet.host_names() {
             fleet.start_agent(&host).await?;
         }
@@ -153,11 +158,19 @@ impl Fleet {
         let hosts = options.old.nodes.iter().chain(&options.new_nodes);
         holders.extend(hosts.map(|host| ("agent".to_owned(), host.clone(), format!("agent-{host}"))));
         for (role, name, directory) in holders {
-            let out = pki.join(directory).to_string_lossy().into_owned();
-            let arguments = ["pki", "issue", "--dir", &ca, "--role", &role, "--name", &name, "--out", &out];
-            self.base.run(&pgleap, &arguments).await?;
+            self.issue(&ca, &role, &name, &directory).await?;
         }
         Ok(())
+    }
+
+    /// Issues a certificate of the CA in `ca` to the TLS directory `pki/<directory>`.
+    ///
+    /// # Errors
+    /// When `pgleap pki issue` fails.
+    pub async fn issue(&self, ca: &str, role: &str, name: &str, directory: &str) -> Result<()> {
+        let out = self.base.join("pki").join(directory).to_string_lossy().into_owned();
+        let arguments = ["pki", "issue", "--dir", ca, "--role", role, "--name", name, "--out", &out];
+        self.base.run(self.base.join("bin/pgleap"), &arguments).await.map(drop)
     }
 
     fn add_agent(&mut self, host: &str) -> Result<()> {
@@ -192,9 +205,8 @@ impl Fleet {
             data_dir: text(&node.data_dir),
             ..NodeEntry::default()
         };
-        // On real hosts a tablespace lies at the same path on each node; here each node has its own, and new nodes
-        // are cloned from the old replica.
-        let source = self.old.nodes.get(1).unwrap_or(self.old.primary());
+        // On real hosts a tablespace lies at the same path on each node; here each node has its own.
+        let source = self.old.primary();
         let spaces = |node: &Server| {
             let path = |host: &str, space: &str| text(&tablespace_dir(&self.base, host, space));
             let spaces = self.old.options.tablespaces.iter();

@@ -2,8 +2,10 @@
 //!
 //! It starts processes and ends exactly those it started; what a scenario claims is asserted elsewhere.
 
+pub mod agent_rpc;
 pub mod base;
 pub mod cluster;
+pub mod drain;
 pub mod eventually;
 pub mod fleet;
 pub mod fleet_file;

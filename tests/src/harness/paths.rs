@@ -55,15 +55,25 @@ impl Binaries {
         Ok(bin)
     }
 
-    /// One of this workspace's own programs.
+    /// One of this workspace's own programs; `PGLEAP_PROGRAMS` names another directory to take them from.
     ///
     /// # Errors
     /// When it was not built.
     pub fn own(&self, name: &str) -> Result<PathBuf> {
-        let path = self.profile_dir.join(name);
+        let path = self.setting("PGLEAP_PROGRAMS").map_or(self.profile_dir.as_path(), Path::new).join(name);
         if !path.is_file() {
             bail!("{} is missing: run `cargo build --workspace --bins` first", path.display());
         }
+        Ok(path)
+    }
+
+    /// A program of the tests themselves.
+    ///
+    /// # Errors
+    /// When it was not built.
+    pub fn beside(&self, name: &str) -> Result<PathBuf> {
+        let path = self.profile_dir.join(name);
+        anyhow::ensure!(path.is_file(), "{} is missing", path.display());
         Ok(path)
     }
 

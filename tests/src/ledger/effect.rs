@@ -74,6 +74,17 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Rows it touched, the trigger's included; of an update of identical rows, at least one.
+    pub(super) fn rows(&self) -> u64 {
+        match self {
+            Effect::Item { .. } | Effect::ItemGone { .. } | Effect::Transfer { .. } => 2,
+            Effect::Plain { copies: Some(copies), .. } => *copies,
+            _ => 1,
+        }
+    }
+}
+
 /// How a transaction ended, as far as the client knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::effect::{Logged, Outcome};
+use super::effect::{Effect, Logged, Outcome};
 use super::{Options, Target};
 
 /// The books of one worker.
@@ -75,6 +75,13 @@ impl Record {
     /// Commits that were acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.transactions().filter(|(_, logged)| logged.outcome == Outcome::Acknowledged).count() as u64
+    }
+
+    /// Rows that acknowledged transactions inserted, updated or deleted, those of the ledger table and of triggers
+    /// included.
+    pub fn rows_written(&self) -> u64 {
+        let acknowledged = self.transactions().filter(|(_, logged)| logged.outcome == Outcome::Acknowledged);
+        acknowledged.map(|(_, logged)| 1 + logged.effects.iter().map(Effect::rows).sum::<u64>()).sum()
     }
 
     /// Transactions that failed without having been asked to, those of unknown outcome included.

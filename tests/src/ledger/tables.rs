@@ -66,6 +66,8 @@ pub async fn create(superuser: &Client, tablespace: Option<&str>) -> Result<()> 
          CREATE TABLE events_2_low PARTITION OF events_2 FOR VALUES FROM (minvalue) TO (100);
          CREATE TABLE events_2_high PARTITION OF events_2 FOR VALUES FROM (100) TO (maxvalue);
          CREATE TABLE events_rest PARTITION OF events DEFAULT;
+         -- A row of it that has arrived proves that all before it have.
+         CREATE TABLE marks (id uuid PRIMARY KEY);
          RESET ROLE;
          RESET search_path;"
     );

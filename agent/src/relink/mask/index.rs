@@ -1,7 +1,8 @@
 //! Index pages, sequences: told apart by their special space, then masked as the access method's `*_mask` does.
 
 use super::{
-    HEADER, PAGE, clear_u16, keep_header, mask_hole, mask_hole_if_set, mask_line_flags, u16_at, u32_at,
+    HEADER, PAGE, clear_u16, keep_header, mask_content, mask_hole, mask_hole_if_set, mask_line_flags, u16_at,
+    u32_at,
 };
 
 /// Last two bytes of a page: the identifier (or, in B-trees, the vacuum cycle, which stays below them).
@@ -41,8 +42,7 @@ pub(super) fn mask_special_8(page: &mut [u8; PAGE], only_page: bool) {
         return keep_header(page);
     }
     match u16_at(page, PAGE_ID) {
-        // spg_mask (spgxlog.c).
-        SPGIST => mask_hole(page),
+        SPGIST => spgist(page),
         BRIN_REVMAP => {}
         BRIN_META => mask_hole_if_set(page),
         BRIN_REGULAR => {
@@ -66,8 +66,8 @@ fn btree(page: &mut [u8; PAGE]) {
     mask_hole(page);
     let flags = u16_at(page, FLAGS);
     if flags & DELETED != 0 {
-        // Replay initialises it anew; nothing refers to what is left in it (majors before 14 mask it likewise).
-        page[HEADER..PAGE - 16].fill(0);
+        // Nothing refers to what is left in it; replay may initialise it anew (majors before 14 mask it likewise).
+        mask_content(page, PAGE - 16);
     } else if flags & LEAF != 0 {
         mask_line_flags(page);
     }
@@ -85,7 +85,7 @@ fn hash(page: &mut [u8; PAGE]) {
     const HINT: u16 = 1 << 7;
     mask_hole(page);
     match u16_at(page, FLAGS) & TYPE {
-        0 => page[HEADER..PAGE - 16].fill(0),
+        0 => mask_content(page, PAGE - 16),
         OVERFLOW | BUCKET => mask_line_flags(page),
         _ => {}
     }
@@ -110,8 +110,20 @@ fn gist(page: &mut [u8; PAGE]) {
 /// `gin_mask` (ginxlog.c).
 fn gin(page: &mut [u8; PAGE], flags: u16) {
     if flags & GIN_DELETED != 0 {
-        page[HEADER..PAGE - 8].fill(0);
+        // Replay makes it anew, with fewer flags (ginRedoDeleteListPages).
+        mask_content(page, PAGE);
     } else {
         mask_hole_if_set(page);
+    }
+}
+
+/// `spg_mask` (spgxlog.c); and of the meta page the cache of last used pages, which is written without a record
+/// (spgutils.c, `SpGistUpdateMetaPage`).
+fn spgist(page: &mut [u8; PAGE]) {
+    const META: u16 = 1;
+    mask_hole(page);
+    if u16_at(page, PAGE - 8) & META != 0 {
+        // The magic number stays.
+        page[HEADER + 4..PAGE - 8].fill(0);
     }
 }

@@ -108,6 +108,12 @@ fn mask_hole_if_set(page: &mut [u8; PAGE]) {
     }
 }
 
+/// Everything up to `end`, with what the header says of it (bufmask.c, `mask_page_content`).
+fn mask_content(page: &mut [u8; PAGE], end: usize) {
+    page[HEADER..end].fill(0);
+    page[at::LOWER..at::UPPER + 2].fill(0);
+}
+
 fn keep_header(page: &mut [u8; PAGE]) {
     page[HEADER..].fill(0);
 }

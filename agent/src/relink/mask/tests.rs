@@ -182,3 +182,24 @@ fn an_unknown_kind_is_compared_by_header_only() {
     after[6000] = 1;
     assert_eq!(masked(before), masked(after));
 }
+
+#[test]
+fn deleted_gin_pages_and_spgist_caches_do_not_count() {
+    let mut before = page(8);
+    add_item(&mut before, &[5; 24]);
+    let mut after = page(8);
+    put(&mut before, PAGE - 2, 1 << 2 | 1 << 4); // GIN_DELETED | GIN_LIST
+    put(&mut after, PAGE - 2, 1 << 2);
+    assert_eq!(masked(before), masked(after));
+
+    let mut before = page(8);
+    put(&mut before, at::LOWER, 92);
+    put(&mut before, PAGE - 8, 1);
+    put(&mut before, PAGE - 2, 0xFF82);
+    let mut after = before;
+    after[HEADER + 8] = 99;
+    assert_eq!(masked(before), masked(after), "the meta page's cache");
+    put(&mut before, PAGE - 8, 0);
+    put(&mut after, PAGE - 8, 0);
+    assert_ne!(masked(before), masked(after), "any other page");
+}

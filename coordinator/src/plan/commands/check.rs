@@ -7,7 +7,7 @@ use crate::fleet::NewNodeSpec;
 pub(in crate::plan) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let new = draft.cluster.new_node(node);
     let upstream = draft.cluster.rehearse_old(draft.upstream);
-    let scratch = "/tmp/rehearsal";
+    let scratch = "<scratch>";
     let mut commands = vec![
         format!("{} -D {scratch} -U {}", program(&new, "initdb"), sh(&new.superuser)),
         format!(

@@ -44,8 +44,8 @@ pub(in crate::plan) fn catch_up(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<St
             "postgres",
             &[format!(
                 "SELECT slot_name, confirmed_flush_lsn >= '<that LSN>' FROM pg_replication_slots \
-                 WHERE slot_name LIKE '{}\\_%'",
-                draft.tag.replace('_', "\\_")
+                 WHERE slot_name ^@ '{}_'",
+                draft.tag
             )],
         ),
     ];

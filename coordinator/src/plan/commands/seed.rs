@@ -21,7 +21,7 @@ pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Strin
         sh(&conninfo(&draft.upstream_of(node), None)),
         draft.physical_slot(node),
     );
-    for map in &node.tablespaces {
+    for map in draft.cloned_tablespaces(node) {
         command.push_str(&format!(" -T {}", sh(&format!("{}={}", map.from, map.to))));
     }
     vec![command]

@@ -98,10 +98,8 @@ pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Strin
         sh(&conninfo(&draft.cluster.reach_new(draft.new_leader), None)),
         draft.physical_slot(node),
     );
-    for map in &node.tablespaces {
-        let of_leader = draft.new_leader.tablespaces.iter().find(|other| other.from == map.from);
-        let from = of_leader.map_or(&map.from, |other| &other.to);
-        command.push_str(&format!(" -T {}", sh(&format!("{from}={}", map.to))));
+    for map in draft.cloned_tablespaces(node) {
+        command.push_str(&format!(" -T {}", sh(&format!("{}={}", map.from, map.to))));
     }
     vec![
         "# only if the comparison found a difference; the directory that differs is moved aside first".into(),

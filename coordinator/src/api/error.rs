@@ -1,0 +1,70 @@
+//! Refusals as gRPC statuses: the code tells a program what to do, the message a person.
+
+use std::sync::Arc;
+
+use tonic::Status;
+
+use crate::fleet::{self, ClusterSpec, FleetSpec};
+use crate::raft::ProposeError;
+use crate::state::{Operation, Rejection, Reply, State};
+
+/// A refusal of the log or of the state.
+pub(super) fn refused(error: ProposeError) -> Status {
+    let message = error.to_string();
+    match error {
+        ProposeError::NotLeader(_) | ProposeError::Busy | ProposeError::Stopping => {
+            Status::unavailable(message)
+        }
+        ProposeError::Lost => Status::aborted(message),
+        ProposeError::Rejected(rejection) if rejection.is_not_found() => Status::not_found(message),
+        ProposeError::Rejected(_) => Status::failed_precondition(message),
+        ProposeError::Unwritable(_) => Status::internal(message),
+    }
+}
+
+/// The operation a reply names. A reply of another kind means that the request id served another request before.
+pub(super) fn operation_of(reply: Reply, request_id: &str) -> Result<String, Status> {
+    match reply {
+        Reply::Operation { id } => Ok(id),
+        _ => Err(reused(request_id)),
+    }
+}
+
+/// The request id served another request before.
+pub(super) fn reused(request_id: &str) -> Status {
+    Status::invalid_argument(Rejection::RequestReused(request_id.to_owned()).to_string())
+}
+
+/// A request id that was given; an empty one is none.
+pub(super) fn given(request_id: &str) -> Option<String> {
+    (!request_id.is_empty()).then(|| request_id.to_owned())
+}
+
+/// The operation of this id, or the newest of the cluster of this name.
+pub(super) fn find<'s>(state: &'s State, name: &str) -> Result<&'s Arc<Operation>, Status> {
+    state.find(name).ok_or_else(|| {
+        Status::not_found(format!(
+            "there is no operation {name}, and none of a cluster called so; see `pgleap status` for all"
+        ))
+    })
+}
+
+/// The fleet file in force.
+pub(super) fn spec(state: &State) -> Result<FleetSpec, Status> {
+    let fleet = state.fleet.as_ref().ok_or_else(|| {
+        Status::failed_precondition("there is no fleet file yet; write one and `pgleap fleet apply FILE`")
+    })?;
+    fleet::parse(&fleet.toml, "the fleet file in force").map_err(|error| {
+        Status::failed_precondition(format!(
+            "{error}\nThis version of pgleap cannot use it; apply a corrected one"
+        ))
+    })
+}
+
+/// One of its clusters.
+pub(super) fn cluster<'f>(fleet: &'f FleetSpec, name: &str) -> Result<&'f ClusterSpec, Status> {
+    fleet.cluster(name).ok_or_else(|| {
+        let known: Vec<&str> = fleet.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        Status::not_found(format!("the fleet file has no cluster \"{name}\"; it has: {}", known.join(", ")))
+    })
+}

@@ -1,0 +1,37 @@
+//! Large objects.
+
+use super::{Check, Problem, Verdict, View, databases};
+
+pub(super) const CHECK: Check = Check {
+    name: "large-objects",
+    why: "Logical replication does not carry large objects: those written after the slots were made do not arrive.",
+    run,
+};
+
+fn run(view: &View<'_>) -> Verdict {
+    let databases = databases(view)?.into_iter().filter(|db| db.large_objects > 0);
+    let problem = |db: &pgleap_proto::agent::DatabaseFacts| {
+        Problem::warning(
+            format!("database \"{}\"", db.name),
+            format!(
+                "it has {} large objects; changes to them during the upgrade will be missing",
+                db.large_objects
+            ),
+            "keep applications from writing large objects until the switchover, or move them to bytea columns",
+        )
+    };
+    Some(databases.map(problem).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::check::testing::healthy;
+    use pgleap_proto::fleet::finding::Severity::Warning;
+
+    #[test]
+    fn they_are_counted() {
+        let mut case = healthy();
+        case.database("app").large_objects = 12;
+        case.expect("large-objects", Warning, "it has 12 large objects");
+    }
+}

@@ -1,0 +1,136 @@
+//! One check per file.
+
+use pgleap_proto::agent::{DatabaseFacts, DirectoryFacts, ServerFacts};
+
+use super::facts::{View, replicated};
+use super::judge::{Check, Problem, Verdict, bytes, few};
+
+mod adoption;
+mod agents;
+mod application_names;
+mod archiving;
+mod attribute_options;
+mod binaries;
+mod checksums;
+mod collations;
+mod databases;
+mod directories;
+mod disk_space;
+mod event_triggers;
+mod extensions;
+mod file_systems;
+mod install_user;
+mod large_objects;
+mod latest_minor;
+mod leftovers;
+mod locale;
+mod long_transactions;
+mod materialized_views;
+mod other_replication;
+mod pending_restart;
+mod ports;
+mod preload_libraries;
+mod prepared_transactions;
+mod reach;
+mod release_sets;
+mod replica_identity;
+mod replica_lag;
+mod replica_triggers;
+mod roles;
+mod schedulers;
+mod senders;
+mod sequences;
+mod slots;
+mod subscriptions;
+mod synchronous;
+mod tablespaces;
+mod unlogged_tables;
+mod versions;
+mod wal_level;
+mod wal_retention;
+
+/// Every check, in the order in which people want to read them: what makes others meaningless first.
+pub static TABLE: &[Check] = &[
+    agents::CHECK,
+    roles::CHECK,
+    versions::CHECK,
+    binaries::CHECK,
+    release_sets::CHECK,
+    attribute_options::CHECK,
+    latest_minor::CHECK,
+    install_user::CHECK,
+    directories::CHECK,
+    adoption::CHECK,
+    file_systems::CHECK,
+    tablespaces::CHECK,
+    disk_space::CHECK,
+    ports::CHECK,
+    reach::CHECK,
+    wal_level::CHECK,
+    slots::CHECK,
+    senders::CHECK,
+    wal_retention::CHECK,
+    synchronous::CHECK,
+    application_names::CHECK,
+    replica_lag::CHECK,
+    pending_restart::CHECK,
+    archiving::CHECK,
+    databases::CHECK,
+    leftovers::CHECK,
+    replica_identity::CHECK,
+    prepared_transactions::CHECK,
+    long_transactions::CHECK,
+    subscriptions::CHECK,
+    other_replication::CHECK,
+    unlogged_tables::CHECK,
+    large_objects::CHECK,
+    materialized_views::CHECK,
+    sequences::CHECK,
+    replica_triggers::CHECK,
+    event_triggers::CHECK,
+    extensions::CHECK,
+    preload_libraries::CHECK,
+    schedulers::CHECK,
+    checksums::CHECK,
+    locale::CHECK,
+    collations::CHECK,
+];
+
+/// A setting of a server; empty when it has none of this name.
+fn setting<'s>(server: &'s ServerFacts, name: &str) -> &'s str {
+    server.settings.get(name).map(String::as_str).unwrap_or_default()
+}
+
+/// A numeric setting of a server.
+fn number(server: &ServerFacts, name: &str) -> Option<i64> {
+    setting(server, name).parse().ok()
+}
+
+/// The databases of the old leader that will be replicated; none without a leader.
+fn databases<'a>(view: &View<'a>) -> Option<Vec<&'a DatabaseFacts>> {
+    Some(replicated(view.leader_server()?).collect())
+}
+
+/// One problem for each database in which `names` finds something.
+fn in_databases(
+    view: &View<'_>,
+    names: impl Fn(&DatabaseFacts) -> &[String],
+    problem: impl Fn(String, &[String]) -> Problem,
+) -> Verdict {
+    let databases = databases(view)?;
+    let found = databases.into_iter().map(|db| (db, names(db))).filter(|(_, names)| !names.is_empty());
+    Some(found.map(|(db, names)| problem(format!("database \"{}\"", db.name), names)).collect())
+}
+
+/// The directories that pgleap will fill on a new host, of all its nodes of this cluster: node, what it is, facts.
+fn new_directories<'a>(view: &View<'a>) -> Vec<(&'a str, &'static str, &'a DirectoryFacts)> {
+    let mut found = Vec::new();
+    for node in &view.new {
+        let name = node.spec.name.as_str();
+        found.extend(node.seed.and_then(|facts| facts.data_dir.as_ref()).map(|d| (name, "seed_dir", d)));
+        found.extend(node.node.and_then(|facts| facts.data_dir.as_ref()).map(|d| (name, "data_dir", d)));
+        let tablespaces = node.seed.into_iter().flat_map(|facts| &facts.tablespace_dirs);
+        found.extend(tablespaces.map(|d| (name, "tablespace directory", d)));
+    }
+    found
+}

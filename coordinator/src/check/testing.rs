@@ -1,0 +1,264 @@
+//! A healthy cluster in facts, to be spoilt in one place by each test.
+
+use pgleap_proto::agent::{
+    BinariesFacts, DatabaseFacts, DirectoryFacts, ExtensionFacts, HostFacts, InspectReply, NodeFacts,
+    NodeQuery, ReachFacts, ServerFacts, StandbyFacts,
+};
+use pgleap_proto::fleet::Finding;
+use pgleap_proto::fleet::finding::Severity;
+use pgleap_proto::node::{ControlData, Node};
+
+use super::facts::{Facts, queries};
+use super::judge::run;
+use crate::fleet::ClusterSpec;
+
+const GIB: u64 = 1 << 30;
+pub(crate) const SYSTEM: u64 = 7_439_082_316_409_839_321;
+
+/// The cluster of `fleet/golden/ledger.toml`: leader ledger-old-1 on db1, its replica on db2, new nodes on db3 and db4.
+pub(crate) struct Case {
+    pub(crate) cluster: ClusterSpec,
+    pub(crate) facts: Facts,
+}
+
+/// Nothing to complain about.
+pub(crate) fn healthy() -> Case {
+    let fleet = crate::fleet::parse(include_str!("../fleet/golden/ledger.toml"), "ledger.toml").unwrap();
+    of(fleet.cluster("ledger").unwrap().clone())
+}
+
+/// Healthy facts for any cluster: the first old node is the leader.
+pub(crate) fn of(cluster: ClusterSpec) -> Case {
+    let mut facts = Facts::default();
+    for (host, request) in queries(&cluster) {
+        let nodes = request.nodes.iter().map(|query| node(&cluster, query)).collect();
+        let host_facts = HostFacts {
+            name: host.clone(),
+            os: "Debian 12".into(),
+            glibc_version: "2.36".into(),
+            rsync_version: "3.5.0".into(),
+            cpus: 8,
+            memory_bytes: 64 * GIB,
+        };
+        facts.replies.insert(host, InspectReply { host: Some(host_facts), nodes });
+    }
+    Case { cluster, facts }
+}
+
+fn node(cluster: &ClusterSpec, query: &NodeQuery) -> NodeFacts {
+    let node = query.node.as_ref().unwrap();
+    let directory = |path: &str| DirectoryFacts {
+        path: path.into(),
+        exists: !query.expect_absent,
+        empty: false,
+        writable: true,
+        device: 7,
+        free_bytes: 500 * GIB,
+        free_inodes: 1_000_000,
+        allowed: true,
+    };
+    let reach = |target: &pgleap_proto::node::Conninfo| {
+        let to_new = cluster.new_leader().is_some_and(|n| n.address == target.host);
+        let refused = if to_new { "connection refused" } else { "" };
+        ReachFacts {
+            target: Some(target.clone()),
+            sql_error: refused.into(),
+            replication_error: refused.into(),
+        }
+    };
+    NodeFacts {
+        name: node.name.clone(),
+        binaries: Some(binaries(node)),
+        data_dir: Some(directory(&node.data_dir)),
+        tablespace_dirs: node.tablespaces.iter().map(|map| directory(&map.to)).collect(),
+        control: (!query.expect_absent).then(|| ControlData {
+            system_identifier: SYSTEM,
+            state: "in production".into(),
+            timeline: 1,
+            wal_segment_size: 16 << 20,
+            data_checksum_version: 1,
+            ..ControlData::default()
+        }),
+        running: !query.expect_absent,
+        connect_error: if query.expect_absent { "no such file".into() } else { String::new() },
+        server: (!query.expect_absent).then(|| server(cluster, node)),
+        reach: query.reach.iter().map(reach).collect(),
+        port_conflict: String::new(),
+    }
+}
+
+fn binaries(node: &Node) -> BinariesFacts {
+    let minor = super::releases::newest(node.major).unwrap_or(node.major * 10_000);
+    // The set of August 2026 is the last whose minors are all known.
+    let version_num = match node.major {
+        15 => 150_019,
+        18 => 180_006,
+        _ => minor,
+    };
+    BinariesFacts {
+        bin_dir: node.bin_dir.clone(),
+        missing: Vec::new(),
+        version: super::releases::shown(version_num),
+        version_num,
+        extensions_available: vec!["pg_stat_statements".into(), "plpgsql".into()],
+        libraries_available: vec!["pg_stat_statements".into(), "plpgsql".into()],
+    }
+}
+
+fn server(cluster: &ClusterSpec, node: &Node) -> ServerFacts {
+    let leader = cluster.old.nodes.first().unwrap();
+    let is_leader = node.name == leader.name;
+    let settings = [
+        ("wal_level", "logical"),
+        ("max_replication_slots", "20"),
+        ("max_wal_senders", "20"),
+        ("max_worker_processes", "32"),
+        ("max_logical_replication_workers", "16"),
+        ("shared_preload_libraries", "pg_stat_statements"),
+        ("session_preload_libraries", ""),
+        ("synchronous_standby_names", ""),
+        ("archive_mode", "off"),
+        ("archive_command", "(disabled)"),
+        ("max_slot_wal_keep_size", "-1"),
+        ("wal_segment_size", "16777216"),
+        ("data_checksums", "on"),
+        ("data_directory", &node.data_dir),
+    ];
+    let upstream = if is_leader { ("", 0) } else { (leader.address.as_str(), leader.port.into()) };
+    let standby = |n: &crate::fleet::OldNodeSpec| StandbyFacts {
+        application_name: n.name.clone(),
+        client_addr: n.address.clone(),
+        state: "streaming".into(),
+        sync_state: "async".into(),
+        replay_lag_bytes: 0,
+    };
+    let others = cluster.old.nodes.iter().skip(1);
+    ServerFacts {
+        version_num: node.major * 10_000 + if node.major == 15 { 19 } else { 1 },
+        in_recovery: !is_leader,
+        system_identifier: SYSTEM,
+        timeline: 1,
+        settings: settings.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
+        databases: vec![
+            database("app", 16_400, false),
+            database("postgres", 5, false),
+            { database("template1", 1, true) },
+            DatabaseFacts { allow_connections: false, ..database("template0", 4, true) },
+        ],
+        senders: 1,
+        upstream_host: upstream.0.into(),
+        upstream_port: upstream.1,
+        standbys: if is_leader { others.map(standby).collect() } else { Vec::new() },
+        size_bytes: 100 * GIB,
+        ..ServerFacts::default()
+    }
+}
+
+/// A database with nothing odd in it; user databases have tables.
+pub(crate) fn database(name: &str, oid: u32, template: bool) -> DatabaseFacts {
+    DatabaseFacts {
+        name: name.into(),
+        oid,
+        allow_connections: true,
+        is_template: template,
+        encoding: "UTF8".into(),
+        locale_provider: "c".into(),
+        collate: "en_US.UTF-8".into(),
+        ctype: "en_US.UTF-8".into(),
+        collation_version: "2.36".into(),
+        actual_collation_version: "2.36".into(),
+        size_bytes: GIB,
+        tables: if oid >= 16_384 { 12 } else { 0 },
+        extensions: vec![ExtensionFacts {
+            name: "plpgsql".into(),
+            version: "1.0".into(),
+            available: "1.0".into(),
+        }],
+        ..DatabaseFacts::default()
+    }
+}
+
+impl Case {
+    /// Facts of an old node.
+    pub(crate) fn old(&mut self, index: usize) -> &mut NodeFacts {
+        let host = self.cluster.old.nodes[index].host.clone();
+        self.facts.replies.get_mut(&host).unwrap().nodes.first_mut().unwrap()
+    }
+
+    /// The server of an old node; 0 is the leader.
+    pub(crate) fn server(&mut self, index: usize) -> &mut ServerFacts {
+        self.old(index).server.as_mut().unwrap()
+    }
+
+    /// A setting of an old node.
+    pub(crate) fn set(&mut self, index: usize, name: &str, value: &str) {
+        self.server(index).settings.insert(name.into(), value.into());
+    }
+
+    /// A database of the old leader.
+    pub(crate) fn database(&mut self, name: &str) -> &mut DatabaseFacts {
+        self.server(0).databases.iter_mut().find(|db| db.name == name).unwrap()
+    }
+
+    /// The seed of a new node.
+    pub(crate) fn seed(&mut self, index: usize) -> &mut NodeFacts {
+        self.new_face(index, 0)
+    }
+
+    /// A new node itself.
+    pub(crate) fn node(&mut self, index: usize) -> &mut NodeFacts {
+        self.new_face(index, 1)
+    }
+
+    fn new_face(&mut self, index: usize, face: usize) -> &mut NodeFacts {
+        let host = self.cluster.new.nodes[index].host.clone();
+        &mut self.facts.replies.get_mut(&host).unwrap().nodes[face]
+    }
+
+    /// Facts of a host.
+    pub(crate) fn host(&mut self, name: &str) -> &mut HostFacts {
+        self.facts.replies.get_mut(name).unwrap().host.as_mut().unwrap()
+    }
+
+    /// Makes a seed a running standby of the old node with this index.
+    pub(crate) fn adopt(&mut self, index: usize, of: usize) {
+        let upstream = self.cluster.old.nodes[of].clone();
+        let mut server = self.server(1).clone();
+        server.in_recovery = true;
+        server.upstream_host = upstream.address;
+        server.upstream_port = upstream.port.into();
+        server.settings.insert("data_directory".into(), self.cluster.new.nodes[index].seed_dir.clone());
+        let control =
+            ControlData { state: "in archive recovery".into(), ..self.old(1).control.clone().unwrap() };
+        let seed = self.seed(index);
+        seed.running = true;
+        seed.connect_error.clear();
+        seed.server = Some(server);
+        seed.control = Some(control);
+        seed.data_dir.as_mut().unwrap().exists = true;
+    }
+
+    /// What a check dislikes.
+    pub(crate) fn findings(&self, check: &str) -> Vec<Finding> {
+        assert!(super::TABLE.iter().any(|c| c.name == check), "no check {check}");
+        let findings = run(&self.cluster, &self.facts).into_iter();
+        findings.filter(|f| f.check == check && f.severity() != Severity::Ok).collect()
+    }
+
+    /// Exactly one finding of this check, of this severity, whose words contain `text`.
+    #[track_caller]
+    pub(crate) fn expect(&self, check: &str, severity: Severity, text: &str) {
+        let findings = self.findings(check);
+        let [finding] = findings.as_slice() else { panic!("{check}: {findings:#?}") };
+        let words = format!("{}: {}; {}", finding.subject, finding.message, finding.cure);
+        assert_eq!(finding.severity(), severity, "{words}");
+        assert!(words.contains(text), "{text:?} is not in: {words}");
+        assert!(!finding.cure.is_empty() && !finding.message.is_empty(), "{finding:?}");
+    }
+
+    /// No complaint of this check.
+    #[track_caller]
+    pub(crate) fn expect_none(&self, check: &str) {
+        assert_eq!(self.findings(check), Vec::new());
+    }
+}

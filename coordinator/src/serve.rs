@@ -1,0 +1,189 @@
+//! `pgleap serve`: one coordinator, from its data directory to its listening socket, and down again in order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgleap_proto::MAX_MESSAGE_BYTES;
+use pgleap_proto::fleet::fleet_server::FleetServer;
+use pgleap_proto::tls::{Peer, Role, TlsError, TlsFiles, TlsIdentity};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+use crate::api::Api;
+use crate::driver::{Agents, Driver, Live, explain};
+use crate::raft::{Alone, Member, Raft, RaftError, RaftThread};
+
+/// Dead clients are noticed within the sum of these.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_ANSWER: Duration = Duration::from_secs(10);
+/// Longest wait for requests under way when it is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// What a coordinator is told.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Directory of its state; made when absent, private to its owner.
+    pub data_dir: PathBuf,
+    /// Where operators reach it. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Directory with `ca.crt`, `tls.crt` and `tls.key` of a coordinator.
+    pub tls_dir: PathBuf,
+    /// Its number in the Raft group, from 1.
+    pub member: u64,
+}
+
+/// Why a coordinator does not start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The certificate cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// It is a certificate for something else.
+    #[error(
+        "{dir} holds a certificate of {peer}, and a coordinator's is needed; issue one with \
+         `pgleap pki issue --role coordinator`"
+    )]
+    Role {
+        /// The directory.
+        dir: PathBuf,
+        /// Whose it is.
+        peer: Peer,
+    },
+    /// Members are numbered from 1.
+    #[error("a member's number is 1 or more; leave --member away for a coordinator without others")]
+    Member,
+    /// The log cannot be used.
+    #[error(transparent)]
+    Raft(#[from] RaftError),
+    /// The address cannot be had.
+    #[error("cannot listen on {listen}: {source}; stop what uses it, or name another with --listen")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The server broke.
+    #[error("serving {listen}: {cause}")]
+    Serve {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        cause: String,
+    },
+}
+
+/// A coordinator that has its log and its socket, and does not serve yet.
+#[derive(Debug)]
+pub struct Coordinator {
+    listener: TcpListener,
+    address: SocketAddr,
+    identity: TlsIdentity,
+    name: String,
+    raft: Raft,
+    thread: RaftThread,
+}
+
+impl Coordinator {
+    /// Checks the certificate, takes the address, opens the log: everything that can fail before it serves.
+    ///
+    /// # Errors
+    /// What, where, why and what to do.
+    pub async fn open(config: ServeConfig) -> Result<Coordinator, ServeError> {
+        let ServeConfig { data_dir, listen, tls_dir, member } = config;
+        if member == 0 {
+            return Err(ServeError::Member);
+        }
+        let identity = TlsFiles::in_directory(&tls_dir).load()?;
+        let peer = identity.peer()?;
+        if peer.role != Role::Coordinator {
+            return Err(ServeError::Role { dir: tls_dir, peer });
+        }
+        let cannot = |source| ServeError::Listen { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(cannot)?;
+        let address = listener.local_addr().map_err(cannot)?;
+        let open = move || Raft::open(&data_dir, &Member::alone(member), Alone);
+        let opened = tokio::task::spawn_blocking(open).await;
+        let (raft, thread) = opened.map_err(|e| RaftError::Thread(e.to_string()))??;
+        Ok(Coordinator { listener, address, identity, name: peer.name, raft, thread })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves and drives until `shutdown`, or until its log fails. Steps that run on agents go on without it.
+    ///
+    /// # Errors
+    /// When the log or the server fails.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let Coordinator { listener, address, identity, name, raft, mut thread } = self;
+        let broken = |cause: String| ServeError::Serve { listen: address, cause };
+        let stop = CancellationToken::new();
+        let agents = Arc::new(Agents::new(identity.clone()));
+        let live = Arc::new(Live::default());
+        let api = Api::new(raft.clone(), agents.clone(), live.clone(), stop.clone());
+        let service = FleetServer::new(api)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let router = Server::builder()
+            .tls_config(identity.server_config())
+            .map_err(|e| broken(explain(&e)))?
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
+            .tcp_nodelay(true)
+            .add_service(service);
+        let incoming = TcpListenerStream::new(listener);
+        let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let mut serving = tokio::spawn(serving);
+        let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
+        tracing::info!(%address, "the coordinator serves");
+
+        let end = tokio::select! {
+            () = shutdown => End::Told,
+            result = thread.ended() => End::Log(result),
+            served = &mut serving => End::Server(match served {
+                Ok(Ok(())) => "it ended by itself".to_owned(),
+                Ok(Err(error)) => explain(&error),
+                Err(error) => error.to_string(),
+            }),
+        };
+        // First nothing new comes in and nothing new is started, then the log is closed.
+        stop.cancel();
+        if matches!(end, End::Told) && tokio::time::timeout(GRACE, &mut serving).await.is_err() {
+            tracing::warn!("requests were still under way and are cut off");
+        }
+        serving.abort();
+        // The driver was told to end, too; how it ended does not matter any more.
+        let _ = driving.await;
+        if let End::Log(result) = end {
+            return Ok(result?);
+        }
+        raft.stop();
+        thread.ended().await?;
+        match end {
+            End::Server(cause) => Err(broken(cause)),
+            End::Told | End::Log(_) => Ok(()),
+        }
+    }
+}
+
+/// Why a coordinator ends.
+enum End {
+    Told,
+    Log(Result<(), RaftError>),
+    Server(String),
+}
+
+/// Opens and runs a coordinator until `shutdown`.
+///
+/// # Errors
+/// As [`Coordinator::open`] and [`Coordinator::run`].
+pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    Coordinator::open(config).await?.run(shutdown).await
+}

@@ -1,0 +1,134 @@
+//! `make bench`: what pgleap costs beside the tools it calls, on the same data, and how much memory it takes.
+//!
+//! The upgrade runs through pgleap, is cancelled, and is then done by hand on the same machine with the same data.
+//! `PGLEAP_BENCH_ROWS` sets the number of orders in each of the two databases.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use comfy_table::presets::UTF8_BORDERS_ONLY;
+use comfy_table::{CellAlignment, Table};
+use pgleap_proto::fleet::OperationStatus;
+use pgleap_tests::by_hand::{self, Raw};
+use pgleap_tests::harness::FleetOptions;
+use pgleap_tests::scenario::{LIMIT, Options, Scenario};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = bench() => outcome,
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(text: &str) -> Result<()> {
+    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+}
+
+async fn bench() -> Result<()> {
+    let rows =
+        std::env::var("PGLEAP_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    say(&format!("Making two databases with {rows} orders each."))?;
+    // Without load, which would slow both sides down unequally; without a tablespace, which the tools by hand lack.
+    let options = Options { rows, rate: 0.0, fleet: FleetOptions::default(), held: None };
+    let mut scenario = Scenario::begin(options).await?;
+    let primary = scenario.fleet.old.primary();
+    let size = "SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database";
+    let size = primary.value("postgres", size).await?.unwrap_or_default();
+    let rest = scenario.fleet.memory();
+    say(&format!("Old cluster: {size}. Upgrading it with pgleap."))?;
+    scenario.start().await?;
+    let status = scenario.fleet.wait_done(LIMIT).await?;
+    let peak = scenario.fleet.memory();
+
+    say("Cancelling, and doing the same by hand.")?;
+    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+    let fleet = &scenario.fleet;
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let [leader, replica] = &fleet.new[..] else { anyhow::bail!("two new nodes are needed") };
+    let raw = by_hand::convert(&fleet.base, &fleet.old, leader, replica, jobs).await?;
+
+    say(&format!("\n{}", steps(&status, &raw)))?;
+    say(&format!("\n{}", phases(&status, &raw)))?;
+    say(&format!("\n{}", memory(&rest, &peak)?))?;
+    scenario.fleet.passed();
+    Ok(())
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_BORDERS_ONLY).set_header(header);
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+/// The step's name without phase and node: `seed.clone_node/n1` is `clone_node`.
+fn kind(id: &str) -> &str {
+    let name = id.split('/').next().unwrap_or(id);
+    name.rsplit('.').next().unwrap_or(name)
+}
+
+fn steps(status: &OperationStatus, raw: &Raw) -> Table {
+    let mut sums: BTreeMap<&str, f64> = BTreeMap::new();
+    let mut order = Vec::new();
+    for step in &status.steps {
+        if !order.contains(&kind(&step.id)) {
+            order.push(kind(&step.id));
+        }
+        *sums.entry(kind(&step.id)).or_default() += step.seconds;
+    }
+    let mut table = table(&["step, all nodes together", "pgleap, s", "tool alone, s", "more, s"]);
+    for step in order {
+        let ours = sums.get(step).copied().unwrap_or_default();
+        let (tool, more) = match raw.of(step) {
+            Some(tool) => (format!("{tool:.2}"), format!("{:+.2}", ours - tool)),
+            None => ("–".to_owned(), String::new()),
+        };
+        table.add_row([step.to_owned(), format!("{ours:.2}"), tool, more]);
+    }
+    table
+}
+
+fn phases(status: &OperationStatus, raw: &Raw) -> Table {
+    let mut table = table(&["phase", "pgleap, s", "its tools alone, s", "more, %", "bound: 10 % + 1 s"]);
+    for phase in &status.phases {
+        let mut kinds: Vec<&str> =
+            status.steps.iter().filter(|step| step.phase == phase.name).map(|step| kind(&step.id)).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        let tools: f64 = kinds.iter().filter_map(|kind| raw.of(kind)).sum();
+        let more =
+            if tools > 0.0 { format!("{:.0}", (phase.seconds / tools - 1.0) * 100.0) } else { "–".into() };
+        let bound = tools * 1.1 + 1.0;
+        let kept = if phase.seconds <= bound { "kept" } else { "exceeded" };
+        table.add_row([
+            phase.name.clone(),
+            format!("{:.2}", phase.seconds),
+            format!("{tools:.2}"),
+            more,
+            format!("{bound:.2} {kept}"),
+        ]);
+    }
+    table
+}
+
+fn memory(rest: &[(String, u64, u64)], peak: &[(String, u64, u64)]) -> Result<Table> {
+    let mut table = table(&["process", "at rest, MB", "peak, MB"]);
+    let megabytes = |bytes: u64| format!("{:.1}", bytes as f64 / 1024.0 / 1024.0);
+    for (name, now, _) in rest {
+        let (_, _, most) = peak.iter().find(|other| other.0 == *name).context("a process is gone")?;
+        table.add_row([name.clone(), megabytes(*now), megabytes(*most)]);
+    }
+    Ok(table)
+}

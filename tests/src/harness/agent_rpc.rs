@@ -1,0 +1,77 @@
+//! Speaks to an agent directly, with any holder's certificate: for scenarios that drive single steps or knock on doors.
+
+use anyhow::{Context, Result, bail};
+use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::agent::{Fence, Finished, StepRequest, Verb, finished, step_event};
+use pgleap_proto::step::action::Kind;
+use pgleap_proto::step::{Action, Output};
+use pgleap_proto::tls::{Role, TlsFiles};
+use tonic::transport::{Channel, Endpoint};
+
+use super::fleet::Fleet;
+
+impl Fleet {
+    /// A connection to the agent of a host, as the holder whose TLS directory below `pki` is named.
+    ///
+    /// # Errors
+    /// When the agent refuses the connection or the certificate.
+    pub async fn agent(&self, host: &str, holder: &str) -> Result<AgentClient<Channel>> {
+        let identity = TlsFiles::in_directory(&self.base.join("pki").join(holder)).load()?;
+        let address = self.agent_address(host).with_context(|| format!("no host {host}"))?;
+        let endpoint = Endpoint::from_shared(format!("https://{address}"))?
+            .tls_config(identity.client_config(Role::Agent, host))?;
+        Ok(AgentClient::new(endpoint.connect().await?))
+    }
+
+    /// Runs one step as the coordinator would, to its end.
+    ///
+    /// # Errors
+    /// When the agent cannot be reached or breaks off. How the step ended is in the answer.
+    pub async fn step(&self, host: &str, call: StepCall<'_>) -> Result<Finished> {
+        let request = StepRequest {
+            operation: call.operation.to_owned(),
+            step: call.step.to_owned(),
+            fence: Some(Fence { term: 1, attempt: call.attempt }),
+            verb: call.verb.into(),
+            action: Some(Action { kind: Some(call.action) }),
+        };
+        let mut events = self.agent(host, "coordinator").await?.run_step(request).await?.into_inner();
+        while let Some(event) = events.message().await? {
+            if let Some(step_event::Kind::Finished(finished)) = event.kind {
+                return Ok(finished);
+            }
+        }
+        bail!("the agent of {host} broke off step {}", call.step)
+    }
+
+    /// Runs one step that has to be done, and gives its output.
+    ///
+    /// # Errors
+    /// When it is anything but done; with what the agent said.
+    pub async fn step_done(&self, host: &str, call: StepCall<'_>) -> Result<Option<Output>> {
+        let name = format!("{} on {host}", call.step);
+        match self.step(host, call).await?.outcome {
+            Some(finished::Outcome::Done(done)) => Ok(done.output),
+            Some(finished::Outcome::Blocked(blocked)) => bail!("{name} is blocked: {}", blocked.reason),
+            Some(finished::Outcome::Failed(failed)) => {
+                bail!("{name} failed: {}\n{}", failed.message, failed.evidence.join("\n"))
+            }
+            None => bail!("{name} ended without an outcome"),
+        }
+    }
+}
+
+/// One call of a step.
+#[derive(Debug, Clone)]
+pub struct StepCall<'a> {
+    /// Operation it belongs to.
+    pub operation: &'a str,
+    /// Name of the step.
+    pub step: &'a str,
+    /// Must rise from call to call on one host.
+    pub attempt: u64,
+    /// Do or undo.
+    pub verb: Verb,
+    /// What to do.
+    pub action: Kind,
+}

@@ -1,0 +1,33 @@
+//! Waits until what was written on one server has arrived on another.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::eventually::eventually;
+use super::postgres::Server;
+
+/// Writes a mark into each database of the old primary and waits until it is on the new leader, through the
+/// subscriptions, and then until the replicas have replayed what the leader has. Nothing may be written meanwhile.
+///
+/// # Errors
+/// When a mark does not arrive within `limit`.
+pub async fn drain(
+    primary: &Server,
+    leader: &Server,
+    replicas: &[Server],
+    databases: &[String],
+    limit: Duration,
+) -> Result<()> {
+    for database in databases {
+        let sql = "INSERT INTO load.marks VALUES (gen_random_uuid()) RETURNING id";
+        let mark = primary.value(database, sql).await?.unwrap_or_default();
+        let question = format!("SELECT 1 FROM load.marks WHERE id = '{mark}'");
+        let what = format!("a row written in {database} of {} to arrive on {}", primary.name, leader.name);
+        eventually(&what, limit, || leader.value(database, &question)).await?;
+    }
+    for replica in replicas {
+        replica.catch_up(leader).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! What operators get wrong, and what is wrong with their machines.
+//!
+//! Claims: each fault gives an error that names what, where and what to do, from `fleet apply` or from `check`; `start`
+//! refuses as well; and after all of them the old cluster is exactly as it was and the new hosts are untouched.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use pgleap_proto::fleet::finding::Severity;
+use pgleap_tests::harness::fleet_file::FleetFile;
+use pgleap_tests::harness::postgres::{SUPERUSER, Server};
+use pgleap_tests::harness::{ClusterOptions, Fleet, FleetOptions};
+use pgleap_tests::schema;
+use pgleap_tests::snapshot::Snapshot;
+
+/// Applies the fleet file with one change; gives what `fleet apply` says when it refuses.
+async fn apply_changed(fleet: &mut Fleet, change: impl FnOnce(&mut FleetFile)) -> Result<Option<String>> {
+    let sound = fleet.file.clone();
+    change(&mut fleet.file);
+    let path = fleet.write_file()?.to_string_lossy().into_owned();
+    fleet.file = sound;
+    let ran = fleet.pgleap(&["fleet", "apply", &path]).await?;
+    ensure!(matches!(ran.code, 0 | 1), "fleet apply ended with {}: {}", ran.code, ran.text());
+    Ok((ran.code == 1).then_some(ran.stderr))
+}
+
+/// The errors of `check`, one text each; and `start` has to refuse too.
+async fn errors(fleet: &Fleet, quick: bool) -> Result<Vec<String>> {
+    let (findings, ran) = fleet.check(if quick { &["--quick"] } else { &[] }).await?;
+    ensure!(ran.code == 3, "check ended with {}: {} {findings:#?}", ran.code, ran.stderr);
+    let start = fleet.pgleap(&["start", &fleet.name, "--accept-warnings"]).await?;
+    if start.code == 0 {
+        fleet.pgleap(&["cancel", &fleet.name, "--yes", "--wait"]).await?;
+    }
+    ensure!(start.code == 1, "start was not refused: {}", start.text());
+    let errors = findings.iter().filter(|finding| finding.severity() == Severity::Error);
+    let errors = errors.map(|f| {
+        ensure!(!f.cure.is_empty() && !f.why.is_empty(), "without a cure or a reason: {f:?}");
+        Ok(format!("{} [{}] {}; {}", f.check, f.subject, f.message, f.cure))
+    });
+    errors.collect()
+}
+
+/// One of the errors has to speak of all these.
+fn require(errors: &[String], words: &[&str]) -> Result<()> {
+    let found = errors.iter().any(|error| words.iter().all(|word| error.contains(word)));
+    ensure!(found, "no error speaks of {words:?}: {errors:#?}");
+    Ok(())
+}
+
+/// Applies a changed file, in which either `apply` or `check` has to find the fault.
+async fn refused(fleet: &mut Fleet, words: &[&str], change: impl FnOnce(&mut FleetFile)) -> Result<()> {
+    let errors = match apply_changed(fleet, change).await? {
+        Some(text) => vec![text],
+        None => errors(fleet, true).await?,
+    };
+    require(&errors, words)
+}
+
+fn small() -> FleetOptions {
+    FleetOptions {
+        old: ClusterOptions { nodes: vec!["o1".into()], ..ClusterOptions::default() },
+        ..FleetOptions::default()
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn is_refused_before_anything_is_changed() -> Result<()> {
+    let mut fleet = Fleet::make(small()).await?;
+    let primary = fleet.old.primary().clone();
+    schema::make(&primary, None, 100).await?;
+    fleet.apply().await?;
+    let (findings, ran) = fleet.check(&["--quick"]).await?;
+    ensure!(ran.code == 0, "the sound fleet: {findings:#?}");
+    let before = Snapshot::take(&fleet.base, &primary).await?;
+
+    files(&mut fleet).await.context("fleet file")?;
+    binaries(&mut fleet).await.context("binaries")?;
+    directories(&mut fleet).await.context("directories")?;
+    full_disk(&mut fleet).await.context("full disk")?;
+    lost_agent(&mut fleet).await.context("lost agent")?;
+    before.require_same(&Snapshot::take(&fleet.base, &primary).await?)?;
+    databases(&mut fleet, &primary).await.context("databases")?;
+
+    // All of it mended, the fleet is sound again and nothing was left on the new hosts.
+    fleet.apply().await?;
+    let (findings, ran) = fleet.check(&["--quick"]).await?;
+    ensure!(ran.code == 0, "mended: {findings:#?}");
+    before.require_same(&Snapshot::take(&fleet.base, &primary).await?)?;
+    for node in &fleet.new {
+        let parent = node.data_dir.parent().context("parent")?;
+        ensure!(std::fs::read_dir(parent)?.count() == 0, "something was left in {}", parent.display());
+    }
+    ensure!(fleet.status(&fleet.name).await?.is_none_or(|s| s.state == "cancelled"), "an operation was left");
+    fleet.passed();
+    Ok(())
+}
+
+async fn files(fleet: &mut Fleet) -> Result<()> {
+    // One data directory twice, on one host.
+    let again = fleet.file.old[0].clone();
+    refused(fleet, &["data_dir", again.data_dir.as_str(), "fleet.toml:"], |file| {
+        file.old.push(pgleap_tests::harness::fleet_file::NodeEntry {
+            name: "o9".into(),
+            port: 1,
+            ..again.clone()
+        })
+    })
+    .await?;
+    // An unknown key, with its line and what was perhaps meant.
+    refused(fleet, &["slot_timout", "slot_timeout", "fleet.toml:"], |file| {
+        file.options.push(("slot_timout".into(), "\"5s\"".into()));
+    })
+    .await?;
+    refused(fleet, &["no-such-host"], |file| file.new[0].host = "no-such-host".into()).await
+}
+
+async fn binaries(fleet: &mut Fleet) -> Result<()> {
+    let missing = text(&fleet.base.join("nowhere/18/bin"));
+    refused(fleet, &["binaries", &missing], |file| file.new_bin_dir = missing.clone()).await?;
+    // A directory that says 18 and holds 15.
+    let lying = fleet.base.join("18-bin");
+    std::os::unix::fs::symlink(&fleet.old.primary().bin_dir, &lying)?;
+    refused(fleet, &["18", "15."], |file| file.new_bin_dir = text(&lying)).await?;
+    let old = text(&fleet.new_leader().bin_dir);
+    refused(fleet, &["15", "18."], |file| file.seed_bin_dir = old).await
+}
+
+async fn directories(fleet: &mut Fleet) -> Result<()> {
+    fleet.apply().await?;
+    // A data directory that holds somebody's file.
+    let data_dir = fleet.new_leader().data_dir.clone();
+    fleet.base.user.make_dir(&data_dir, 0o700)?;
+    fleet.base.user.write(&data_dir.join("precious.txt"), "mine\n", 0o600)?;
+    require(&errors(fleet, true).await?, &[&text(&data_dir), "empty"])?;
+    ensure!(data_dir.join("precious.txt").exists(), "somebody's file is gone");
+    std::fs::remove_dir_all(&data_dir)?;
+
+    // A seed that is a primary of its own, running and stopped.
+    let seed: Server = fleet.seed(fleet.new_leader());
+    let directory = text(&seed.data_dir);
+    fleet
+        .base
+        .run(seed.bin_dir.join("initdb"), &["-D", &directory, "-U", SUPERUSER, "--auth=trust", "--no-sync"])
+        .await?;
+    let conf = format!(
+        "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nfsync = off\n",
+        seed.port,
+        seed.socket_dir.display()
+    );
+    fleet.base.user.write(&seed.data_dir.join("postgresql.auto.conf"), &conf, 0o600)?;
+    seed.start(&fleet.base).await?;
+    require(&errors(fleet, true).await?, &["n1", "recovery"])?;
+    seed.stop(&fleet.base).await?;
+    require(&errors(fleet, true).await?, &[&directory])?;
+    std::fs::remove_dir_all(&seed.data_dir)?;
+
+    // Outside of what the agent may touch.
+    let outside = text(&fleet.base.join("elsewhere/18"));
+    let outside_seed = text(&fleet.base.join("elsewhere/15"));
+    refused(fleet, &["elsewhere", "roots"], |file| {
+        for node in file.new.iter_mut() {
+            node.data_dir = outside.clone();
+            node.seed_dir = outside_seed.clone();
+        }
+    })
+    .await
+}
+
+/// Needs root, to mount a small file system.
+async fn full_disk(fleet: &mut Fleet) -> Result<()> {
+    if !fleet.base.user.is_root() {
+        return Ok(());
+    }
+    fleet.apply().await?;
+    let directory = fleet.new_leader().data_dir.parent().context("parent")?.to_owned();
+    let mount = Mount::small(&directory)?;
+    fleet.base.user.own(&directory)?;
+    let found = errors(fleet, true).await;
+    drop(mount);
+    require(&found?, &["disk-space", "n1"])
+}
+
+/// A file system of 24 MB that is unmounted when this is dropped.
+struct Mount<'a>(&'a Path);
+
+impl Mount<'_> {
+    fn small(directory: &Path) -> Result<Mount<'_>> {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"]).arg(directory);
+        ensure!(command.status()?.success(), "mount failed");
+        Ok(Mount(directory))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+async fn lost_agent(fleet: &mut Fleet) -> Result<()> {
+    fleet.apply().await?;
+    fleet.kill_agent("n2");
+    require(&errors(fleet, true).await?, &["agents", "n2"])?;
+    fleet.start_agent("n2").await
+}
+
+async fn databases(fleet: &mut Fleet, primary: &Server) -> Result<()> {
+    fleet.apply().await?;
+    let weird = schema::WEIRD;
+    let cases = [
+        (
+            weird,
+            "CREATE TABLE shop.keyless (x int)",
+            "DROP TABLE shop.keyless",
+            vec!["replica-identity", weird, "keyless"],
+        ),
+        (
+            "shop",
+            "CREATE TABLE shop.vowed (x int PRIMARY KEY); SELECT lo_create(4711); ",
+            "DROP TABLE shop.vowed; SELECT lo_unlink(4711)",
+            vec![],
+        ),
+    ];
+    for (database, spoil, mend, words) in cases {
+        primary.execute(database, spoil).await?;
+        let (findings, _) = fleet.check(&["--quick"]).await?;
+        primary.execute(database, mend).await?;
+        let bad = findings.iter().filter(|f| f.severity() != Severity::Ok && f.severity() != Severity::Note);
+        let bad: Vec<String> = bad.map(|f| format!("{} [{}] {}", f.check, f.subject, f.message)).collect();
+        if !words.is_empty() {
+            require(&bad, &words)?;
+        }
+    }
+    Ok(())
+}
+
+/// The old cluster's minor is newer than the new binaries' release set: pg_upgrade would fail in the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_minor_of_the_old_major_is_refused() -> Result<()> {
+    let mut options = small();
+    options.old.version = "15-security".into();
+    options.new_nodes.truncate(1);
+    let mut fleet = Fleet::make(options).await?;
+    let primary = fleet.old.primary().clone();
+    schema::make(&primary, None, 100).await?;
+    let before = Snapshot::take(&fleet.base, &primary).await?;
+    fleet.apply().await?;
+    let errors = errors(&fleet, false).await?;
+    let version = primary.value("postgres", "SHOW server_version").await?.unwrap_or_default();
+    let number = version.split(' ').next().unwrap_or_default();
+    require(&errors, &["release-sets", number])?;
+    // And the rehearsal, which restores the real schema, finds it by itself.
+    require(&errors, &["rehearsal"])?;
+    before.require_same(&Snapshot::take(&fleet.base, &primary).await?)?;
+    fleet.passed();
+    Ok(())
+}
+
+/// wal_level = replica, too few slots and senders.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_cannot_decode_is_refused() -> Result<()> {
+    let mut options = small();
+    options.new_nodes.truncate(1);
+    options.old.settings =
+        [("wal_level", "replica"), ("max_replication_slots", "1"), ("max_wal_senders", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+    let mut fleet = Fleet::make(options).await?;
+    schema::make(fleet.old.primary(), None, 100).await?;
+    fleet.apply().await?;
+    let errors = errors(&fleet, true).await?;
+    require(&errors, &["wal-level", "logical"])?;
+    require(&errors, &["slots"])?;
+    require(&errors, &["senders"])?;
+    fleet.passed();
+    Ok(())
+}

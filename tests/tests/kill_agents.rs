@@ -1,0 +1,52 @@
+//! SIGKILL of every agent once in each phase, under load, while its step may be at any point.
+//!
+//! Claims: the coordinator waits for the agent to come back, and the step is resumed or joined by itself; the upgrade
+//! completes; every transaction is there exactly once.
+
+use anyhow::Result;
+use pgleap_tests::scenario::{LIMIT, Options, Scenario};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_survive_their_agent() -> Result<()> {
+    let mut scenario = Scenario::begin(Options::default()).await?;
+    scenario.start().await?;
+    for phase in ["check", "seed", "convert", "upgrade", "replicate"] {
+        for host in scenario.fleet.host_names() {
+            scenario.fleet.wait_phase(phase, LIMIT).await?;
+            scenario.fleet.kill_agent(&host);
+            scenario.fleet.start_agent(&host).await?;
+        }
+    }
+    scenario.prove().await?;
+    scenario.fleet.passed();
+    Ok(())
+}
+
+/// The agent whose step it is dies in the middle of every step of the two phases in which order is everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_of_convert_and_upgrade_survives_a_kill() -> Result<()> {
+    let mut scenario = Scenario::begin(Options::default()).await?;
+    scenario.start().await?;
+    let mut killed = std::collections::BTreeSet::new();
+    loop {
+        let status = scenario
+            .fleet
+            .wait_for("a step under way that no kill has met", LIMIT, |status| {
+                let over = status.steps_total > 0 && status.steps_done == status.steps_total;
+                over || status.steps.iter().any(|s| s.state == "running" && !killed.contains(&s.id))
+            })
+            .await?;
+        let Some(step) = status.steps.iter().find(|s| s.state == "running" && !killed.contains(&s.id)) else {
+            break;
+        };
+        killed.insert(step.id.clone());
+        if matches!(step.phase.as_str(), "convert" | "upgrade") {
+            scenario.fleet.kill_agent(&step.host);
+            scenario.fleet.start_agent(&step.host).await?;
+        }
+    }
+    assert!(killed.len() > 10, "only these steps were seen under way: {killed:?}");
+    scenario.prove().await?;
+    scenario.fleet.passed();
+    Ok(())
+}

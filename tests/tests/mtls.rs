@@ -1,0 +1,142 @@
+//! Who may do what, proven by knocking on every door with every certificate.
+//!
+//! Claims: there is no plaintext; a certificate of another CA opens nothing; an agent obeys only coordinators and shows
+//! its files only to agents; the coordinator lets viewers read and operators act, and agents do neither; an agent that
+//! is not who the fleet file says is not taken for it.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::agent::peer_client::PeerClient;
+use pgleap_proto::agent::{HelloRequest, ManifestRequest};
+use pgleap_proto::tls::{Role, TlsFiles};
+use pgleap_tests::harness::pgleap::Ran;
+use pgleap_tests::harness::{Fleet, FleetOptions};
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+async fn fleet() -> Result<Fleet> {
+    let mut options = FleetOptions::default();
+    options.old.nodes.truncate(1);
+    options.new_nodes.truncate(1);
+    let fleet = Fleet::make(options).await?;
+    fleet.apply().await?;
+    Ok(fleet)
+}
+
+async fn as_holder(fleet: &Fleet, holder: &str, arguments: &[&str]) -> Result<Ran> {
+    fleet.run_verb(fleet.holder(holder, arguments), arguments, Duration::from_secs(60)).await
+}
+
+async fn channel(fleet: &Fleet, host: &str, holder: &str) -> Result<Channel> {
+    let identity = TlsFiles::in_directory(&fleet.base.join("pki").join(holder)).load()?;
+    let address = fleet.agent_address(host).unwrap_or_default();
+    let tls = identity.client_config(Role::Agent, host);
+    Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_door_asks_who_is_there() -> Result<()> {
+    let mut fleet = fleet().await?;
+
+    // A second fleet's CA, with the same names.
+    let foreign = fleet.base.join("pki/foreign-ca").to_string_lossy().into_owned();
+    fleet.base.run(fleet.base.join("bin/pgleap"), &["pki", "init", "--dir", &foreign]).await?;
+    fleet.issue(&foreign, "coordinator", "c1", "foreign-coordinator").await?;
+    fleet.issue(&foreign, "operator", "alice", "foreign-operator").await?;
+
+    // The agent's orders.
+    let hello = fleet.agent("n1", "coordinator").await?.hello(HelloRequest {}).await?.into_inner();
+    assert_eq!(hello.host, "n1");
+    for holder in ["operator", "viewer", "agent-o1"] {
+        let refused = match fleet.agent("n1", holder).await?.hello(HelloRequest {}).await {
+            Ok(_) => anyhow::bail!("the agent obeys {holder}"),
+            Err(status) => status,
+        };
+        assert_eq!(refused.code(), Code::PermissionDenied, "{holder}: {refused}");
+    }
+    // With the wrong CA the agent's own certificate is refused first; trusting it, the agent refuses.
+    assert!(channel(&fleet, "n1", "foreign-coordinator").await.is_err());
+    for file in ["tls.crt", "tls.key"] {
+        let from = fleet.base.join("pki/foreign-coordinator").join(file);
+        std::fs::create_dir_all(fleet.base.join("pki/mixed"))?;
+        std::fs::copy(from, fleet.base.join("pki/mixed").join(file))?;
+    }
+    std::fs::copy(fleet.base.join("pki/ca/ca.crt"), fleet.base.join("pki/mixed/ca.crt"))?;
+    let knock = async || -> Result<()> {
+        AgentClient::new(channel(&fleet, "n1", "mixed").await?).hello(HelloRequest {}).await?;
+        Ok(())
+    };
+    assert!(knock().await.is_err(), "a foreign certificate was let in");
+    // Another host's name does not fit the certificate.
+    let identity = TlsFiles::in_directory(&fleet.base.join("pki/coordinator")).load()?;
+    let address = format!("https://{}", fleet.agent_address("n1").unwrap_or_default());
+    let tls = identity.client_config(Role::Agent, "o1");
+    assert!(Endpoint::from_shared(address.clone())?.tls_config(tls)?.connect().await.is_err());
+    // Nothing is said in plaintext.
+    let plain = Endpoint::from_shared(address.replace("https", "http"))?.connect().await;
+    if let Ok(channel) = plain {
+        assert!(AgentClient::new(channel).hello(HelloRequest {}).await.is_err(), "plaintext was answered");
+    }
+
+    // The agent's files.
+    for (holder, may) in [("agent-o1", true), ("coordinator", false), ("operator", false), ("viewer", false)]
+    {
+        let mut peer = PeerClient::new(channel(&fleet, "n1", holder).await?);
+        let request = ManifestRequest { operation: "none".into(), sample_percent: 1, ..Default::default() };
+        let code = match peer.manifest(request).await {
+            Ok(reply) => reply.into_inner().message().await.err().map_or(Code::Ok, |status| status.code()),
+            Err(status) => status.code(),
+        };
+        // An agent is let in, and told that there is no such offer.
+        assert_eq!(code != Code::PermissionDenied, may, "{holder}: {code:?}");
+        assert_ne!(code, Code::Ok, "{holder} was shown files that nobody offered");
+    }
+
+    // The coordinator.
+    let file = fleet.write_file()?.to_string_lossy().into_owned();
+    let acts: [&[&str]; 4] = [
+        &["fleet", "apply", &file],
+        &["start", "ledger", "--accept-warnings"],
+        &["cancel", "ledger", "--yes"],
+        &["retry", "ledger"],
+    ];
+    for act in acts {
+        for holder in ["viewer", "agent-o1", "coordinator"] {
+            let ran = as_holder(&fleet, holder, act).await?;
+            ensure!(ran.code == 1 && ran.stderr.contains("may not"), "{holder} {act:?}: {}", ran.text());
+        }
+    }
+    for (holder, may) in [("viewer", true), ("operator", true), ("agent-o1", false)] {
+        for look in [&["status"] as &[&str], &["fleet", "show"]] {
+            let ran = as_holder(&fleet, holder, look).await?;
+            ensure!((ran.code == 0) == may, "{holder} {look:?}: {}", ran.text());
+        }
+    }
+    let ran = as_holder(&fleet, "foreign-operator", &["status"]).await?;
+    ensure!(ran.code == 4, "a foreign operator: {}", ran.text());
+    fleet.passed();
+    Ok(())
+}
+
+/// An impostor: host o1's certificate answers at the address of n1's agent.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_must_be_who_the_fleet_file_says() -> Result<()> {
+    let mut fleet = fleet().await?;
+    for (host, agent) in [("n1", "agent-n1"), ("o1", "agent-o1")] {
+        fleet.kill_agent(host);
+        let directory = fleet.base.join("pki").join(agent);
+        std::fs::rename(&directory, fleet.base.join(format!("pki/swap-{host}")))?;
+    }
+    std::fs::rename(fleet.base.join("pki/swap-n1"), fleet.base.join("pki/agent-o1"))?;
+    std::fs::rename(fleet.base.join("pki/swap-o1"), fleet.base.join("pki/agent-n1"))?;
+    // Its own certificate says another host than its configuration: it does not even start.
+    let started = fleet.start_agent("n1").await;
+    if started.is_ok() {
+        let (findings, ran) = fleet.check(&["--quick"]).await?;
+        ensure!(ran.code != 0, "an impostor was taken for n1: {findings:#?}");
+    }
+    fleet.passed();
+    Ok(())
+}
