@@ -265,6 +265,10 @@ async fn writes_raise_no_alarm_and_hide_nothing() {
     assert!(load.try_wait().unwrap().is_none(), "the load ended too early to prove anything");
     load.kill().unwrap();
     load.wait().unwrap();
+
+    // An idle primary, whose slot confirms nothing by itself.
+    let idle = replication.compare().await;
+    assert_eq!(idle.differing.len(), 3, "{idle:#?}");
 }
 
 struct Replication {
