@@ -20,6 +20,9 @@ use crate::wait::Wait;
 const SILENCE: Duration = Duration::from_secs(60);
 /// How long a reason that does not pass by itself may be repeated in the log before it is believed.
 const DOOMED: Duration = Duration::from_secs(10);
+/// As many looks in a row have to find it streaming before it counts: a receiver that is refused its WAL says
+/// "streaming" for a moment, at each of its attempts.
+const STEADY: u32 = 20;
 /// How long replay may stand still while WAL streams in: a query on the standby may hold it back for
 /// max_standby_streaming_delay, or a recovery_min_apply_delay was configured.
 const STANDSTILL: Duration = Duration::from_secs(900);
@@ -192,12 +195,24 @@ struct Watch<'a> {
     silent: Wait,
     standing: Wait,
     doomed: Option<Wait>,
+    /// Looks in a row that found it streaming.
+    streak: u32,
 }
 
 impl<'a> Watch<'a> {
     fn new(node: &'a Node, upstream: &'a Conninfo, goal: Goal) -> Watch<'a> {
         let (silent, standing) = (Wait::of(SILENCE), Wait::of(STANDSTILL));
-        Watch { node, upstream, goal, from: None, last: Lsn::INVALID, silent, standing, doomed: None }
+        Watch {
+            node,
+            upstream,
+            goal,
+            from: None,
+            last: Lsn::INVALID,
+            silent,
+            standing,
+            doomed: None,
+            streak: 0,
+        }
     }
 
     fn look(&mut self, cx: &Context, now: &Receiver, log: &ServerLog) -> Result<()> {
@@ -206,7 +221,8 @@ impl<'a> Watch<'a> {
             self.silent.restart();
             self.standing.restart();
         }
-        if now.is_streaming() {
+        self.streak = if now.is_streaming() { self.streak + 1 } else { 0 };
+        if self.streak >= STEADY {
             self.silent.restart();
             self.doomed = None;
         }

@@ -73,3 +73,35 @@ pub async fn drop_without_slot(session: &Session, name: &str) -> Result<()> {
     );
     session.batch_execute(&statements).await.doing(|| format!("dropping subscription {name}"))
 }
+
+/// Removes positions of origins that have no name (any more).
+///
+/// Advancing an origin is not transactional: after a rollback its position stays in shared memory under an id that is
+/// free again, and the next origin of that id would inherit it and skip rows silently (origin.c). A position goes when
+/// an origin of its id is dropped (`replorigin_drop`); ids are given out lowest first (`replorigin_create`).
+///
+/// # Errors
+/// When the server refuses.
+pub async fn forget_nameless_origins(session: &Session) -> Result<u32> {
+    let doing = || "removing positions of replication origins without a name";
+    let mut forgotten = 0;
+    loop {
+        let nameless = "SELECT max(local_id) FROM pg_replication_origin_status WHERE external_id IS NULL AND local_id <> 0";
+        let row = session.query_one(nameless, &[]).await.doing(doing)?;
+        let Some(id) = row.get::<_, Option<u32>>(0) else { return Ok(forgotten) };
+        let mut names = Vec::new();
+        loop {
+            let name = format!("pgleap_nameless_{}", names.len());
+            let create = session.query_one("SELECT pg_replication_origin_create($1)", &[&name]).await;
+            let created: u32 = create.doing(doing)?.get(0);
+            names.push(name);
+            if created >= id {
+                break;
+            }
+        }
+        for name in &names {
+            session.execute("SELECT pg_replication_origin_drop($1)", &[name]).await.doing(doing)?;
+        }
+        forgotten += 1;
+    }
+}

@@ -97,7 +97,7 @@ async fn tables(node: &Node) -> Result<u64> {
         "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn AND datconnlimit <> -2";
     let relations =
         "SELECT count(*) FROM pg_catalog.pg_class WHERE relkind IN ('r', 'm') AND relpersistence <> 't'";
-    let rows = sql::connect(node, "postgres").await?.query(databases, &[]).await.doing(doing)?;
+    let rows = sql::connect_any(node).await?.query(databases, &[]).await.doing(doing)?;
     let mut total = 0;
     for row in rows {
         let database: String = row.try_get(0).doing(doing)?;

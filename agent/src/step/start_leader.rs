@@ -12,7 +12,7 @@ use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::ctl::{self, ServerState, StopMode};
-use crate::pg::sql;
+use crate::pg::{marker, sql};
 use crate::upgrade::marker::{Marker, Stage};
 
 /// See the module.
@@ -46,7 +46,7 @@ impl Step for StartLeaderStep {
     async fn verify(&self, _cx: &Context) -> Result<Output> {
         let node = given(&self.0.node, "node")?;
         let doing = || format!("looking at the upgraded node {}", node.name);
-        let session = sql::connect(node, "postgres").await?;
+        let session = sql::connect_any(node).await?;
         let row = session
             .query_one(
                 "SELECT pg_catalog.pg_is_in_recovery() AS standby,
@@ -76,9 +76,9 @@ impl Step for StartLeaderStep {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         let node = given(&self.0.node, "node")?;
-        if !Path::new(&node.data_dir).exists() {
-            return Ok(());
+        if marker::made_by_operation(cx, Path::new(&node.data_dir))? {
+            ctl::manager(cx, node).stop(StopMode::Fast).await?;
         }
-        ctl::manager(cx, node).stop(StopMode::Fast).await
+        Ok(())
     }
 }

@@ -1,182 +1,191 @@
 //! StartReplica: starts a relinked or re-cloned replica of the upgraded leader and waits until it streams.
 //!
-//! A relinked replica is started only when it was proven equal to the leader; otherwise only a re-clone is, which is
-//! recognised by its mark: a relink's has a stage, a base backup brings the leader's along (with its stage), and the
-//! clone step replaces either by its own.
+//! A relinked replica is started only when it was proven equal to the leader; otherwise only a re-clone is. Which of
+//! the two a directory is, its mark says: those of a relink and of the leader itself have another form than a clone's.
 
 use std::path::Path;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use pgleap_proto::node::Node;
+use pgleap_proto::Lsn;
+use pgleap_proto::node::{Conninfo, Node};
 use pgleap_proto::step::{Output, StandbyOutput, StartReplica, output};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::ctl::{self, ServerState, StopMode};
 use crate::pg::server_log::ServerLog;
-use crate::pg::{auto_conf, conninfo, sql};
-use crate::upgrade::marker::Marker;
-use crate::wait::Wait;
-
-/// Longest wait for the replica to stream, once it accepts connections.
-const STREAMING: Duration = Duration::from_secs(120);
+use crate::pg::sql::{self, Session};
+use crate::pg::standby::{self, Goal, Receiver};
+use crate::pg::upstream::{self, Identity};
+use crate::pg::{control, marker, settings};
 
 /// See the module.
 pub struct StartReplicaStep(pub StartReplica);
 
-#[async_trait]
-impl Step for StartReplicaStep {
-    async fn probe(&self, cx: &Context) -> Result<Probe> {
-        let node = given(&self.0.node, "node")?;
-        let marker = Marker::own(cx.confine(&node.data_dir)?, &cx.operation)?;
-        may_start(node, self.0.verified, &marker)?;
-        if ctl::manager(cx, node).state().await? == ServerState::Stopped {
-            return Ok(Probe::Ready);
-        }
-        Ok(match streaming(node).await? {
-            Streaming::Yes(standby) => Probe::Done(output_of(standby)),
-            Streaming::NotYet(_) => Probe::Ready,
-        })
+impl StartReplicaStep {
+    fn node(&self) -> Result<&Node> {
+        given(&self.0.node, "node")
     }
 
-    async fn act(&self, cx: &Context) -> Result<()> {
-        let node = given(&self.0.node, "node")?;
-        let upstream = given(&self.0.upstream, "upstream")?;
-        let server = ctl::manager(cx, node);
-        let log = ServerLog::from_now(cx, node);
-        if server.state().await? == ServerState::Stopped {
-            let data_dir = cx.confine(&node.data_dir)?;
-            let conninfo = conninfo(upstream, None, &node.name);
-            let port = node.port.to_string();
-            let settings = [
-                ("port", port.as_str()),
-                ("unix_socket_directories", &node.socket_dir),
-                ("cluster_name", &node.name),
-                ("primary_conninfo", &conninfo),
-                ("primary_slot_name", &self.0.slot),
-            ];
-            auto_conf::edit(data_dir, &settings.map(|(name, value)| (name, Some(value))))?;
-            crate::durable::write(&data_dir.join("standby.signal"), b"")
-                .doing(|| format!("making {} a standby", node.data_dir))?;
-            server.start(&[]).await?;
-        }
-        let wait = Wait::of(STREAMING);
-        loop {
-            let reason = match streaming(node).await? {
-                Streaming::Yes(_) => return Ok(()),
-                Streaming::NotYet(reason) => reason,
-            };
-            if !wait.again().await {
-                return Err(StepError::new(format!(
-                    "replica {} on host {} does not stream from {}:{} after {} s: {reason}; look at its log below, then retry",
-                    node.name,
-                    node.host,
-                    upstream.host,
-                    upstream.port,
-                    STREAMING.as_secs()
-                ))
-                .with_evidence(log.evidence(20)));
-            }
-        }
+    fn upstream(&self) -> Result<&Conninfo> {
+        given(&self.0.upstream, "upstream")
     }
 
-    async fn verify(&self, _cx: &Context) -> Result<Output> {
-        let node = given(&self.0.node, "node")?;
-        match streaming(node).await? {
-            Streaming::Yes(standby) => Ok(output_of(standby)),
-            Streaming::NotYet(reason) => Err(StepError::new(format!(
-                "replica {} on host {} stopped streaming again: {reason}; retry",
-                node.name, node.host
-            ))),
-        }
+    async fn identify(&self) -> Result<Identity> {
+        upstream::identify(self.node()?, self.upstream()?).await
     }
 
-    async fn undo(&self, cx: &Context) -> Result<()> {
-        let node = given(&self.0.node, "node")?;
-        if !Path::new(&node.data_dir).exists() {
-            return Ok(());
+    /// A session with the replica, once it is known to be one of the right major.
+    async fn session(&self) -> Result<Session> {
+        let node = self.node()?;
+        let session = sql::connect_any(node).await?;
+        let query = "SELECT pg_catalog.pg_is_in_recovery(),
+                            pg_catalog.current_setting('server_version_num')::int / 10000";
+        let row =
+            session.query_one(query, &[]).await.doing(|| format!("looking at replica {}", node.name))?;
+        let (standby, major): (bool, i32) = (row.get(0), row.get(1));
+        if standby && u32::try_from(major).ok() == Some(node.major) {
+            return Ok(session);
         }
-        ctl::manager(cx, node).stop(StopMode::Fast).await
+        Err(StepError::new(format!(
+            "what answers on port {} in {} on host {} is not replica {}: its major is {major}, in recovery: {standby}; stop \
+             it, then retry",
+            node.port, node.socket_dir, node.host, node.name
+        )))
     }
 }
 
-fn output_of(standby: StandbyOutput) -> Output {
+fn output(receiver: &Receiver) -> Output {
+    let standby = StandbyOutput { timeline: receiver.timeline, replay_lsn: receiver.replayed.0 };
     Output { kind: Some(output::Kind::Standby(standby)) }
 }
 
+#[async_trait]
+impl Step for StartReplicaStep {
+    async fn probe(&self, cx: &Context) -> Result<Probe> {
+        let node = self.node()?;
+        let data_dir = cx.confine(&node.data_dir)?;
+        let mark = marker::read_file(&data_dir.join(marker::FILE))?;
+        may_start(node, &cx.operation, self.0.verified, mark.as_ref())?;
+        let leader = self.identify().await?;
+        if ctl::manager(cx, node).state().await? == ServerState::Stopped {
+            settings::check_data_directory(node).await?;
+            let own = control::read(node, data_dir).await?.system_identifier;
+            if own != leader.system_identifier {
+                return Err(StepError::new(format!(
+                    "replica {} on host {} is of another cluster than its leader {}: system identifier {own} instead of {}; \
+                     it must be made anew: cancel, then start again",
+                    node.name,
+                    node.host,
+                    upstream::place(self.upstream()?),
+                    leader.system_identifier
+                )));
+            }
+            return Ok(Probe::Ready);
+        }
+        let receiver = standby::receiver(&self.session().await?).await?;
+        let there = Goal::all_of(&leader, leader.timeline).reached(&receiver);
+        Ok(if there { Probe::Done(output(&receiver)) } else { Probe::Ready })
+    }
+
+    async fn act(&self, cx: &Context) -> Result<()> {
+        let (node, upstream) = (self.node()?, self.upstream()?);
+        let server = ctl::manager(cx, node);
+        let log = ServerLog::from_now(cx, node);
+        if server.state().await? == ServerState::Stopped {
+            standby::write_identity(node)?;
+            standby::write_upstream(node, upstream, &self.0.slot)?;
+            server.launch(&[]).await?;
+        }
+        let leader = self.identify().await?;
+        let goal = Goal::all_of(&leader, leader.timeline);
+        standby::wait_for(cx, node, upstream, goal, &log).await.map(|_| ())
+    }
+
+    async fn verify(&self, _cx: &Context) -> Result<Output> {
+        let receiver = standby::receiver(&self.session().await?).await?;
+        let timeline = self.identify().await?.timeline;
+        // Not "caught up with now": there is always a little more.
+        if (Goal { lsn: Lsn::INVALID, timeline }).reached(&receiver) {
+            return Ok(output(&receiver));
+        }
+        Err(StepError::new(format!(
+            "replica {} stopped streaming again right after it had caught up: {receiver:?}; retry",
+            self.node()?.name
+        )))
+    }
+
+    async fn undo(&self, cx: &Context) -> Result<()> {
+        let node = self.node()?;
+        if marker::made_by_operation(cx, Path::new(&node.data_dir))? {
+            ctl::manager(cx, node).stop(StopMode::Fast).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A mark of any step, as far as it tells a clone: only a clone's names the directories it filled.
+#[derive(Debug, Deserialize)]
+struct Mark {
+    operation: String,
+    #[serde(default)]
+    filled: Option<Vec<IgnoredAny>>,
+    #[serde(default)]
+    undoing: bool,
+}
+
 /// Refuses a directory that is neither proven equal to the leader's nor a clone of it.
-fn may_start(node: &Node, verified: bool, marker: &Marker) -> Result<()> {
-    let cloned = marker.stage.is_none();
-    if verified || cloned {
+fn may_start(node: &Node, operation: &str, verified: bool, mark: Option<&Mark>) -> Result<()> {
+    let place = format!("{} of replica {} on host {}", node.data_dir, node.name, node.host);
+    let Some(mark) = mark.filter(|mark| mark.operation == operation) else {
+        return Err(StepError::new(format!(
+            "{place} was not made by this operation, so it is not started: cancel, then start again"
+        )));
+    };
+    if verified || mark.filled.is_some() && !mark.undoing {
         return Ok(());
     }
     Err(StepError::new(format!(
-        "replica {} on host {} is not started: its files were relinked but not proven equal to the leader's, and it was not \
-         cloned again; run the re-clone step",
-        node.name, node.host
+        "{place} was relinked but not proven equal to the leader's, and was not cloned again, so it is not started: run \
+         the re-clone step"
     )))
-}
-
-enum Streaming {
-    Yes(StandbyOutput),
-    NotYet(String),
-}
-
-/// Whether it streams. The walreceiver itself refuses an upstream of another system identifier, or one that is behind
-/// its timeline (walreceiver.c, WalReceiverMain), so streaming proves both.
-async fn streaming(node: &Node) -> Result<Streaming> {
-    let session = sql::connect(node, "postgres").await?;
-    let doing = || format!("looking at replica {}", node.name);
-    let row = session
-        .query_one(
-            "SELECT pg_catalog.pg_is_in_recovery() AS standby,
-                    pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
-                    pg_catalog.pg_last_wal_replay_lsn()::text AS replayed,
-                    (SELECT status FROM pg_catalog.pg_stat_wal_receiver) AS status,
-                    (SELECT received_tli FROM pg_catalog.pg_stat_wal_receiver) AS timeline,
-                    (SELECT latest_end_lsn::text FROM pg_catalog.pg_stat_wal_receiver) AS upstream",
-            &[],
-        )
-        .await
-        .doing(doing)?;
-    let (standby, major): (bool, i32) =
-        (row.try_get("standby").doing(doing)?, row.try_get("major").doing(doing)?);
-    if !standby || u32::try_from(major).ok() != Some(node.major) {
-        return Err(StepError::new(format!(
-            "what answers on port {} in {} on host {} is not replica {}: major {major}, in recovery: {standby}",
-            node.port, node.socket_dir, node.host, node.name
-        )));
-    }
-    let status: Option<String> = row.try_get("status").doing(doing)?;
-    let timeline: Option<i32> = row.try_get("timeline").doing(doing)?;
-    let (replayed, upstream) = (sql::lsn(&row, "replayed")?, sql::lsn(&row, "upstream")?);
-    let reason = match status.as_deref() {
-        Some("streaming") if replayed >= upstream => {
-            let timeline = timeline.and_then(|t| u32::try_from(t).ok()).unwrap_or_default();
-            return Ok(Streaming::Yes(StandbyOutput { timeline, replay_lsn: replayed.0 }));
-        }
-        Some("streaming") => format!("it has replayed {replayed} of {upstream}"),
-        Some(status) => format!("its walreceiver is {status}"),
-        None => format!("it has no walreceiver; replayed {replayed}"),
-    };
-    Ok(Streaming::NotYet(reason))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upgrade::marker::Stage;
+    use crate::upgrade::marker::{Marker, Stage};
+
+    fn mark(text: &str) -> Option<Mark> {
+        Some(serde_json::from_str(text).unwrap())
+    }
 
     #[test]
     fn only_the_verified_or_the_cloned_is_started() {
-        let marker =
-            |stage| Marker { operation: "o".into(), step: "s".into(), made: vec![], initdb: vec![], stage };
         let node = Node::default();
-        assert!(may_start(&node, true, &marker(Some(Stage::Upgraded))).is_ok());
-        assert!(may_start(&node, false, &marker(None)).is_ok());
-        assert!(may_start(&node, false, &marker(Some(Stage::Upgraded))).is_err());
-        assert!(may_start(&node, false, &marker(Some(Stage::Relinked))).is_err());
+        let start = |verified, mark: Option<Mark>| may_start(&node, "o", verified, mark.as_ref()).is_ok();
+        let staged = |stage| {
+            let marker = Marker {
+                operation: "o".into(),
+                step: "s".into(),
+                made: vec![],
+                initdb: vec![],
+                stage: Some(stage),
+            };
+            serde_json::to_string(&marker).unwrap()
+        };
+        let relinked = staged(Stage::Relinked);
+        assert!(start(true, mark(&relinked)));
+        assert!(!start(false, mark(&relinked)));
+        // The leader's own mark, brought along by a base backup that nobody finished.
+        assert!(!start(false, mark(&staged(Stage::Started))));
+        let clone = r#"{"operation":"o","step":"c","filled":[{"path":"/d","existed":false}],"aside":[],"bytes":1,"undoing":false}"#;
+        assert!(start(false, mark(clone)));
+        assert!(!start(false, mark(&clone.replace("false}", "true}"))), "half undone");
+        assert!(!start(true, mark(&clone.replace("\"o\"", "\"other\""))));
+        assert!(!start(true, None));
     }
 }

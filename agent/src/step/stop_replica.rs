@@ -37,7 +37,7 @@ impl Step for StopReplicaStep {
     async fn act(&self, cx: &Context) -> Result<()> {
         let node = given(&self.0.node, "node")?;
         let leader = given(&self.0.leader, "leader")?;
-        let session = sql::connect(node, "postgres").await?;
+        let session = sql::connect_any(node).await?;
         let doing = || format!("preparing node {} for its stop", node.name);
         let target = Lsn(leader.checkpoint_lsn);
         let mut wait = Wait::of(NO_PROGRESS);

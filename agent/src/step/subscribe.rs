@@ -167,6 +167,11 @@ impl Step for SubscribeStep {
 
     async fn act(&self, cx: &Context) -> Result<()> {
         let publisher = upstream::identify(self.node()?, self.publisher()?).await?;
+        let forgotten =
+            subscriptions::forget_nameless_origins(&sql::connect_any(self.node()?).await?).await?;
+        if forgotten > 0 {
+            cx.report.log("pgleap", format!("{forgotten} positions of origins without a name removed"));
+        }
         let missing = self.missing().await?;
         let total = missing.len() as u64;
         for (done, slot) in missing.into_iter().enumerate() {

@@ -154,7 +154,7 @@ impl UpdateExtensionsStep {
 
 async fn databases(node: &Node) -> Result<Vec<String>> {
     let doing = || format!("reading the databases of node {}", node.name);
-    let session = sql::connect(node, "postgres").await?;
+    let session = sql::connect_any(node).await?;
     let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY 1";
     let rows = session.query(query, &[]).await.doing(doing)?;
     rows.iter().map(|row| row.try_get(0).doing(doing)).collect()

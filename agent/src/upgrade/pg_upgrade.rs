@@ -21,6 +21,9 @@ use crate::wait::Wait;
 const QUIET: &str = "-c archive_mode=off -c synchronous_standby_names= -c max_logical_replication_workers=0 \
                      -c cron.launch_active_jobs=off";
 
+/// Characters kept of what a check objects to; the rest is in the evidence.
+const OBJECTION: usize = 400;
+
 /// How it is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -129,7 +132,7 @@ fn explain(error: &StepError, program: &Program, seed: &Node, node: &Node) -> St
         )
     } else {
         let cause =
-            first(&["FATAL:", "ERROR:", "fatal", "Failure", "could not load library", "In database:"]);
+            objection(&error.evidence).or_else(|| first(&["FATAL:", "ERROR:", "could not load library"]));
         format!(
             "pg_upgrade from {} to {} on host {} failed: {}; its reports are below and in {}/pg_upgrade_output.d",
             seed.data_dir,
@@ -140,6 +143,18 @@ fn explain(error: &StepError, program: &Program, seed: &Node, node: &Node) -> St
         )
     };
     StepError::new(message).with_evidence(details).with_evidence(error.evidence.iter().cloned())
+}
+
+/// What a check of `pg_upgrade` objects to: the text after a line that ends in "fatal", or says "failed check" (data
+/// types, from 17 on; pg_upgrade/check.c), on one line.
+fn objection(printed: &[String]) -> Option<String> {
+    let objects = |line: &String| line.trim_end().ends_with("fatal") || line.contains("failed check:");
+    let at = printed.iter().position(objects)?;
+    let said = printed.iter().skip(at + 1).map(|line| line.trim());
+    let said = said.take_while(|line| !line.starts_with("Failure, exiting")).filter(|line| !line.is_empty());
+    let said = said.collect::<Vec<_>>().join(" ");
+    let short = said.chars().take(OBJECTION).collect::<String>();
+    (!short.is_empty()).then_some(short)
 }
 
 /// Returns when the job seems to run but no `pg_upgrade` does, seen twice in a row.
@@ -260,6 +275,37 @@ mod tests {
         for path in ["/etc/my dir/x", "/etc/$x", "/etc/`x`", "/etc/\"x", "/etc/x;y"] {
             assert!(config_file(&node("a", path)).is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_called_one() {
+        let error = StepError::new("pg_upgrade failed (exit code 1): *failure*").with_evidence([
+            "Linking user relation files",
+            "error while creating link for relation \"public.t\": No space left on device",
+        ]);
+        let program = Program::new("/b/pg_upgrade");
+        let told = explain(&error, &program, &node("15", ""), &node("18", ""));
+        assert!(told.message.contains("ran out of disk space") && told.message.contains("/d/18"), "{told}");
+        let other = explain(&StepError::new("signal 9"), &program, &node("15", ""), &node("18", ""));
+        assert!(
+            other.message.contains("from /d/15 to /d/18") && other.message.contains("signal 9"),
+            "{other}"
+        );
+    }
+
+    #[test]
+    fn an_objection_is_told_in_its_own_words() {
+        let printed = "Checking data type usage                                      fatal\n\n\
+            Your installation contains the \"aclitem\" data type in user tables.\n\
+            The internal format changed.\n    /d/18/x.txt\n\nFailure, exiting";
+        let printed: Vec<String> = printed.lines().map(str::to_owned).collect();
+        let told = objection(&printed).unwrap();
+        assert!(told.starts_with("Your installation") && told.ends_with("/d/18/x.txt"), "{told}");
+        let data_types = "Checking data type usage     failed check: Checking for incompatible \"aclitem\" data type\n\n\
+            Data type checks failed: \nYour installation contains x\nFailure, exiting";
+        let data_types: Vec<String> = data_types.lines().map(str::to_owned).collect();
+        assert_eq!(objection(&data_types).unwrap(), "Data type checks failed: Your installation contains x");
+        assert_eq!(objection(&["Failure, exiting".to_owned()]), None);
     }
 
     #[test]

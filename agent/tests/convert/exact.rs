@@ -7,7 +7,7 @@ use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
-    CleanPromoted, CloneNode, CreatePhysicalSlot, CreateSlots, DatabaseSlot, EnableSubscriptions,
+    CatchUp, CleanPromoted, CloneNode, CreatePhysicalSlot, CreateSlots, DatabaseSlot, EnableSubscriptions,
     HaltStandby, Publish, RecoverTo, StartStandby, Subscribe, output,
 };
 
@@ -206,16 +206,23 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
         });
         servers.step("enable", enable.clone()).await.unwrap();
         assert!(servers.is_done("enable", enable.clone()).await);
+        let catch_up = Kind::CatchUp(CatchUp {
+            node: Some(leader.clone()),
+            publisher: Some(conninfo(&old)),
+            publication: TAG.into(),
+            subscription: TAG.into(),
+            slots: slots.clone(),
+            publisher_node: Some(old.clone()),
+            publisher_agent: servers.serve(),
+        });
+        // While writes go on, and once more when they have ended, so that the two can be compared.
+        servers.step("catch_up", catch_up.clone()).await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
         drop(load);
-        let end = servers.ask(&old, "app", "SELECT pg_logical_emit_message(true, 'test', 'end')").await;
-        let passed = format!(
-            "SELECT bool_and(confirmed_flush_lsn >= '{end}' AND active) FROM pg_replication_slots \
-             WHERE slot_type = 'logical'"
-        );
-        while servers.ask(&old, "app", &passed).await != "true" {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        let output = servers.step("catch_up", catch_up).await.unwrap();
+        let Some(output::Kind::CaughtUp(caught_up)) = output.kind else { panic!("{output:?}") };
+        assert!(caught_up.mark_lsn > target);
+        assert_eq!(caught_up.relations, 4 + 1 + 4);
         for database in &databases {
             for table in ["history", "accounts", "tellers", "branches"] {
                 same(servers, &old, &leader, database, &format!("public.pgbench_{table}")).await;

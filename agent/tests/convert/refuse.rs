@@ -1,9 +1,13 @@
 //! What must not go on does not, with one clear error, and leaves nothing behind.
 
+use std::time::Duration;
+
+use pgleap_agent::step::of;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
-    CleanPromoted, CleanedOutput, CreateSlots, DatabaseSlot, EnableSubscriptions, Publish, Subscribe, output,
+    Action, CleanPromoted, CleanedOutput, CreateSlots, DatabaseSlot, EnableSubscriptions, Publish, Subscribe,
+    output,
 };
 
 use crate::exact::{clone, halt, physical_slot, recover, standby};
@@ -51,15 +55,21 @@ fn blockers_of_slots_are_named_and_no_slot_stays() {
             let sql = "SELECT pg_create_logical_replication_slot('pgleap_abc123_5', 'pgoutput')::text";
             orphan.query_one(sql, &[]).await.is_err()
         });
-        while servers.ask(&old, "postgres", "SELECT count(*) FROM pg_replication_slots WHERE active").await
-            != "1"
-        {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let held = "SELECT coalesce(min(active_pid), 0) FROM pg_replication_slots";
+        let orphan = async || servers.ask(&old, "postgres", held).await;
+        while orphan().await == "0" {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
+        let left_over = orphan().await;
         drop(open);
-        servers.sql(&old, "postgres", "ROLLBACK PREPARED 'it''s'").await;
-        servers.step("slots", slots(&old, 20_000)).await.unwrap();
-        let _ = waiting.await;
+        let (made, ()) = tokio::join!(servers.step("slots", slots(&old, 20_000)), async {
+            while orphan().await == left_over {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            servers.sql(&old, "postgres", "ROLLBACK PREPARED 'it''s'").await;
+        });
+        made.unwrap();
+        assert!(waiting.await.unwrap(), "the orphan was ended");
         assert_eq!(servers.ask(&old, "postgres", count).await, "1");
         servers.undo("slots", slots(&old, 1)).await;
         assert_eq!(servers.ask(&old, "postgres", count).await, "0");
@@ -160,7 +170,7 @@ fn what_was_inherited_is_cleaned_here_and_kept_there() {
         }
         servers.sql(&far, "postgres", "INSERT INTO public.t VALUES (1)").await;
         while servers.ask(&old, "postgres", "SELECT count(*) FROM public.t").await != "1" {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert_eq!(servers.ask(&node, "postgres", "SELECT count(*) FROM public.t").await, "0");
     });
@@ -186,7 +196,7 @@ fn a_standby_without_its_wal_and_a_subscription_in_the_wrong_place_are_refused()
             assert!(error.evidence.iter().any(|line| line.contains("has already been removed")));
 
             // The origin decides whether a subscription may run.
-            let new = servers.old_leader("new");
+            let new = servers.new_leader("new");
             for node in [&old, &new] {
                 servers.sql(node, "postgres", "CREATE TABLE public.t (id int PRIMARY KEY)").await;
             }
@@ -226,7 +236,7 @@ fn a_standby_without_its_wal_and_a_subscription_in_the_wrong_place_are_refused()
             servers.step("enable", enable(target_lsn)).await.unwrap();
             servers.sql(&old, "postgres", "INSERT INTO public.t VALUES (1)").await;
             while servers.ask(&new, "postgres", "SELECT count(*) FROM public.t").await != "1" {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
             servers.undo("enable", enable(target_lsn)).await;
             servers.undo("subscribe", subscribe).await;

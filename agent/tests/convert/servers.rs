@@ -11,6 +11,7 @@ use pgleap_agent::error::{Result, StepError};
 use pgleap_agent::jobs::Jobs;
 use pgleap_agent::pg::sql;
 use pgleap_agent::report::Reporter;
+use pgleap_agent::server;
 use pgleap_agent::step::{Probe, of};
 use pgleap_proto::agent::Fence;
 use pgleap_proto::node::{Conninfo, Node};
@@ -95,17 +96,41 @@ impl Servers {
     }
 
     pub fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let output =
-            Command::new(self.bin.join(program)).args(arguments).env("LC_ALL", "C").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{program} {arguments:?}: {said}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        run_from(&self.bin, program, arguments)
+    }
+
+    /// An agent that answers other agents; its address.
+    pub fn serve(&self) -> String {
+        let config = AgentConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            state_dir: self.path("served"),
+            ..AgentConfig::clone(&self.context("serve").config)
+        };
+        let ready = server::prepare(config).unwrap();
+        let server = server::Server::bind(ready, Arc::new(|_| None)).unwrap();
+        let address = server.address().to_string();
+        tokio::spawn(server.serve(std::future::pending()));
+        address
     }
 
     /// initdb and start of an old leader.
     pub fn old_leader(&self, name: &str) -> Node {
-        let node = self.node(name);
-        self.run("initdb", &["-D", &node.data_dir, "-k", "-U", "postgres", "--auth=trust", "-N"]);
+        self.leader(self.node(name))
+    }
+
+    /// A primary of the new major when its programs are there, or else of the old one.
+    pub fn new_leader(&self, name: &str) -> Node {
+        let bin = PathBuf::from(std::env::var("PGLEAP_PG18_BIN").unwrap_or_default());
+        if !bin.join("initdb").exists() {
+            println!("PGLEAP_PG18_BIN names no PostgreSQL 18: subscribing from 15");
+            return self.old_leader(name);
+        }
+        let node = Node { bin_dir: bin.display().to_string(), major: 18, ..self.node(name) };
+        self.leader(node)
+    }
+
+    fn leader(&self, node: Node) -> Node {
+        run_in(&node, "initdb", &["-D", &node.data_dir, "-k", "-U", "postgres", "--auth=trust", "-N"]);
         let configuration = format!(
             "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nwal_level = logical\n\
              max_prepared_transactions = 10\nmax_wal_senders = 20\nmax_replication_slots = 20\n\
@@ -122,11 +147,11 @@ impl Servers {
 
     pub fn start(&self, node: &Node) {
         let log = self.path(&format!("{}.log", node.name)).display().to_string();
-        self.run("pg_ctl", &["start", "-w", "-s", "-D", &node.data_dir, "-l", &log]);
+        run_in(node, "pg_ctl", &["start", "-w", "-s", "-D", &node.data_dir, "-l", &log]);
     }
 
     pub fn stop(&self, node: &Node) {
-        self.run("pg_ctl", &["stop", "-w", "-s", "-D", &node.data_dir, "-m", "fast"]);
+        run_in(node, "pg_ctl", &["stop", "-w", "-s", "-D", &node.data_dir, "-m", "fast"]);
     }
 
     pub async fn sql(&self, node: &Node, database: &str, statements: &str) {
@@ -227,7 +252,10 @@ impl Drop for Servers {
     fn drop(&mut self) {
         for node in self.running.lock().unwrap().iter() {
             let arguments = ["stop", "-s", "-D", &node.data_dir, "-m", "immediate"];
-            let _ = Command::new(self.bin.join("pg_ctl")).args(arguments).stderr(Stdio::null()).status();
+            let _ = Command::new(Path::new(&node.bin_dir).join("pg_ctl"))
+                .args(arguments)
+                .stderr(Stdio::null())
+                .status();
         }
         if std::thread::panicking() {
             for entry in walk(&self.path("state/log")) {
@@ -255,4 +283,15 @@ impl Drop for Load {
 /// How the others reach a node.
 pub fn conninfo(node: &Node) -> Conninfo {
     Conninfo { host: node.address.clone(), port: node.port, user: "postgres".into(), ..Default::default() }
+}
+
+fn run_in(node: &Node, program: &str, arguments: &[&str]) -> String {
+    run_from(Path::new(&node.bin_dir), program, arguments)
+}
+
+fn run_from(bin: &Path, program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(bin.join(program)).args(arguments).env("LC_ALL", "C").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

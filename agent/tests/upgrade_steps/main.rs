@@ -2,63 +2,24 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+mod actions;
 mod world;
 
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use pgleap_agent::pg::auto_conf;
 use pgleap_agent::pg::ctl::StopMode;
 use pgleap_agent::pg::marker::{self, Marker};
-use pgleap_agent::pg::{auto_conf, program};
 use pgleap_agent::step;
 use pgleap_proto::agent::step_event;
-use pgleap_proto::node::{ControlData, Node};
+use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::action::Kind;
-use pgleap_proto::step::{
-    Action, Analyze, CheckUpgrade, InitNew, Output, Rehearse, StartLeader, StartReplica, StopLeader,
-    StopReplica, StoppedOutput, UpdateExtensions, Upgrade, output,
-};
+use pgleap_proto::step::{Action, Analyze, CloneNode, Output, StartReplica, UpdateExtensions};
 
+use actions::{check, init, rehearse, start_leader, stop_leader, stop_replica, stopped, upgrade};
 use world::{New, OPERATION, World, delegated, setting};
-
-fn init(new: &New) -> Kind {
-    Kind::InitNew(InitNew { seed: Some(new.seed.clone()), node: Some(new.node.clone()) })
-}
-
-fn check(new: &New) -> Kind {
-    Kind::CheckUpgrade(CheckUpgrade { seed: Some(new.seed.clone()), node: Some(new.node.clone()), jobs: 2 })
-}
-
-fn upgrade(new: &New) -> Kind {
-    Kind::Upgrade(Upgrade { seed: Some(new.seed.clone()), node: Some(new.node.clone()), jobs: 2 })
-}
-
-fn stop_leader(new: &New) -> Kind {
-    Kind::StopLeader(StopLeader { node: Some(new.seed.clone()) })
-}
-
-fn stop_replica(new: &New, leader: ControlData) -> Kind {
-    Kind::StopReplica(StopReplica { node: Some(new.seed.clone()), leader: Some(leader) })
-}
-
-fn start_leader(new: &New) -> Kind {
-    Kind::StartLeader(StartLeader { node: Some(new.node.clone()) })
-}
-
-fn rehearse(world: &World, node: &Node, upstream: &Node) -> Kind {
-    Kind::Rehearse(Rehearse {
-        node: Some(node.clone()),
-        seed: None,
-        upstream: Some(world.conninfo(upstream)),
-        databases: vec!["app".into(), r#"we"ird ☃"#.into()],
-    })
-}
-
-fn stopped(output: Output) -> StoppedOutput {
-    let Some(output::Kind::Stopped(stopped)) = output.kind else { panic!("{output:?}") };
-    stopped
-}
 
 /// Old settings of every kind: taken over, gone, renamed, an extension's, a file in the data directory.
 const SETTINGS: &str = "\
@@ -127,7 +88,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
         .eventually(
             "n2 follows the new timeline",
             &n2.seed,
-            "SELECT (received_tli = 2)::text::bool::text::char(1)::text FROM pg_stat_wal_receiver",
+            "SELECT (received_tli = 2)::text FROM pg_stat_wal_receiver",
         )
         .await;
     let rows = world.value(&n1.seed, "app", rows_query()).await;
@@ -148,19 +109,18 @@ async fn the_whole_phase_each_step_twice_and_back() {
 
     // A replica that was neither verified nor cloned is refused; a clone (its own mark) is started.
     world.sql(&n1.node, "postgres", &["SELECT pg_create_physical_replication_slot('again')"]).await;
-    std::fs::remove_dir_all(world.dir.path().join("d/n2/ts")).unwrap();
-    let backup = program(&n2.node, "pg_basebackup").args([
-        "-D",
-        &n2.node.data_dir,
-        "-c",
-        "fast",
-        "-h",
-        "127.0.0.1",
-        "-U",
-        "postgres",
-    ]);
-    let map = format!("{0}/n1/ts={0}/n2/ts", world.dir.path().join("d").display());
-    backup.args(["-p", &n1.node.port.to_string(), "-T", &map]).run().await.unwrap();
+    // What the plan has to say: from where the leader has its tablespaces.
+    let map =
+        TablespaceMap { from: n1.node.tablespaces[0].to.clone(), to: n2.node.tablespaces[0].to.clone() };
+    let clone = Kind::CloneNode(CloneNode {
+        node: Some(Node { tablespaces: vec![map], ..n2.node.clone() }),
+        upstream: Some(world.conninfo(&n1.node)),
+        slot: "again".into(),
+        system_identifier: 0,
+        only_if_unverified: true,
+        verified: false,
+        replace: true,
+    });
     let replica = |verified| {
         let upstream = Some(world.conninfo(&n1.node));
         Kind::StartReplica(StartReplica {
@@ -170,10 +130,12 @@ async fn the_whole_phase_each_step_twice_and_back() {
             verified,
         })
     };
+    std::fs::create_dir(&n2.node.data_dir).unwrap();
+    let relinked = Marker { operation: OPERATION.into(), step: "relink".into() };
+    marker::write(Path::new(&n2.node.data_dir), &relinked).unwrap();
     let error = world.run("start-n2", replica(false)).await.unwrap_err();
     assert!(error.message.contains("not proven equal"), "{error}");
-    let data_dir = Path::new(&n2.node.data_dir);
-    marker::write(data_dir, &Marker { operation: OPERATION.into(), step: "reclone".into() }).unwrap();
+    world.twice("clone-n2", clone).await;
     world.twice("start-n2", replica(false)).await;
     assert_eq!(world.value(&n2.node, "app", rows_query()).await, rows);
 
@@ -373,8 +335,31 @@ async fn what_cannot_be_is_refused_before_anything_changes() {
     assert_eq!(world.list(data_dir), Vec::<String>::new());
     assert!(data_dir.exists(), "it was there before");
 
-    // Never promoted.
+    // What pg_upgrade itself objects to is told with the names of the objects.
     world.twice("init", init(n1)).await;
+    world.sql(&world.old, "app", &["CREATE TABLE bad (a aclitem)"]).await;
+    world
+        .eventually_in(
+            "the table arrives",
+            &n1.seed,
+            "app",
+            "SELECT (to_regclass('public.bad') IS NOT NULL)::text",
+        )
+        .await;
+    let error = world.run("check", check(n1)).await.unwrap_err();
+    assert!(
+        error.evidence.iter().any(|line| line.contains("public.bad.a")),
+        "{error}\n{:#?}",
+        error.evidence
+    );
+    assert!(error.message.contains("aclitem"), "{error}");
+    world.sql(&world.old, "app", &["DROP TABLE bad"]).await;
+    world
+        .eventually_in("the table goes", &n1.seed, "app", "SELECT (to_regclass('public.bad') IS NULL)::text")
+        .await;
+    world.twice("check", check(n1)).await;
+
+    // Never promoted.
     world.stop(&n1.seed, StopMode::Fast).await;
     let error = world.run("upgrade", upgrade(n1)).await.unwrap_err();
     assert!(error.message.contains("never promoted"), "{error}");

@@ -14,7 +14,7 @@ use pgleap_agent::pg::ctl::{self, StopMode};
 use pgleap_agent::pg::{auto_conf, program, sql};
 use pgleap_agent::report::Reporter;
 use pgleap_agent::step::{self, Probe};
-use pgleap_proto::node::{Conninfo, Node};
+use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
 use pgleap_proto::step::{Action, Output, action::Kind};
 use pgleap_proto::tls::TlsFiles;
 
@@ -138,8 +138,10 @@ impl World {
     /// A standby of `upstream`, running; the new major goes beside it.
     pub async fn add_new(&mut self, name: &str, upstream: &Node, new_bin: &str) {
         let path = |suffix: &str| self.dir.path().join(suffix).to_string_lossy().into_owned();
+        let map = TablespaceMap { from: path("d/ts"), to: path(&format!("d/{name}/ts")) };
         let seed = Node {
             name: name.to_owned(),
+            tablespaces: vec![map],
             port: free_port(),
             data_dir: path(&format!("d/{name}/15")),
             ..self.old.clone()
@@ -270,12 +272,17 @@ impl World {
     }
 
     pub async fn eventually(&self, what: &str, node: &Node, query: &str) {
+        self.eventually_in(what, node, "postgres", query).await;
+    }
+
+    /// Until the query answers "true".
+    pub async fn eventually_in(&self, what: &str, node: &Node, database: &str, query: &str) {
         let asking = async {
-            while self.value(node, "postgres", query).await != "t" {
+            while self.value(node, database, query).await != "true" {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        assert!(tokio::time::timeout(Duration::from_secs(30), asking).await.is_ok(), "never: {what}");
+        assert!(tokio::time::timeout(Duration::from_secs(60), asking).await.is_ok(), "never: {what}");
     }
 
     /// Everything in a directory below the world's, sorted.

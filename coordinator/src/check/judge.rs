@@ -59,35 +59,47 @@ impl Problem {
     }
 }
 
-/// Every check of [`TABLE`] in its order; each gives at least one finding.
+/// Name of the one finding that lists the checks which could not be made.
+const NOT_CHECKED: &str = "not-checked";
+
+/// Every check of [`TABLE`] in its order. Each gives at least one finding; those whose facts are missing share the last.
 pub fn run(cluster: &ClusterSpec, facts: &Facts) -> Vec<Finding> {
     let view = View::new(cluster, facts);
-    TABLE.iter().flat_map(|check| findings(check, &view)).collect()
+    let mut findings = Vec::new();
+    let mut unjudged = Vec::new();
+    for check in TABLE {
+        match (check.run)(&view) {
+            None => unjudged.push(check.name),
+            Some(problems) if problems.is_empty() => {
+                let fine = Problem::of(Severity::Ok, &cluster.name, "", "");
+                findings.push(finding(check.name, check.why, fine));
+            }
+            Some(problems) => {
+                findings.extend(problems.into_iter().map(|problem| finding(check.name, check.why, problem)));
+            }
+        }
+    }
+    if !unjudged.is_empty() {
+        let missing = Problem::note(
+            &cluster.name,
+            format!("facts are missing for: {}", unjudged.join(", ")),
+            "cure the errors of the other checks and check again",
+        );
+        findings.push(finding(NOT_CHECKED, "What could not be looked at may still be wrong.", missing));
+    }
+    findings
 }
 
-fn findings(check: &Check, view: &View<'_>) -> Vec<Finding> {
-    let problems = match (check.run)(view) {
-        None => vec![Problem::note(
-            &view.cluster.name,
-            "not checked, because facts it needs are missing",
-            "cure the errors of the other checks and check again",
-        )],
-        Some(problems) if problems.is_empty() => {
-            vec![Problem::of(Severity::Ok, &view.cluster.name, "", "")]
-        }
-        Some(problems) => problems,
-    };
-    problems
-        .into_iter()
-        .map(|Problem { severity, subject, message, cure }| Finding {
-            check: check.name.to_owned(),
-            severity: severity.into(),
-            subject,
-            message,
-            why: check.why.to_owned(),
-            cure,
-        })
-        .collect()
+fn finding(check: &str, why: &str, problem: Problem) -> Finding {
+    let Problem { severity, subject, message, cure } = problem;
+    Finding {
+        check: check.to_owned(),
+        severity: severity.into(),
+        subject,
+        message,
+        why: why.to_owned(),
+        cure,
+    }
 }
 
 /// `12.3 GiB`, for messages.
@@ -159,11 +171,10 @@ mod tests {
                 .collect(),
             ..Facts::default()
         };
-        let ok: Vec<_> = run(&case.cluster, &facts)
-            .into_iter()
-            .filter(|f| f.severity() == Severity::Ok)
-            .map(|f| f.check)
-            .collect();
-        assert_eq!(ok, Vec::<String>::new());
+        let findings = run(&case.cluster, &facts);
+        let ok: Vec<_> = findings.iter().filter(|f| f.severity() == Severity::Ok).map(|f| &f.check).collect();
+        assert_eq!(ok, Vec::<&String>::new());
+        // One error for each lost agent, and one note for all the rest.
+        assert_eq!(findings.len(), case.cluster.agents().len() + 1, "{findings:#?}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::Table;
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::UTF8_BORDERS_ONLY;
 use pgleap_proto::fleet::OperationStatus;
 use pgleap_tests::harness::Fleet;
 use pgleap_tests::harness::drain::drain;
@@ -182,7 +182,7 @@ fn report(
 
 fn print(report: &Report) -> Result<()> {
     let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(["verdict", ""]);
+    table.load_style(UTF8_BORDERS_ONLY).set_header(["verdict", ""]);
     let mut row = |name: &str, value: String| {
         table.add_row([name.to_owned(), value]);
     };
