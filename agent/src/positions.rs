@@ -20,10 +20,10 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
     let node =
         request.node.clone().ok_or_else(|| StepError::new("a request for slot positions names no node"))?;
     let doing = || format!("reading the positions of logical slots of node {}", node.name);
-    // Every server has template1's neighbour `postgres` unless someone dropped it; `template1` is the one that stays.
-    let lease = match sessions::lease(&node, "postgres").await {
-        Ok(lease) => lease,
-        Err(_) => sessions::lease(&node, "template1").await?,
+    // Someone may have dropped `postgres`; a session in template1 is closed at once, since it blocks CREATE DATABASE.
+    let (lease, keep) = match sessions::lease(&node, "postgres").await {
+        Ok(lease) => (lease, true),
+        Err(_) => (sessions::lease(&node, "template1").await?, false),
     };
     let in_recovery: bool = lease
         .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
@@ -71,6 +71,8 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
             wal_status: row.try_get("wal_status").doing(doing)?,
         });
     }
-    lease.back();
+    if keep {
+        lease.back();
+    }
     Ok(SlotPositionsReply { current_lsn, slots })
 }

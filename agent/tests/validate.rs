@@ -1,6 +1,7 @@
 //! Validation on real PostgreSQL: no false alarm, and nothing that differs goes unseen.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
+mod fake;
 mod postgres;
 
 use std::collections::BTreeMap;
@@ -8,15 +9,25 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use fake::certificates::Authority;
+use pgleap_agent::context::Context;
 use pgleap_agent::error::Result;
+use pgleap_agent::jobs::Jobs;
 use pgleap_agent::report::Reporter;
+use pgleap_agent::server::{Server, prepare};
+use pgleap_agent::step::validate::ValidateStep;
+use pgleap_agent::step::{Probe, Step};
 use pgleap_agent::validate::applied::{Applied, AtOnce, BySlots};
 use pgleap_agent::validate::run::Comparison;
 use pgleap_agent::validate::side::{Local, Side, Source};
 use pgleap_proto::agent::{
-    HashRowsReply, HashRowsRequest, SlotPositionsReply, SlotPositionsRequest, TablesReply, TablesRequest,
+    Fence, HashRowsReply, HashRowsRequest, SlotPositionsReply, SlotPositionsRequest, TablesReply,
+    TablesRequest,
 };
-use pgleap_proto::step::ValidatedOutput;
+use pgleap_proto::node::Node;
+use pgleap_proto::step::output::Kind;
+use pgleap_proto::step::{DatabaseSlot, Validate, ValidatedOutput};
+use pgleap_proto::tls::Role;
 use postgres::{Cluster, binaries};
 
 const DATABASE: &str = "we\"ird ☃";
@@ -265,6 +276,81 @@ async fn writes_raise_no_alarm_and_hide_nothing() {
     assert!(load.try_wait().unwrap().is_none(), "the load ended too early to prove anything");
     load.kill().unwrap();
     load.wait().unwrap();
+
+    // An idle primary, whose slot confirms nothing by itself.
+    let idle = replication.compare().await;
+    assert_eq!(idle.differing.len(), 3, "{idle:#?}");
+}
+
+/// The step as an agent runs it: the old side is asked through its agent, over mutual TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_step_asks_the_old_leaders_agent() {
+    let (Some(old_bin), Some(new_bin)) = (binaries(15), binaries(18)) else {
+        eprintln!("SKIPPED: PostgreSQL 15 and 18 are not both installed");
+        return;
+    };
+    let replication = Replication::start(&old_bin, &new_bin);
+    let directory = tempfile::Builder::new()
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        .tempdir()
+        .unwrap();
+    let authority = Authority::new();
+    authority.issue(&directory.path().join("tls"), Role::Agent, "db1");
+    let ready = prepare(fake::config(directory.path(), "db1")).unwrap();
+    let server = Server::bind(ready, fake::Fake::table(&fake::World::new(fake::Behaviour::Plain))).unwrap();
+    let address = server.address().to_string();
+    let served = tokio::spawn(server.serve(std::future::pending()));
+
+    let report = Reporter::default();
+    let context = Context {
+        operation: "shop-0a1b2c".into(),
+        step: "validate".into(),
+        fence: Fence { term: 1, attempt: 1 },
+        config: Arc::new(fake::config(directory.path(), "db2")),
+        tls: authority.issue(&directory.path().join("db2"), Role::Agent, "db2"),
+        jobs: Jobs::new(directory.path().join("jobs"), report.clone()),
+        report,
+    };
+    let node = |cluster: &Cluster, host: &str| Some(Node { host: host.into(), ..cluster.node.clone() });
+    let validate = || {
+        ValidateStep::new(Validate {
+            node: node(&replication.new, "db2"),
+            publisher_node: node(&replication.old, "db1"),
+            publisher_agent: address.clone(),
+            subscription: "fwd".into(),
+            slots: vec![DatabaseSlot { database: "app".into(), slot: "fwd".into(), lsn: 0 }],
+            rows_per_second: 400_000,
+            ..Default::default()
+        })
+    };
+    let step = validate();
+    assert_eq!(step.probe(&context).await.unwrap(), Probe::Ready);
+    assert!(step.verify(&context).await.is_err(), "nothing was compared yet");
+    step.act(&context).await.unwrap();
+    let Some(Kind::Validated(found)) = step.verify(&context).await.unwrap().kind else {
+        panic!("another output")
+    };
+    assert_eq!((found.tables, found.rows), (7, 200_000 + 22 + 20_000 + 3_000));
+
+    replication.new.sql("app", "DELETE FROM quiet WHERE id = 12345; CREATE TABLE more (id int)");
+    replication.old.sql("app", "CREATE TABLE later (id int)");
+    let error = validate().act(&context).await.unwrap_err();
+    assert!(error.message.starts_with("3 of 7 compared tables differ between the old leader o1"), "{error}");
+    for line in [
+        "key (12345): missing",
+        "public.later: the table is missing",
+        "public.more: the table is on the new leader only",
+    ] {
+        assert!(
+            error.evidence.iter().any(|evidence| evidence.contains(line)),
+            "{line}: {:#?}",
+            error.evidence
+        );
+    }
+    replication.new.sql("app", "ALTER SUBSCRIPTION fwd DISABLE");
+    let error = validate().act(&context).await.unwrap_err();
+    assert!(error.message.contains("is disabled"), "{error}");
+    served.abort();
 }
 
 struct Replication {

@@ -53,7 +53,7 @@ pub async fn compare(job: &Job, segment: Segment) -> Result<(), Stop> {
         let next =
             async { if ended { Ok(None) } else { old_chunk(job, &upto, &segment.upto).await.map(Some) } };
         let same = HashRowsRequest { after: after.clone(), upto: upto.clone(), ..job.request() };
-        let new = async { job.new.hash_rows(same).await.map_err(Stop::Table) };
+        let new = async { job.new.hash_rows(same).await.map_err(Stop::reading) };
         let (new, next) = tokio::try_join!(new, next)?;
         if new.disordered {
             return Err(Stop::Disordered);
@@ -79,7 +79,7 @@ async fn old_chunk(job: &Job, after: &[String], upto: &[String]) -> Result<HashR
         limit: job.chunk_rows,
         ..job.request()
     };
-    job.old.hash_rows(request).await.map_err(Stop::Table)
+    job.old.hash_rows(request).await.map_err(Stop::reading)
 }
 
 /// Finds the rows that differ in these ranges once the lag has passed, and settles them.
@@ -110,7 +110,7 @@ async fn rows(job: &Job, side: &Side, range: &Range) -> Result<BTreeMap<Vec<Stri
     let mut after = range.after.clone();
     loop {
         let request = HashRowsRequest { after, upto: range.upto.clone(), each_row: true, ..job.request() };
-        let reply = side.hash_rows(request).await.map_err(Stop::Table)?;
+        let reply = side.hash_rows(request).await.map_err(Stop::reading)?;
         if reply.disordered {
             return Err(Stop::Disordered);
         }

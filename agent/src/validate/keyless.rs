@@ -60,7 +60,7 @@ pub async fn compare(job: &Job) -> Result<(), Stop> {
 
 async fn scan(job: &Job, side: &Side, buckets: u32) -> Result<(Buckets, Lsn, u64), Stop> {
     let request = HashRowsRequest { limit: u64::from(buckets), ..job.request() };
-    let reply = side.hash_rows(request).await.map_err(Stop::Table)?;
+    let reply = side.hash_rows(request).await.map_err(Stop::reading)?;
     Ok((sums::buckets(reply.bucket_hashes), Lsn(reply.lsn), reply.rows))
 }
 
@@ -72,7 +72,7 @@ async fn hashes(
     group: &[u32],
 ) -> Result<(BTreeMap<i64, u64>, Lsn), Stop> {
     let request = HashRowsRequest { buckets, bucket_set: group.to_vec(), each_row: true, ..job.request() };
-    let reply = side.hash_rows(request).await.map_err(Stop::Table)?;
+    let reply = side.hash_rows(request).await.map_err(Stop::reading)?;
     Ok((reply.each.into_iter().map(|row| (row.hash, row.count)).collect(), Lsn(reply.lsn)))
 }
 

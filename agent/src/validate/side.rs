@@ -163,7 +163,7 @@ impl Side {
 
 /// Whether asking again can help. What a table, a server or a request lacks does not come back; classes of states:
 /// 0A not supported, 22 data, 42 syntax and names, 54 limits (PostgreSQL manual, appendix A).
-fn may_pass(error: &StepError) -> bool {
+pub fn may_pass(error: &StepError) -> bool {
     const LASTING: [&str; 8] = [
         "is not there",
         "has no publication",

@@ -12,7 +12,7 @@ use super::applied::Applied;
 use super::hash;
 use super::pairing::{Pair, Way};
 use super::settle::{Difference, Round, Seen, Standing, Suspect};
-use super::side::Side;
+use super::side::{Side, may_pass};
 use super::tally::Tally;
 use crate::error::{Result, StepError};
 
@@ -58,6 +58,14 @@ pub struct Job {
     pub tally: Arc<Tally>,
     /// Rows in a chunk.
     pub chunk_rows: u64,
+}
+
+impl Stop {
+    /// A reading failed. What might have passed but did not, in all attempts (a lost agent, a server that is down, a lock held for
+    /// minutes), stops everything, instead of being waited for at each table anew.
+    pub fn reading(error: StepError) -> Stop {
+        if may_pass(&error) { Stop::Fatal(error) } else { Stop::Table(error) }
+    }
 }
 
 type Key = Vec<String>;
@@ -182,7 +190,7 @@ async fn read<'k>(
 ) -> Result<(BTreeMap<Key, Seen>, Lsn), Stop> {
     let keys = keys.map(|key| RowKey { column: key.clone() }).collect();
     let request = HashRowsRequest { keys, columns: columns.to_vec(), ..job.request() };
-    let reply = side.hash_rows(request).await.map_err(Stop::Table)?;
+    let reply = side.hash_rows(request).await.map_err(Stop::reading)?;
     let mut seen: BTreeMap<Key, Seen> = BTreeMap::new();
     for row in reply.each {
         let entry = seen.entry(row.key).or_default();
@@ -238,7 +246,7 @@ async fn moving_row(job: &Job, key: &Key) -> Result<u64, Stop> {
 async fn wrong_columns(job: &Job, key: &Key) -> Result<Vec<String>, Stop> {
     let names = hash::column_names(&job.new.node, &job.database, &job.pair.schema, &job.pair.table);
     let mut wrong = Vec::new();
-    for name in names.await.map_err(Stop::Table)? {
+    for name in names.await.map_err(Stop::reading)? {
         let column = [name.clone()];
         let mut before = read(job, &job.old, std::iter::once(key), &column).await?;
         let mut proofs = 0;
