@@ -170,24 +170,11 @@ impl Servers {
     }
 
     /// pgbench without an end; killed when dropped.
-    pub fn load(&self, node: &Node, database: &str, clients: &str) -> Load {
+    pub fn load(&self, node: &Node, arguments: &[&str]) -> Load {
         let port = node.port.to_string();
-        let arguments = [
-            "-h",
-            &node.socket_dir,
-            "-p",
-            &port,
-            "-U",
-            "postgres",
-            "-n",
-            "-T",
-            "3600",
-            "-c",
-            clients,
-            database,
-        ];
+        let common = ["-h", &node.socket_dir, "-p", &port, "-U", "postgres", "-n", "-T", "3600"];
         let child = Command::new(self.bin.join("pgbench"))
-            .args(arguments)
+            .args(common.iter().chain(arguments))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
