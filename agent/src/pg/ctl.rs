@@ -1,13 +1,15 @@
 //! Starting and stopping PostgreSQL, behind one narrow interface: the seam where Patroni comes in.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
 
-use super::program;
+use super::{program, sql};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
+use crate::wait::Wait;
 
 /// Whether a server runs in a data directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub fn manager(cx: &Context, node: &Node) -> Box<dyn ProcessManager> {
 /// Longest wait for a start or a stop, in seconds. Crash recovery and shutdown checkpoints of large clusters take
 /// minutes; `pg_ctl -t` is the only limit, and the operator sees the wait.
 const WAIT_SECONDS: &str = "3600";
+/// How long the pid file of a starting server may be incomplete.
+const HALF_WRITTEN: Duration = Duration::from_secs(5);
 /// How long `launch` waits for connections, in seconds.
 const LAUNCH_SECONDS: &str = "10";
 
@@ -70,9 +74,6 @@ impl PgCtl {
     }
 
     async fn start_within(&self, seconds: &str, settings: &[(&str, &str)]) -> Result<()> {
-        if let ServerState::Running { .. } = self.state().await? {
-            return Ok(());
-        }
         if let Some(parent) = self.log.parent() {
             tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
         }
@@ -106,15 +107,25 @@ impl ProcessManager for PgCtl {
         // `pg_ctl status` exits 3 for "not running" and 4 for "no such directory"; the pid file's first line is
         // the postmaster's pid. Reading it ourselves tells both apart from a failing program.
         let file = Path::new(&self.node.data_dir).join("postmaster.pid");
-        let text = match tokio::fs::read_to_string(&file).await {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ServerState::Stopped),
-            Err(e) => return Err(e).doing(|| file.display().to_string()),
+        let wait = Wait::of(HALF_WRITTEN);
+        let pid: i32 = loop {
+            let text = match tokio::fs::read_to_string(&file).await {
+                Ok(text) => text,
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ServerState::Stopped),
+                Err(e) => return Err(e).doing(|| file.display().to_string()),
+            };
+            // A postmaster creates the file and then writes it (miscinit.c, CreateLockFile).
+            match text.split_once('\n').and_then(|(line, _)| line.trim().parse().ok()) {
+                Some(pid) => break pid,
+                None if wait.again().await => {}
+                None => {
+                    return Err(StepError::new(format!(
+                        "{} does not begin with a process id; if no PostgreSQL runs in that directory, remove the file",
+                        file.display()
+                    )));
+                }
+            }
         };
-        let pid: i32 =
-            text.lines().next().and_then(|line| line.trim().parse().ok()).ok_or_else(|| {
-                StepError::new(format!("{} does not begin with a process id", file.display()))
-            })?;
         // A stale file of a crashed server must not count: the pid has to be alive and work in this directory.
         let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
         let data_dir = std::fs::canonicalize(&self.node.data_dir);
@@ -125,10 +136,22 @@ impl ProcessManager for PgCtl {
     }
 
     async fn start(&self, settings: &[(&str, &str)]) -> Result<()> {
-        self.start_within(WAIT_SECONDS, settings).await
+        let started = match self.state().await? {
+            ServerState::Running { .. } => Ok(()),
+            ServerState::Stopped => self.start_within(WAIT_SECONDS, settings).await,
+        };
+        if started.is_err() && self.state().await? == ServerState::Stopped {
+            return started;
+        }
+        // Also one that an agent killed since has just begun to start: what matters is that it lets somebody in.
+        let connected = sql::connect_running(&self.node).await;
+        connected.map(drop).map_err(|refused| started.err().unwrap_or(refused))
     }
 
     async fn launch(&self, settings: &[(&str, &str)]) -> Result<()> {
+        if self.state().await? != ServerState::Stopped {
+            return Ok(());
+        }
         match self.start_within(LAUNCH_SECONDS, settings).await {
             // pg_ctl gave up waiting, but does not stop what it started.
             Err(_) if self.state().await? != ServerState::Stopped => Ok(()),

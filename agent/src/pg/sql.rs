@@ -8,9 +8,13 @@ use pgleap_proto::node::Node;
 use tokio_postgres::{Client, NoTls, Row};
 
 use crate::error::{Doing, Result, StepError};
+use crate::wait::Wait;
 
 /// Longest wait for a connection: the socket is local, so this only bounds a hung server.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server may take from its start until it lets somebody in, after which an error says what it says.
+const STARTING: Duration = Duration::from_secs(60);
 
 /// A connection; closed when dropped.
 pub struct Session {
@@ -74,6 +78,21 @@ pub async fn connect_any(node: &Node) -> Result<Session> {
     match connect(node, "postgres").await {
         Ok(session) => Ok(session),
         Err(error) => connect(node, "template1").await.map_err(|_| error),
+    }
+}
+
+/// As [`connect_any`], to a server whose postmaster runs but which may not let anybody in yet: an agent that was
+/// killed while it started one finds it so.
+///
+/// # Errors
+/// The last refusal, after a minute.
+pub async fn connect_running(node: &Node) -> Result<Session> {
+    let wait = Wait::of(STARTING);
+    loop {
+        match connect_any(node).await {
+            Err(_) if wait.again().await => {}
+            other => return other,
+        }
     }
 }
 

@@ -77,6 +77,8 @@ pub fn start_settings() -> Vec<(&'static str, &'static str)> {
         ("archive_mode", "off"),
         ("recovery_target_timeline", "latest"),
         ("recovery_min_apply_delay", "0"),
+        // A copied setting would overwrite the file of the server it was copied from, on the same host.
+        ("external_pid_file", ""),
         ("logging_collector", "off"),
         ("log_destination", "stderr"),
         ("log_min_messages", "warning"),

@@ -40,7 +40,7 @@ impl HaltStandbyStep {
     }
 
     async fn check_running(&self) -> Result<()> {
-        let session = sql::connect_any(self.node()?).await?;
+        let session = sql::connect_running(self.node()?).await?;
         if sql::in_recovery(&session).await? { Ok(()) } else { Err(self.not_a_standby("it accepts writes")?) }
     }
 }

@@ -76,7 +76,7 @@ impl RecoverToStep {
     async fn place(&self, cx: &Context) -> Result<Place> {
         let node = self.node()?;
         if ctl::manager(cx, node).state().await? != ServerState::Stopped {
-            let session = sql::connect_any(node).await?;
+            let session = sql::connect_running(node).await?;
             if sql::in_recovery(&session).await? {
                 let replayed = standby::receiver(&session).await?.replayed;
                 self.check_not_past(replayed, "it has replayed")?;

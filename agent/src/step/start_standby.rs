@@ -35,7 +35,7 @@ impl StartStandbyStep {
     }
 
     async fn session(&self) -> Result<Session> {
-        let session = sql::connect_any(self.node()?).await?;
+        let session = sql::connect_running(self.node()?).await?;
         if sql::in_recovery(&session).await? {
             return Ok(session);
         }

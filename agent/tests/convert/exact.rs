@@ -108,8 +108,17 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
                 &["-i", "-q", "-s", scale, "-h", &old.socket_dir, "-p", &port, "-U", "postgres", database],
             );
         }
-        servers.sql(&old, "app", "CREATE TABLE public.slow (id int PRIMARY KEY, t text)").await;
-        let load = [servers.load(&old, "app", "6"), servers.load(&old, SNOWMAN, "2")];
+        servers.sql(&old, "app", "CREATE TABLE public.slow (id bigserial PRIMARY KEY, t text)").await;
+        // Open while the slots are made: those that are older than a slot are waited for, others straddle the target.
+        let slow = "BEGIN;\nINSERT INTO public.slow (t) VALUES ('a');\nSELECT pg_sleep(0.2);\n\
+                    INSERT INTO public.slow (t) VALUES ('b');\nCOMMIT;\n";
+        std::fs::write(servers.path("slow.sql"), slow).unwrap();
+        let slow = servers.path("slow.sql").display().to_string();
+        let load = [
+            servers.load(&old, &["-c", "6", "app"]),
+            servers.load(&old, &["-c", "2", SNOWMAN]),
+            servers.load(&old, &["-c", "3", "-f", &slow, "app"]),
+        ];
         let (leader, replica) = (servers.node("n1"), servers.node("n2"));
         let identifier = servers.ask(&old, "app", "SELECT system_identifier FROM pg_control_system()").await;
         let identifier: u64 = identifier.parse().unwrap();
@@ -139,7 +148,6 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
         }
         let (slots, on_commit) = slots_on_a_commit(servers, &old, &databases).await;
         println!("slot LSN on a commit record: {on_commit}");
-        // Open while the slots are made, so both the snapshot waits for it and it straddles the target.
         let target = slots.iter().map(|slot| slot.lsn).max().unwrap();
         let make_slots = create_slots(&old, &databases, 60_000);
         assert!(servers.is_done("create_slots", Kind::CreateSlots(make_slots)).await);
@@ -228,6 +236,8 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
                 same(servers, &old, &leader, database, &format!("public.pgbench_{table}")).await;
             }
         }
+
+        same(servers, &old, &leader, "app", "public.slow").await;
 
         // And everything back: the old leader has nothing left of it.
         servers.undo("enable", enable).await;

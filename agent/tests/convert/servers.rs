@@ -58,6 +58,7 @@ pub fn was_run_as_ordinary_user(test: &str) -> bool {
 /// A directory with servers in it; all are stopped and removed at the end.
 pub struct Servers {
     bin: PathBuf,
+    major: u32,
     root: tempfile::TempDir,
     tls: TlsIdentity,
     attempt: AtomicU64,
@@ -69,7 +70,9 @@ impl Servers {
         // Short: a socket's path may have 107 bytes.
         let root = tempfile::Builder::new().prefix("plc").tempdir_in("/tmp").unwrap();
         let tls = tls(&root.path().join("tls"));
-        Servers { bin, root, tls, attempt: AtomicU64::new(0), running: Default::default() }
+        let version = run_from(&bin, "postgres", &["--version"]);
+        let major = version.split([' ', '.']).find_map(|word| word.parse().ok()).unwrap();
+        Servers { bin, major, root, tls, attempt: AtomicU64::new(0), running: Default::default() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -87,7 +90,7 @@ impl Servers {
             socket_dir: self.root.path().display().to_string(),
             data_dir: self.path(name).display().to_string(),
             bin_dir: self.bin.display().to_string(),
-            major: 15,
+            major: self.major,
             superuser: "postgres".into(),
             ..Default::default()
         };
@@ -167,24 +170,11 @@ impl Servers {
     }
 
     /// pgbench without an end; killed when dropped.
-    pub fn load(&self, node: &Node, database: &str, clients: &str) -> Load {
+    pub fn load(&self, node: &Node, arguments: &[&str]) -> Load {
         let port = node.port.to_string();
-        let arguments = [
-            "-h",
-            &node.socket_dir,
-            "-p",
-            &port,
-            "-U",
-            "postgres",
-            "-n",
-            "-T",
-            "3600",
-            "-c",
-            clients,
-            database,
-        ];
+        let common = ["-h", &node.socket_dir, "-p", &port, "-U", "postgres", "-n", "-T", "3600"];
         let child = Command::new(self.bin.join("pgbench"))
-            .args(arguments)
+            .args(common.iter().chain(arguments))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
