@@ -179,6 +179,9 @@ async fn is_applied_exactly_once() -> Result<()> {
     }
     let clean = CleanPromoted { node: Some(seed.clone()), publication: TAG.into() };
     steps.act("n1", "clean", Kind::CleanPromoted(clean)).await?;
+    // Recovery ran with settings of its own, which keep apply workers away; pg_upgrade would come between.
+    server.stop(&fleet.base).await?;
+    server.start(&fleet.base).await?;
     let subscribe = Subscribe {
         node: Some(seed.clone()),
         publisher: Some(upstream),
