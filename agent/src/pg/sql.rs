@@ -6,6 +6,7 @@ use std::time::Duration;
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 use tokio_postgres::{Client, NoTls, Row};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Doing, Result, StepError};
 use crate::wait::Wait;
@@ -16,10 +17,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a server may take from its start until it lets somebody in, after which an error says what it says.
 const STARTING: Duration = Duration::from_secs(60);
 
-/// A connection; closed when dropped.
+/// How long a connection may take to say goodbye after it was dropped; one that waits for an answer is then cut off.
+const GOODBYE: Duration = Duration::from_secs(5);
+
+/// A connection; closed when dropped, with a goodbye, so that the server's log does not speak of a lost client.
 pub struct Session {
+    // Dropped in this order: without its client the driver ends by itself, and only then is it given a limit.
     client: Client,
-    _driver: tokio_util::task::AbortOnDropHandle<()>,
+    _closed: DropGuard,
 }
 
 impl Deref for Session {
@@ -51,11 +56,9 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
         .application_name("pgleap")
         .connect_timeout(CONNECT_TIMEOUT);
     let (client, connection) = config.connect(NoTls).await.doing(doing)?;
-    let driver = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended");
-        }
-    }));
+    let closed = CancellationToken::new();
+    tokio::spawn(drive(connection, closed.clone()));
+    let _closed = closed.drop_guard();
     client
         .batch_execute(
             // What a role's or a database's defaults could otherwise bring along; the last two do not exist everywhere.
@@ -67,7 +70,22 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
         )
         .await
         .doing(doing)?;
-    Ok(Session { client, _driver: driver })
+    Ok(Session { client, _closed })
+}
+
+/// Moves the connection's messages until it ends, or for a moment after it was dropped.
+async fn drive<C: Future<Output = std::result::Result<(), tokio_postgres::Error>>>(
+    connection: C,
+    closed: CancellationToken,
+) {
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = closed.cancelled() => tokio::time::timeout(GOODBYE, connection).await.unwrap_or(Ok(())),
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
 }
 
 /// Connects to a database that is there on nearly every server: `postgres`, or else `template1`.

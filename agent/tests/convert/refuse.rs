@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use pgleap_agent::step::of;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
-    CleanPromoted, CleanedOutput, CreateSlots, DatabaseSlot, EnableSubscriptions, Publish, Subscribe, output,
+    Action, CleanPromoted, CleanedOutput, CreateSlots, DatabaseSlot, EnableSubscriptions, Publish, Subscribe,
+    output,
 };
 
 use crate::exact::{clone, halt, physical_slot, recover, standby};
