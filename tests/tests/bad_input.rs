@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use pgleap_proto::fleet::finding::Severity;
 use pgleap_tests::harness::fleet_file::FleetFile;
-use pgleap_tests::harness::postgres::{SUPERUSER, Server};
+use pgleap_tests::harness::postgres::{REPLICATOR, SUPERUSER, Server};
 use pgleap_tests::harness::{ClusterOptions, Fleet, FleetOptions};
 use pgleap_tests::schema;
 use pgleap_tests::snapshot::Snapshot;
@@ -59,7 +59,11 @@ async fn refused(fleet: &mut Fleet, words: &[&str], change: impl FnOnce(&mut Fle
 
 fn small() -> FleetOptions {
     FleetOptions {
-        old: ClusterOptions { nodes: vec!["o1".into()], ..ClusterOptions::default() },
+        old: ClusterOptions {
+            nodes: vec!["o1".into()],
+            settings: vec![("max_prepared_transactions".into(), "5".into())],
+            ..ClusterOptions::default()
+        },
         ..FleetOptions::default()
     }
 }
@@ -126,8 +130,12 @@ async fn binaries(fleet: &mut Fleet) -> Result<()> {
     let lying = fleet.base.join("18-bin");
     std::os::unix::fs::symlink(&fleet.old.primary().bin_dir, &lying)?;
     refused(fleet, &["18", "15."], |file| file.new_bin_dir = text(&lying)).await?;
-    let old = text(&fleet.new_leader().bin_dir);
-    refused(fleet, &["15", "18."], |file| file.seed_bin_dir = old).await
+    let lying = fleet.base.join("15-bin");
+    std::os::unix::fs::symlink(&fleet.new_leader().bin_dir, &lying)?;
+    refused(fleet, &["15", "18."], |file| file.seed_bin_dir = text(&lying)).await?;
+    // One directory for both majors is seen without looking at any host.
+    let new = text(&fleet.new_leader().bin_dir);
+    refused(fleet, &["fleet.toml:", &new], |file| file.seed_bin_dir = new.clone()).await
 }
 
 async fn directories(fleet: &mut Fleet) -> Result<()> {
@@ -140,24 +148,29 @@ async fn directories(fleet: &mut Fleet) -> Result<()> {
     ensure!(data_dir.join("precious.txt").exists(), "somebody's file is gone");
     std::fs::remove_dir_all(&data_dir)?;
 
-    // A seed that is a primary of its own, running and stopped.
+    // A seed of another cluster.
     let seed: Server = fleet.seed(fleet.new_leader());
     let directory = text(&seed.data_dir);
-    fleet
-        .base
-        .run(seed.bin_dir.join("initdb"), &["-D", &directory, "-U", SUPERUSER, "--auth=trust", "--no-sync"])
-        .await?;
-    let conf = format!(
-        "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nfsync = off\n",
-        seed.port,
-        seed.socket_dir.display()
+    let initdb = ["-D", &directory, "-U", SUPERUSER, "--auth=trust", "--no-sync"];
+    fleet.base.run(seed.bin_dir.join("initdb"), &initdb).await?;
+    require(&errors(fleet, true).await?, &[&directory, "another cluster"])?;
+    std::fs::remove_dir_all(&seed.data_dir)?;
+
+    // A copy of the old cluster that is not in recovery but a primary of its own.
+    let upstream = format!(
+        "host=127.0.0.1 port={} user={REPLICATOR} passfile={}",
+        fleet.old.primary().port,
+        fleet.old.passfile.display()
     );
+    let backup = ["-d", &upstream, "-D", &directory, "--checkpoint=fast", "--no-sync"];
+    fleet.base.run(seed.bin_dir.join("pg_basebackup"), &backup).await?;
+    let conf = format!("port = {}\nunix_socket_directories = '{}'\n", seed.port, seed.socket_dir.display());
     fleet.base.user.write(&seed.data_dir.join("postgresql.auto.conf"), &conf, 0o600)?;
     seed.start(&fleet.base).await?;
-    require(&errors(fleet, true).await?, &["n1", "recovery"])?;
+    let found = errors(fleet, true).await;
     seed.stop(&fleet.base).await?;
-    require(&errors(fleet, true).await?, &[&directory])?;
     std::fs::remove_dir_all(&seed.data_dir)?;
+    require(&found?, &["n1", "no standby"])?;
 
     // Outside of what the agent may touch.
     let outside = text(&fleet.base.join("elsewhere/18"));
@@ -213,29 +226,36 @@ async fn lost_agent(fleet: &mut Fleet) -> Result<()> {
 async fn databases(fleet: &mut Fleet, primary: &Server) -> Result<()> {
     fleet.apply().await?;
     let weird = schema::WEIRD;
-    let cases = [
+    let cases: [(&str, &str, &str, &[&str]); 4] = [
         (
             weird,
             "CREATE TABLE shop.keyless (x int)",
             "DROP TABLE shop.keyless",
-            vec!["replica-identity", weird, "keyless"],
+            &["replica-identity", weird, "keyless"],
         ),
         (
             "shop",
-            "CREATE TABLE shop.vowed (x int PRIMARY KEY); SELECT lo_create(4711); ",
-            "DROP TABLE shop.vowed; SELECT lo_unlink(4711)",
-            vec![],
+            "CREATE UNLOGGED TABLE shop.fleeting (x int PRIMARY KEY)",
+            "DROP TABLE shop.fleeting",
+            &["unlogged-tables", "shop", "fleeting"],
+        ),
+        ("shop", "SELECT lo_create(4711)", "SELECT lo_unlink(4711)", &["large-objects", "shop"]),
+        (
+            weird,
+            "BEGIN; INSERT INTO shop.empty VALUES (1); PREPARE TRANSACTION 'for''gotten'",
+            "ROLLBACK PREPARED 'for''gotten'",
+            &["prepared-transactions", "for'gotten"],
         ),
     ];
     for (database, spoil, mend, words) in cases {
         primary.execute(database, spoil).await?;
-        let (findings, _) = fleet.check(&["--quick"]).await?;
+        let found = fleet.check(&["--quick"]).await;
         primary.execute(database, mend).await?;
-        let bad = findings.iter().filter(|f| f.severity() != Severity::Ok && f.severity() != Severity::Note);
-        let bad: Vec<String> = bad.map(|f| format!("{} [{}] {}", f.check, f.subject, f.message)).collect();
-        if !words.is_empty() {
-            require(&bad, &words)?;
-        }
+        let findings = found?.0;
+        let told = findings.iter().filter(|finding| finding.severity() != Severity::Ok);
+        let told: Vec<String> =
+            told.map(|f| format!("{} [{}] {}; {}", f.check, f.subject, f.message, f.cure)).collect();
+        require(&told, words)?;
     }
     Ok(())
 }
