@@ -253,8 +253,8 @@ async fn while_anything_of_the_job_lives_it_is_not_started_again() {
         let (jobs, text) = (jobs.clone(), text);
         async move { jobs.run("tool", &script(&text)).await }
     });
-    until("both run", || {
-        pid_in(path.join("stray")).is_some() && pid_in(path.join("jobs/tool/lock")).is_some()
+    until("all of it runs", || {
+        ["stray", "pid", "jobs/tool/lock"].iter().all(|f| pid_in(path.join(f)).is_some())
     })
     .await;
     let stray = pid_in(path.join("stray")).unwrap();
