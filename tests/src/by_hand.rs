@@ -8,22 +8,23 @@ use anyhow::{Context, Result};
 use crate::harness::postgres::{REPLICATOR, SUPERUSER, Server};
 use crate::harness::{Base, Cluster, eventually};
 
-/// Times of single tools, in seconds, by the name of pgleap's step that calls the same tool.
+/// Times of single tools, in seconds, by phase and name of pgleap's step that calls the same tool: `seed.clone_node`.
 #[derive(Debug, Default)]
 pub struct Raw {
     /// In the order in which they ran.
-    pub times: Vec<(&'static str, &'static str, f64)>,
+    pub times: Vec<(&'static str, f64)>,
 }
 
 impl Raw {
-    fn add(&mut self, step: &'static str, tool: &'static str, since: Instant) {
-        self.times.push((step, tool, since.elapsed().as_secs_f64()));
+    fn add(&mut self, step: &'static str, since: Instant) {
+        self.times.push((step, since.elapsed().as_secs_f64()));
     }
 
-    /// Seconds of all tools of a step; none when it calls none.
-    pub fn of(&self, step: &str) -> Option<f64> {
-        let times: Vec<f64> = self.times.iter().filter(|time| time.0 == step).map(|time| time.2).collect();
-        (!times.is_empty()).then(|| times.iter().sum())
+    /// Seconds of all tools of a step, or of a phase; none when it calls none.
+    pub fn of(&self, name: &str) -> Option<f64> {
+        let counts = |step: &str| step == name || step.split('.').next() == Some(name);
+        let times = self.times.iter().filter(|(step, _)| counts(step)).map(|(_, seconds)| *seconds);
+        times.reduce(|sum, seconds| sum + seconds)
     }
 }
 
@@ -49,30 +50,43 @@ pub async fn convert(
     let (seed_leader, seed_replica) = (seed(leader), seed(replica));
 
     let began = Instant::now();
+    rehearse(base, source, leader).await?;
+    raw.add("check.rehearse", began);
+    let began = Instant::now();
     backup(base, old, source, &seed_leader).await?;
-    raw.add("clone_node", "pg_basebackup", began);
+    raw.add("seed.clone_node", began);
     let began = Instant::now();
     seed_leader.start(base).await?;
     seed_leader.catch_up(primary).await?;
-    raw.add("start_standby", "pg_ctl start", began);
+    raw.add("seed.start_standby", began);
     let began = Instant::now();
     backup(base, old, &seed_leader, &seed_replica).await?;
-    raw.add("clone_node", "pg_basebackup", began);
+    raw.add("seed.clone_node", began);
     let began = Instant::now();
     seed_replica.start(base).await?;
     seed_replica.catch_up(primary).await?;
-    raw.add("start_standby", "pg_ctl start", began);
+    raw.add("seed.start_standby", began);
     let began = Instant::now();
     let data_dir = leader.data_dir.to_string_lossy();
     let initdb =
         ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
     base.run(leader.bin_dir.join("initdb"), &initdb).await?;
-    raw.add("init_new", "initdb", began);
+    raw.add("seed.init_new", began);
+    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
+    let (old_bin, new_bin) = (text(&seed_leader.bin_dir), text(&leader.bin_dir));
+    let (old_dir, new_dir, jobs) = (text(&seed_leader.data_dir), text(&leader.data_dir), jobs.to_string());
+    let (sockets, port) = (text(&leader.socket_dir), leader.port.to_string());
+    let upgrade = ["-b", &old_bin, "-B", &new_bin, "-d", &old_dir, "-D", &new_dir, "-U", SUPERUSER];
+    let upgrade = [&upgrade[..], &["--socketdir", &sockets, "--link", "--jobs", &jobs]].concat();
+    let began = Instant::now();
+    let check = [&upgrade[..], &["--check", "--old-port", &port]].concat();
+    base.run(leader.bin_dir.join("pg_upgrade"), &check).await?;
+    raw.add("seed.check_upgrade", began);
 
     let began = Instant::now();
     seed_replica.stop(base).await?;
     seed_leader.stop(base).await?;
-    raw.add("halt_standby", "pg_ctl stop", began);
+    raw.add("convert.halt_standby", began);
     let target = primary.value("postgres", "SELECT pg_current_wal_lsn()").await?.context("no LSN")?;
     primary.execute("postgres", "SELECT pg_logical_emit_message(false, 'bench', '')").await?;
     let began = Instant::now();
@@ -87,33 +101,27 @@ pub async fn convert(
         Ok((recovers.as_deref() == Some("f")).then_some(()))
     })
     .await?;
-    raw.add("recover_to", "recovery", began);
+    raw.add("convert.recover_to", began);
     let began = Instant::now();
     seed_replica.start(base).await?;
     seed_replica.catch_up(&seed_leader).await?;
-    raw.add("start_standby", "pg_ctl start", began);
+    raw.add("convert.start_standby", began);
 
     let began = Instant::now();
     seed_leader.stop(base).await?;
-    raw.add("stop_leader", "pg_ctl stop", began);
+    raw.add("upgrade.stop_leader", began);
     let began = Instant::now();
     seed_replica.stop(base).await?;
-    raw.add("stop_replica", "pg_ctl stop", began);
+    raw.add("upgrade.stop_replica", began);
     let began = Instant::now();
-    let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
-    let (old_bin, new_bin) = (text(&seed_leader.bin_dir), text(&leader.bin_dir));
-    let (old_dir, new_dir, jobs) = (text(&seed_leader.data_dir), text(&leader.data_dir), jobs.to_string());
-    let sockets = text(&leader.socket_dir);
-    let upgrade = ["-b", &old_bin, "-B", &new_bin, "-d", &old_dir, "-D", &new_dir, "-U", SUPERUSER];
-    let upgrade = [&upgrade[..], &["--socketdir", &sockets, "--link", "--jobs", &jobs]].concat();
     base.run(leader.bin_dir.join("pg_upgrade"), &upgrade).await?;
-    raw.add("upgrade", "pg_upgrade --link", began);
+    raw.add("upgrade.upgrade", began);
 
     let began = Instant::now();
     let parent = replica.data_dir.parent().context("parent")?.to_string_lossy().into_owned();
     let rsync = ["--archive", "--delete", "--hard-links", "--size-only", "--no-inc-recursive"];
     base.run("/usr/bin/rsync", &[&rsync[..], &[&old_dir, &new_dir, &parent]].concat()).await?;
-    raw.add("relink", "rsync", began);
+    raw.add("upgrade.relink", began);
 
     let settings = |server: &Server| {
         format!(
@@ -125,16 +133,41 @@ pub async fn convert(
     base.user.write(&leader.data_dir.join("postgresql.auto.conf"), &settings(leader), 0o600)?;
     let began = Instant::now();
     leader.start(base).await?;
-    raw.add("start_leader", "pg_ctl start", began);
+    raw.add("upgrade.start_leader", began);
     let began = Instant::now();
-    let (host, port) = (text(&leader.socket_dir), leader.port.to_string());
-    let vacuum = ["-h", &host, "-p", &port, "-U", SUPERUSER, "--all", "--jobs", &jobs];
+    let vacuum = ["-h", &sockets, "-p", &port, "-U", SUPERUSER, "--all", "--jobs", &jobs];
     for more in [&["--analyze-in-stages", "--missing-stats-only"] as &[&str], &["--analyze-only"]] {
         base.run(leader.bin_dir.join("vacuumdb"), &[&vacuum[..], more].concat()).await?;
     }
-    raw.add("analyze", "vacuumdb", began);
+    raw.add("upgrade.analyze", began);
     leader.stop(base).await?;
     Ok(raw)
+}
+
+/// The schema of all databases dumped, and restored into a scratch cluster of the new major.
+async fn rehearse(base: &Base, source: &Server, leader: &Server) -> Result<()> {
+    let scratch = Server { data_dir: base.join("tmp/rehearsal"), ..leader.clone() };
+    let data_dir = scratch.data_dir.to_string_lossy().into_owned();
+    let initdb = ["-D", &data_dir, "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+    base.run(scratch.bin_dir.join("initdb"), &initdb).await?;
+    let settings = format!(
+        "port = {}\nunix_socket_directories = '{}'\nfsync = off\n",
+        scratch.port,
+        scratch.socket_dir.display()
+    );
+    base.user.write(&scratch.data_dir.join("postgresql.auto.conf"), &settings, 0o600)?;
+    scratch.start(base).await?;
+    let file = base.join("tmp/schema.sql").to_string_lossy().into_owned();
+    let reach = |server: &Server| (server.socket_dir.to_string_lossy().into_owned(), server.port.to_string());
+    let (host, port) = reach(source);
+    let dump = ["-h", &host, "-p", &port, "-U", SUPERUSER, "--schema-only", "-f", &file];
+    base.run(scratch.bin_dir.join("pg_dumpall"), &dump).await?;
+    let (host, port) = reach(&scratch);
+    let restore = ["-X", "-q", "-h", &host, "-p", &port, "-U", SUPERUSER, "-d", "postgres", "-f", &file];
+    base.run(scratch.bin_dir.join("psql"), &restore).await?;
+    scratch.stop(base).await?;
+    std::fs::remove_dir_all(&scratch.data_dir)?;
+    Ok(())
 }
 
 /// `pg_basebackup -R` of one server to the place of another.
