@@ -308,13 +308,18 @@ impl Fleet {
         command.arg("run").arg("--config").arg(&agent.config).env("RUST_BACKTRACE", "1");
         let address = ("127.0.0.1", agent.port.number);
         let mut process = Process::start(&format!("agent of {host}"), command, log)?;
-        let listening = eventually(&format!("the agent of {host}"), Duration::from_secs(30), || async {
-            Ok(tokio::net::TcpStream::connect(address).await.ok())
+        eventually(&format!("the agent of {host}"), Duration::from_secs(30), || {
+            let lives = process.check();
+            async move {
+                match lives {
+                    Err(ended) => Ok(Some(Err(ended))),
+                    Ok(()) => Ok(tokio::net::TcpStream::connect(address).await.ok().map(|_| Ok(()))),
+                }
+            }
         })
-        .await;
-        process.check()?;
+        .await??;
         agent.process = Some(process);
-        listening.map(drop)
+        Ok(())
     }
 
     /// SIGKILL to the agent of a host; servers and jobs it started go on.
