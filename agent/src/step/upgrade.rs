@@ -200,11 +200,12 @@ impl UpgradeStep {
         }
         cx.report.log("pgleap", format!("{} was not shut down cleanly: recovering it", seed.data_dir));
         pg_upgrade::forget_dead(Path::new(&seed.data_dir)).await;
-        let sockets = socket_dir::make(cx, SOCKETS)?;
-        let server = ctl::manager(cx, seed);
+        let socket_dir = socket_dir::make(cx, SOCKETS)?.to_string_lossy().into_owned();
+        let alone = Node { socket_dir, ..seed.clone() };
+        let server = ctl::manager(cx, &alone);
         let settings = [
             ("listen_addresses", ""),
-            ("unix_socket_directories", &*sockets.to_string_lossy()),
+            ("unix_socket_directories", &*alone.socket_dir),
             ("autovacuum", "off"),
             ("archive_mode", "off"),
             ("max_logical_replication_workers", "0"),
