@@ -44,7 +44,6 @@ impl Step for RehearseStep {
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        cx.jobs.stop_all().await?;
         Scratch::of(cx, given(&self.0.node, "node")?, "postgres")?.remove(cx).await
     }
 }

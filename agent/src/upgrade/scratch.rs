@@ -66,7 +66,9 @@ impl Scratch {
         socket_dir::make(cx, SOCKETS)?;
         let initdb = program(&self.node, "initdb").args(["-D", &self.node.data_dir]);
         let initdb = initdb.arg(format!("--username={}", self.node.superuser));
-        initdb.args(["--no-locale", "--encoding=UTF8", "--no-sync", "--auth=trust"]).run().await.map(|_| ())
+        let initdb = initdb.args(["--no-locale", "--encoding=UTF8", "--no-sync", "--auth=trust"]);
+        // A job, because one that outlives its agent must be ended before its directory is made anew.
+        cx.jobs.run("initdb", &initdb).await
     }
 
     /// Starts it with these libraries, as `pg_upgrade` starts the new server (`start_postmaster`, pg_upgrade/server.c).
@@ -114,11 +116,12 @@ impl Scratch {
         ])
     }
 
-    /// Stops and removes it, whatever state it is in.
+    /// Stops and removes it, whatever state it is in, with whatever an earlier run of the step left working in it.
     ///
     /// # Errors
     /// When it cannot be stopped or removed.
     pub async fn remove(&self, cx: &Context) -> Result<()> {
+        cx.jobs.stop_all().await?;
         ctl::manager(cx, &self.node).stop(StopMode::Immediate).await?;
         new_dir::remove_tree(&self.directory)?;
         socket_dir::remove(cx, SOCKETS);
