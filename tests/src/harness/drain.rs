@@ -8,7 +8,10 @@ use super::eventually::eventually;
 use super::postgres::Server;
 
 /// Writes a mark into each database of the old primary and waits until it is on the new leader, through the
-/// subscriptions, and then until the replicas have replayed what the leader has. Nothing may be written meanwhile.
+/// subscriptions, and on each of its replicas. Nothing may be written meanwhile.
+///
+/// Only a row that is seen proves that those before it are there: apply workers commit asynchronously, so the leader's
+/// WAL position as written lies behind what is visible on it.
 ///
 /// # Errors
 /// When a mark does not arrive within `limit`.
@@ -23,11 +26,10 @@ pub async fn drain(
         let sql = "INSERT INTO load.marks VALUES (gen_random_uuid()) RETURNING id";
         let mark = primary.value(database, sql).await?.unwrap_or_default();
         let question = format!("SELECT 1 FROM load.marks WHERE id = '{mark}'");
-        let what = format!("a row written in {database} of {} to arrive on {}", primary.name, leader.name);
-        eventually(&what, limit, || leader.value(database, &question)).await?;
-    }
-    for replica in replicas {
-        replica.catch_up(leader).await?;
+        for server in std::iter::once(leader).chain(replicas) {
+            let what = format!("a row written in {database} of {} to arrive on {}", primary.name, server.name);
+            eventually(&what, limit, || server.value(database, &question)).await?;
+        }
     }
     Ok(())
 }

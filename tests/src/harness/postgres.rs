@@ -136,7 +136,8 @@ impl Server {
         .await
     }
 
-    /// Waits until this standby has replayed everything the primary has now.
+    /// Waits until this standby has replayed everything that the primary has written now. Asynchronous commits may be
+    /// visible on the primary and not written yet.
     ///
     /// # Errors
     /// When it does not within a minute.
