@@ -27,7 +27,8 @@ pub async fn drain(
         let mark = primary.value(database, sql).await?.unwrap_or_default();
         let question = format!("SELECT 1 FROM load.marks WHERE id = '{mark}'");
         for server in std::iter::once(leader).chain(replicas) {
-            let what = format!("a row written in {database} of {} to arrive on {}", primary.name, server.name);
+            let what =
+                format!("a row written in {database} of {} to arrive on {}", primary.name, server.name);
             eventually(&what, limit, || server.value(database, &question)).await?;
         }
     }
