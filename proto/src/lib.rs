@@ -2,6 +2,7 @@
 //!
 //! It holds no behaviour of the coordinator or of the agent.
 
+pub mod failpoint;
 pub mod fence;
 pub mod lsn;
 pub mod tls;
@@ -32,6 +33,11 @@ mod generated {
                 tonic::include_proto!("pgleap.fleet.v1");
             }
         }
+        pub mod traffic {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.traffic.v1");
+            }
+        }
     }
 }
 
@@ -39,6 +45,7 @@ pub use generated::pgleap::agent::v1 as agent;
 pub use generated::pgleap::fleet::v1 as fleet;
 pub use generated::pgleap::node::v1 as node;
 pub use generated::pgleap::step::v1 as step;
+pub use generated::pgleap::traffic::v1 as traffic;
 
 /// Largest gRPC message either side accepts, in bytes. Row hashes and file manifests are streamed or chunked below it.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

@@ -3,6 +3,7 @@
 //! | service | for | methods are in |
 //! | --- | --- | --- |
 //! | `Agent` | coordinators | `agent.rs`: `Hello`; `RunStep` and `Rehearse` go to [`crate::run`], `Inspect` and `Lag` to `facts.rs` |
+//! | `Traffic` | coordinators | `traffic.rs`: to [`crate::pooler`], [`crate::side`] and [`crate::reads`] |
 //! | `Peer` | other agents | `peer.rs`: reads only; `files.rs` for relinking, `rows.rs` for validation |
 //!
 //! It decides nothing about steps and touches neither PostgreSQL nor files.
@@ -14,6 +15,7 @@ mod files;
 mod peer;
 mod rows;
 mod startup;
+mod traffic;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -26,12 +28,18 @@ use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_server::AgentServer;
 use pgleap_proto::agent::peer_server::PeerServer;
 use pgleap_proto::tls::TlsIdentity;
+use pgleap_proto::traffic::traffic_server::TrafficServer;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::{Router, TcpIncoming};
 
 use crate::config::AgentConfig;
+use crate::journal::Journal;
+use crate::pooler::Poolers;
+use crate::reads::Reads;
 use crate::run::{Runner, StepTable};
+use crate::side::Sides;
+use crate::tickets::Tickets;
 
 pub use startup::{Ready, StartError, prepare};
 
@@ -72,9 +80,8 @@ impl Server {
     /// When the port cannot be had, or the certificate or key cannot be used.
     pub fn bind(ready: Ready, steps: StepTable) -> Result<Server, StartError> {
         let Ready { config, identity, journal } = ready;
-        let journal_id = journal.id().to_owned();
-        let runner = Runner::new(config.clone(), identity.clone(), journal, steps);
-        Server::with_runner(config, &identity, journal_id, runner)
+        let runner = Runner::new(config.clone(), identity.clone(), journal.clone(), steps);
+        Server::with_runner(config, &identity, journal, runner)
     }
 
     /// The same with a runner made elsewhere.
@@ -84,14 +91,22 @@ impl Server {
     pub fn with_runner(
         config: Arc<AgentConfig>,
         identity: &TlsIdentity,
-        journal_id: String,
+        journal: Arc<Journal>,
         runner: Arc<Runner>,
     ) -> Result<Server, StartError> {
         let listen = config.listen;
         let no_port = |source| StartError::Listen { address: listen, source };
         let incoming = TcpIncoming::bind(listen).map_err(no_port)?.with_nodelay(Some(true));
         let address = incoming.local_addr().map_err(no_port)?;
-        let host = Arc::new(Host { config, journal_id });
+        let traffic = TrafficServer::new(traffic::TrafficService {
+            tickets: Tickets::new(journal.clone()),
+            poolers: Poolers::new(config.clone(), identity.clone()),
+            sides: Sides::new(config.clone(), identity.clone()),
+            reads: Reads::new(config.clone(), identity.clone()),
+        })
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let host = Arc::new(Host { config, journal_id: journal.id().to_owned() });
         let agent = AgentServer::new(agent::AgentService { host: host.clone(), runner: runner.clone() })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -106,6 +121,7 @@ impl Server {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(agent)
+            .add_service(traffic)
             .add_service(peer);
         Ok(Server { router, incoming, address, runner })
     }

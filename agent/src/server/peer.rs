@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pgleap_proto::agent::peer_server::Peer as PeerMethods;
 use pgleap_proto::agent::{
-    HashRowsReply, HashRowsRequest, ManifestEntry, ManifestRequest, RsyncFrame, SlotPositionsReply,
-    SlotPositionsRequest, TablesReply, TablesRequest,
+    HashRowsReply, HashRowsRequest, LeadershipReply, LeadershipRequest, ManifestEntry, ManifestRequest,
+    RsyncFrame, SlotPositionsReply, SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::tls::{Peer, Role};
 use tonic::{Request, Response, Status, Streaming};
@@ -58,5 +58,14 @@ impl PeerMethods for PeerService {
     async fn hash_rows(&self, request: Request<HashRowsRequest>) -> Result<Response<HashRowsReply>, Status> {
         agent(&request, "hash rows")?;
         rows::hash_rows(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn leadership(
+        &self,
+        request: Request<LeadershipRequest>,
+    ) -> Result<Response<LeadershipReply>, Status> {
+        agent(&request, "ask who takes writes")?;
+        let answer = crate::side::leadership(request.into_inner()).await;
+        answer.map(Response::new).map_err(|error| Status::internal(error.message))
     }
 }

@@ -22,6 +22,7 @@ pub mod start_standby;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod subscribe;
+pub mod unbuilt;
 pub mod update_extensions;
 pub mod upgrade;
 pub mod validate;
@@ -84,17 +85,22 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
         Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
         Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
+        Kind::CreateMarker(_) => Box::new(unbuilt::Unbuilt),
         Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
         Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
         Kind::DropPhysicalSlot(params) => Box::new(drop_physical_slot::DropPhysicalSlotStep(params)),
         Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
+        Kind::FenceNode(_) => Box::new(unbuilt::Unbuilt),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
+        Kind::KeepTraffic(_) => Box::new(unbuilt::Unbuilt),
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
+        Kind::StageBalancer(_) => Box::new(unbuilt::Unbuilt),
+        Kind::StagePooler(_) => Box::new(unbuilt::Unbuilt),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
         Kind::StartStandby(params) => Box::new(start_standby::StartStandbyStep(params)),

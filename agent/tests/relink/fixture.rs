@@ -14,8 +14,8 @@ use pgleap_agent::relink;
 use pgleap_agent::report::Reporter;
 use pgleap_proto::agent::peer_server::{Peer, PeerServer};
 use pgleap_proto::agent::{
-    Fence, HashRowsReply, HashRowsRequest, ManifestEntry, ManifestRequest, RsyncFrame, SlotPositionsReply,
-    SlotPositionsRequest, TablesReply, TablesRequest,
+    Fence, HashRowsReply, HashRowsRequest, LeadershipReply, LeadershipRequest, ManifestEntry,
+    ManifestRequest, RsyncFrame, SlotPositionsReply, SlotPositionsRequest, TablesReply, TablesRequest,
 };
 use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::{OfferFiles, Relink, VerifyRelink};
@@ -89,6 +89,10 @@ impl Peer for Service {
     }
 
     async fn hash_rows(&self, _: Request<HashRowsRequest>) -> Result<Response<HashRowsReply>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn leadership(&self, _: Request<LeadershipRequest>) -> Result<Response<LeadershipReply>, Status> {
         Err(Status::unimplemented(""))
     }
 }
