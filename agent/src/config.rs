@@ -49,7 +49,9 @@ impl HookConfig {
             (Some(program), None) if Path::new(program).is_absolute() => Ok(()),
             (Some(_), None) => wrong("exec must begin with the absolute path of a program"),
             (None, Some(url)) if url.starts_with("http://") => Ok(()),
-            (None, Some(_)) => wrong("url must begin with http://; it is meant for this host or a private network"),
+            (None, Some(_)) => {
+                wrong("url must begin with http://; it is meant for this host or a private network")
+            }
             _ => wrong("give it either exec or url"),
         }
     }

@@ -52,7 +52,8 @@ struct Asked<'a> {
 impl Asked<'_> {
     /// Whether it runs, is not in recovery, and is not fenced.
     async fn is_open(&mut self) -> Result<bool> {
-        let answer = timeout(ANSWER, self.ask()).await.doing(|| format!("asking the agent at {}", self.leader.agent));
+        let answer =
+            timeout(ANSWER, self.ask()).await.doing(|| format!("asking the agent at {}", self.leader.agent));
         let answer = answer.and_then(|answer| answer);
         if answer.is_err() {
             self.client = None;
@@ -69,7 +70,11 @@ impl Asked<'_> {
         let request = LeadershipRequest { node: Some(node.clone()) };
         let answer = self.client.insert(client).leadership(request).await;
         let answer = answer.map_err(|status| {
-            peer_client::refused(&node.host, &format!("asking whether node {} takes writes", node.name), &status)
+            peer_client::refused(
+                &node.host,
+                &format!("asking whether node {} takes writes", node.name),
+                &status,
+            )
         })?;
         let answer = answer.into_inner();
         Ok(answer.running && !answer.in_recovery && !answer.fenced)

@@ -86,7 +86,12 @@ impl Poolers {
         let key = (ticket.operation.clone(), pooler.name.clone());
         let left = u64::try_from(owed.deadline_us.saturating_sub(now_us())).unwrap_or(0);
         let left = Duration::from_micros(left).min(Duration::from_millis(owed.hold_ms));
-        tracing::warn!(operation = key.0, pooler = key.1, ?left, "an earlier agent paused it: resuming at its deadline");
+        tracing::warn!(
+            operation = key.0,
+            pooler = key.1,
+            ?left,
+            "an earlier agent paused it: resuming at its deadline"
+        );
         let slot = Slot { ready: None, owed: Some(owed.clone()) };
         self.slots().insert(key.clone(), Arc::new(tokio::sync::Mutex::new(slot)));
         self.watch(key, owed, left);
@@ -185,7 +190,13 @@ impl Poolers {
 
     /// Points to one end and resumes. Afterwards nothing is owed, but by a process that does not run: that is looked at
     /// until it does.
-    async fn let_go(&self, key: &Key, slot: &mut Slot, armed: &ArmPoolerRequest, end: End) -> Result<Resumed> {
+    async fn let_go(
+        &self,
+        key: &Key,
+        slot: &mut Slot,
+        armed: &ArmPoolerRequest,
+        end: End,
+    ) -> Result<Resumed> {
         let ends = ends(armed, end)?;
         let aliases = slot.owed.as_ref().map(|owed| owed.aliases.clone()).unwrap_or_default();
         let pooler = given(&armed.pooler, "pooler")?;
@@ -208,7 +219,13 @@ impl Poolers {
     }
 
     /// Makes a pause's end durable.
-    async fn promise(&self, key: &Key, armed: &ArmPoolerRequest, aliases: Vec<String>, hold_ms: u64) -> Result<Owed> {
+    async fn promise(
+        &self,
+        key: &Key,
+        armed: &ArmPoolerRequest,
+        aliases: Vec<String>,
+        hold_ms: u64,
+    ) -> Result<Owed> {
         let hold_us = i64::try_from(hold_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let owed = Owed {
             armed: Some(armed.clone()),
@@ -217,7 +234,8 @@ impl Poolers {
             id: uuid::Uuid::new_v4().to_string(),
             hold_ms,
         };
-        let (state_dir, (operation, pooler), record) = (self.config.state_dir.clone(), key.clone(), owed.clone());
+        let (state_dir, (operation, pooler), record) =
+            (self.config.state_dir.clone(), key.clone(), owed.clone());
         let saving = tokio::task::spawn_blocking(move || record.save(&state_dir, &operation, &pooler)).await;
         saving.doing(|| "writing down a pause")??;
         Ok(owed)
@@ -226,7 +244,8 @@ impl Poolers {
     /// Removes the record of a pause that has ended. When that fails, a later agent looks once more and finds nothing to do.
     async fn redeemed(&self, key: &Key) {
         let (state_dir, (operation, pooler)) = (self.config.state_dir.clone(), key.clone());
-        let removing = tokio::task::spawn_blocking(move || Owed::remove(&state_dir, &operation, &pooler)).await;
+        let removing =
+            tokio::task::spawn_blocking(move || Owed::remove(&state_dir, &operation, &pooler)).await;
         if let Ok(Err(error)) = removing {
             tracing::warn!(%error, "the record of a pause that has ended stays");
         }

@@ -50,7 +50,11 @@ fn directory(state_dir: &Path) -> PathBuf {
 fn path(state_dir: &Path, operation: &str, pooler: &str, kind: &str) -> PathBuf {
     let safe = |name: &str| -> String {
         let safe = |c: char| {
-            if c.is_ascii_alphanumeric() || "-_".contains(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) }
+            if c.is_ascii_alphanumeric() || "-_".contains(c) {
+                c.to_string()
+            } else {
+                format!("%{:x}", u32::from(c))
+            }
         };
         name.chars().map(safe).collect()
     };
@@ -104,13 +108,17 @@ impl Owed {
             }
         };
         let files = entries.flatten().map(|entry| entry.path());
-        let records = files.filter(|path| path.extension().is_some_and(|kind| kind == OWED)).filter_map(|path| {
-            let bytes = fs::read(&path).map_err(|error| error.to_string());
-            let record = bytes.and_then(|bytes| Owed::decode(bytes.as_slice()).map_err(|error| error.to_string()));
-            record
-                .inspect_err(|error| tracing::error!(%error, path = %path.display(), "a pause cannot be read"))
-                .ok()
-        });
+        let records =
+            files.filter(|path| path.extension().is_some_and(|kind| kind == OWED)).filter_map(|path| {
+                let bytes = fs::read(&path).map_err(|error| error.to_string());
+                let record =
+                    bytes.and_then(|bytes| Owed::decode(bytes.as_slice()).map_err(|error| error.to_string()));
+                record
+                    .inspect_err(
+                        |error| tracing::error!(%error, path = %path.display(), "a pause cannot be read"),
+                    )
+                    .ok()
+            });
         records.collect()
     }
 }

@@ -26,7 +26,12 @@ pub(super) async fn send(command: &[String], message: Vec<u8>, limit: Duration) 
     let Some((path, arguments)) = command.split_first() else { return Err(StepError::new("exec is empty")) };
     let program = Program::new(path).args(arguments.iter().cloned());
     let mut process = tokio::process::Command::from(program.command());
-    process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+    process
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true);
     let mut child = process.spawn().doing(|| format!("starting {path}"))?;
     // The group is the child's own: it was made with it.
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);

@@ -111,7 +111,9 @@ impl HookDriver {
         match Told::read(text) {
             Ok(told) => Ok((done, told)),
             // What is done is done: only `stage`, where nothing depends on it yet, insists on a readable answer.
-            Err(error) if event == "stage" => Err(error).doing(|| format!("{}: its answer is no JSON object", doing())),
+            Err(error) if event == "stage" => {
+                Err(error).doing(|| format!("{}: its answer is no JSON object", doing()))
+            }
             Err(_) => Ok((done, Told::default())),
         }
     }

@@ -23,19 +23,20 @@ const SAID: usize = 500;
 /// When nobody answers in time, or with anything but 200 or 409.
 pub(super) async fn send(address: &str, message: Vec<u8>, limit: Duration) -> Result<Answer> {
     let answered = tokio::time::timeout(limit, post(address, message)).await;
-    answered.map_err(|_| {
-        StepError::new(format!("{address} did not answer within {} ms", limit.as_millis()))
-    })?
+    answered
+        .map_err(|_| StepError::new(format!("{address} did not answer within {} ms", limit.as_millis())))?
 }
 
 async fn post(address: &str, message: Vec<u8>) -> Result<Answer> {
     let doing = || format!("POST {address}");
     let uri: Uri = address.parse().doing(doing)?;
-    let authority = uri.authority().ok_or_else(|| StepError::new(format!("{address} names no host")))?.clone();
+    let authority =
+        uri.authority().ok_or_else(|| StepError::new(format!("{address} names no host")))?.clone();
     // An IPv6 address stands in brackets in a URL only.
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
     let stream = TcpStream::connect((host, authority.port_u16().unwrap_or(80))).await.doing(doing)?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.doing(doing)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.doing(doing)?;
     let driving = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)

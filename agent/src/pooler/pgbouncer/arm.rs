@@ -123,7 +123,13 @@ impl PgBouncerDriver {
     }
 
     /// What runs must be what the configuration says of the entries that are moved.
-    fn agrees(&self, files: &Files, moved: &[&Database], from: &Place, explicit: &BTreeSet<String>) -> Result<()> {
+    fn agrees(
+        &self,
+        files: &Files,
+        moved: &[&Database],
+        from: &Place,
+        explicit: &BTreeSet<String>,
+    ) -> Result<()> {
         let own = &self.definition.socket_dir;
         for database in moved {
             let name = if explicit.contains(&database.name) { database.name.as_str() } else { "*" };
@@ -195,9 +201,9 @@ fn other_changes(files: &Files, shown: &[Database], settings: &BTreeMap<String, 
     let mut what = look::stale_settings(&files.settings, settings);
     for (entry, value) in files.entries().filter(|(entry, _)| entry.name != "*") {
         let (host, port) = reached(value);
-        let same = shown.iter().any(|database| {
-            database.name == entry.name && database.host == host && database.port == port
-        });
+        let same = shown
+            .iter()
+            .any(|database| database.name == entry.name && database.host == host && database.port == port);
         if !same {
             what.push(format!("database \"{}\"", entry.name));
         }

@@ -77,7 +77,8 @@ impl Files {
     }
 
     fn read(&mut self, config: &AgentConfig, path: &Path, section: &mut String, depth: usize) -> Result<()> {
-        let doing = || format!("reading the pooler's configuration {} on host {}", path.display(), config.host);
+        let doing =
+            || format!("reading the pooler's configuration {} on host {}", path.display(), config.host);
         if path.is_relative() {
             return Err(StepError::new(format!(
                 "the pooler's configuration includes {}: name it by its absolute path there, because PgBouncer looks for \
@@ -97,9 +98,16 @@ impl Files {
         }
         let metadata = fs::metadata(&path).doing(doing)?;
         let text = fs::read_to_string(&path).doing(doing)?;
-        let refuse = |what| StepError::new(format!("{}: {what}; PgBouncer would refuse it too", path.display()));
+        let refuse =
+            |what| StepError::new(format!("{}: {what}; PgBouncer would refuse it too", path.display()));
         let at = self.files.len();
-        let file = ConfigFile { path: path.clone(), text, entries: Vec::new(), sections: vec![section.clone()], metadata };
+        let file = ConfigFile {
+            path: path.clone(),
+            text,
+            entries: Vec::new(),
+            sections: vec![section.clone()],
+            metadata,
+        };
         self.files.push(file.clone());
         let (mut entries, mut sections) = (Vec::new(), file.sections);
         for item in items(&file.text).map_err(refuse)? {
@@ -135,11 +143,6 @@ impl Files {
         })
     }
 
-    /// The last value of a setting.
-    pub fn setting(&self, key: &str) -> Option<&str> {
-        self.settings.iter().rev().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
-    }
-
     /// Writes what the rule makes of each file beside it, so that [`Files::point`] is a rename.
     ///
     /// # Errors
@@ -172,7 +175,11 @@ impl Files {
     }
 
     /// The files that change, with their new text.
-    fn moved<'a>(&'a self, beside: Beside<'a>, rule: Rule<'a>) -> impl Iterator<Item = (&'a ConfigFile, String)> {
+    fn moved<'a>(
+        &'a self,
+        beside: Beside<'a>,
+        rule: Rule<'a>,
+    ) -> impl Iterator<Item = (&'a ConfigFile, String)> {
         self.files.iter().filter_map(move |file| {
             let text = rule.apply(&file.text, &file.entries)?;
             Some((file, file.original(beside, rule).unwrap_or(text)))

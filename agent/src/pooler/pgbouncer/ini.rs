@@ -70,7 +70,8 @@ pub fn items(text: &str) -> Result<Vec<Item>, String> {
             continue;
         }
         let Some((name, length)) = key(line) else { return refuse("a name is expected here") };
-        let Some(rest) = line.get(length..).map(str::trim_start).and_then(|rest| rest.strip_prefix('=')) else {
+        let Some(rest) = line.get(length..).map(str::trim_start).and_then(|rest| rest.strip_prefix('='))
+        else {
             return refuse(&format!("\"{name}\" without ="));
         };
         let value = rest.trim_start_matches([' ', '\t']);
@@ -204,8 +205,11 @@ mod tests {
         };
         assert_eq!(
             split("host = 'a''b'  port=5 dbname='x y'"),
-            [("host", "a'b", "'a''b'"), ("port", "5", "5"), ("dbname", "x y", "'x y'")]
-                .map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned()))
+            [("host", "a'b", "'a''b'"), ("port", "5", "5"), ("dbname", "x y", "'x y'")].map(|(a, b, c)| (
+                a.to_owned(),
+                b.to_owned(),
+                c.to_owned()
+            ))
         );
         assert!(split("").is_empty());
     }

@@ -68,7 +68,8 @@ pub async fn databases(console: &Console) -> Result<Vec<Database>> {
 /// As [`databases`].
 pub async fn settings(console: &Console) -> Result<BTreeMap<String, String>> {
     let rows = console.ask("SHOW CONFIG").await?;
-    let pair = |row| Some((column(row, "key")?.to_owned(), column(row, "value").unwrap_or_default().to_owned()));
+    let pair =
+        |row| Some((column(row, "key")?.to_owned(), column(row, "value").unwrap_or_default().to_owned()));
     Ok(rows.iter().filter_map(pair).collect())
 }
 
@@ -202,25 +203,42 @@ mod tests {
         let (own, general) = (database("own", Some("session")), database("general", None));
         let transaction = database("t", Some("transaction"));
         let session = map(&[("pool_mode", "session")]);
-        let error = session_pools(&[&own, &transaction], &map(&[("pool_mode", "transaction")]), &[], true).unwrap_err();
-        assert!(error.message.contains("of own is session") && error.message.contains("session_pools"), "{error}");
+        let error = session_pools(&[&own, &transaction], &map(&[("pool_mode", "transaction")]), &[], true)
+            .unwrap_err();
+        assert!(
+            error.message.contains("of own is session") && error.message.contains("session_pools"),
+            "{error}"
+        );
         assert!(session_pools(&[&general], &session, &[], true).is_err());
-        assert!(session_pools(&[&transaction], &session, &["u".into()], true).unwrap_err().message.contains("user u"));
+        assert!(
+            session_pools(&[&transaction], &session, &["u".into()], true)
+                .unwrap_err()
+                .message
+                .contains("user u")
+        );
         assert_eq!(session_pools(&[&transaction], &session, &[], true).unwrap(), None);
         assert!(session_pools(&[&own], &session, &[], false).unwrap().is_some());
     }
 
     #[test]
     fn the_shortest_timeout_is_told_and_zero_is_none() {
-        let settings = [("query_wait_timeout", "120"), ("query_timeout", "0"), ("client_login_timeout", "2.5")];
+        let settings =
+            [("query_wait_timeout", "120"), ("query_timeout", "0"), ("client_login_timeout", "2.5")];
         assert!(impatience(&map(&settings)).unwrap().starts_with("client_login_timeout is 2.5 s"));
         assert_eq!(impatience(&map(&settings[..2])), None);
     }
 
     #[test]
     fn settings_are_compared_by_what_they_mean() {
-        let disk = [("a", "on"), ("b", "60"), ("c", "x"), ("unknown", "1"), ("unix_socket_mode", "0777"), ("d", "1")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let disk = [
+            ("a", "on"),
+            ("b", "60"),
+            ("c", "x"),
+            ("unknown", "1"),
+            ("unix_socket_mode", "0777"),
+            ("d", "1"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
         let running = map(&[("a", "1"), ("b", "60.0"), ("c", "y"), ("unix_socket_mode", "511"), ("d", "1")]);
         assert_eq!(stale_settings(&disk, &running), ["c"]);
     }

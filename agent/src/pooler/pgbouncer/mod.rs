@@ -92,7 +92,12 @@ impl PgBouncerDriver {
     }
 
     /// The databases that reach this place, and are not spared.
-    fn at<'d>(&self, databases: &'d [Database], place: &Place, explicit: &BTreeSet<String>) -> Vec<&'d Database> {
+    fn at<'d>(
+        &self,
+        databases: &'d [Database],
+        place: &Place,
+        explicit: &BTreeSet<String>,
+    ) -> Vec<&'d Database> {
         let own = &self.definition.socket_dir;
         databases
             .iter()
@@ -130,7 +135,13 @@ impl PgBouncerDriver {
     }
 
     /// Lets the running process read the configuration when it has to, and lets its clients go.
-    async fn bring_into_line(&mut self, ends: &Ends, files: &Files, changed: bool, paused: &[String]) -> Result<Vec<String>> {
+    async fn bring_into_line(
+        &mut self,
+        ends: &Ends,
+        files: &Files,
+        changed: bool,
+        paused: &[String],
+    ) -> Result<Vec<String>> {
         let (from, to) = (self.place(&ends.from), self.place(&ends.to));
         let explicit: BTreeSet<String> = files.entries().map(|(entry, _)| entry.name.clone()).collect();
         let console = self.control().await?;
@@ -150,7 +161,8 @@ impl PgBouncerDriver {
         let behind = names(self.at(&shown, &from, &explicit));
         let there = self.at(&shown, &to, &explicit);
         let unpaused = names(there.iter().copied().filter(|database| !database.paused).collect());
-        let mut go: BTreeSet<String> = names(there.into_iter().filter(|database| database.paused).collect()).into_iter().collect();
+        let mut go: BTreeSet<String> =
+            names(there.into_iter().filter(|database| database.paused).collect()).into_iter().collect();
         go.extend(paused.iter().filter(|alias| !behind.contains(alias)).cloned());
         let go: Vec<String> = go.into_iter().collect();
         self.let_go(&go).await?;
@@ -176,7 +188,12 @@ impl PgBouncerDriver {
                 from.port
             )));
         }
-        notes.push(format!("points to {}:{}; resumed: {}", to.host, to.port, if go.is_empty() { "nothing was paused".to_owned() } else { go.join(", ") }));
+        notes.push(format!(
+            "points to {}:{}; resumed: {}",
+            to.host,
+            to.port,
+            if go.is_empty() { "nothing was paused".to_owned() } else { go.join(", ") }
+        ));
         Ok(notes)
     }
 
@@ -286,6 +303,10 @@ impl Driver for PgBouncerDriver {
     }
 
     async fn forget(&mut self) -> Result<()> {
+        // A pooler that was removed has taken its configuration along.
+        if !Path::new(&self.definition.config).exists() {
+            return Ok(());
+        }
         self.files()?.forget(self.beside())
     }
 }
