@@ -71,6 +71,7 @@ pub(crate) async fn errors(session: &Session) -> Result<Vec<String>> {
 async fn hba_errors(session: &Session) -> Result<Vec<String>> {
     let sql = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules \
                WHERE error IS NOT NULL AND type IS NULL ORDER BY line_number";
-    let rows = session.query(sql, &[]).await.doing(|| "looking for errors in the client authentication file")?;
+    let rows =
+        session.query(sql, &[]).await.doing(|| "looking for errors in the client authentication file")?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -236,7 +236,9 @@ fn is_own(title: &str) -> bool {
     let Some(title) = title.strip_prefix("postgres: ") else { return false };
     let what = title.rsplit_once(": ").map_or(title, |(_, what)| what).trim_end();
     OWN.contains(&what)
-        || ["archiver last was ", "archiver archiving ", "archiver failed on "].iter().any(|begin| what.starts_with(begin))
+        || ["archiver last was ", "archiver archiving ", "archiver failed on "]
+            .iter()
+            .any(|begin| what.starts_with(begin))
 }
 
 #[cfg(test)]
@@ -248,7 +250,8 @@ mod tests {
     }
 
     fn row(kind: &str, user: &str, database: &str, application: &str) -> Activity {
-        let (kind, user, database, application) = (kind.into(), user.into(), database.into(), application.into());
+        let (kind, user, database, application) =
+            (kind.into(), user.into(), database.into(), application.into());
         Activity { pid: 7, kind, user, database, application, local: true, ..Activity::default() }
     }
 

@@ -86,6 +86,14 @@ impl HbaFile {
         Ok(content(&self.read()?))
     }
 
+    /// Whether it is this text, with the original beside it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn holds(&self, text: &str) -> Result<bool> {
+        Ok(self.read()? == text.as_bytes() && self.open_path().exists())
+    }
+
     /// When the file in force was put there, in nanoseconds since 1970: the time of its last rename or change of any kind.
     ///
     /// # Errors
@@ -133,7 +141,7 @@ impl HbaFile {
     pub fn put(&self, text: &str, made_from: &str) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let current = self.read()?;
-        if current == text.as_bytes() && self.open_path().exists() {
+        if self.holds(text)? {
             return Ok(notes);
         }
         if self.original()? != made_from {
@@ -144,7 +152,9 @@ impl HbaFile {
         }
         match (content(&current), content(text.as_bytes())) {
             (Content::Open, _) => self.keep_original(&mut notes)?,
-            (Content::Fenced { operation: found, .. }, Content::Fenced { operation, .. }) if found != operation => {
+            (Content::Fenced { operation: found, .. }, Content::Fenced { operation, .. })
+                if found != operation =>
+            {
                 return Err(StepError::new(format!(
                     "{} is a fence of another operation, {found}; cancel or finish that one first",
                     self.path.display()
@@ -253,7 +263,8 @@ impl HbaFile {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o777).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode & 0o777).open(path)?;
     file.set_permissions(fs::Permissions::from_mode(mode & 0o777))?;
     file.write_all(bytes)?;
     file.sync_all()
@@ -355,7 +366,10 @@ mod tests {
         let notes = file.restore().unwrap();
         assert!(notes[0].contains("pgleap-replaced-2"), "{notes:?}");
         assert_eq!(fs::read_to_string(file.path()).unwrap(), "theirs again\n");
-        assert_eq!(place.names(), ["pg_hba.conf", "pg_hba.conf.pgleap-replaced", "pg_hba.conf.pgleap-replaced-2"]);
+        assert_eq!(
+            place.names(),
+            ["pg_hba.conf", "pg_hba.conf.pgleap-replaced", "pg_hba.conf.pgleap-replaced-2"]
+        );
         assert_eq!(fs::read_to_string(file.beside("pgleap-replaced")).unwrap(), ORIGINAL);
     }
 

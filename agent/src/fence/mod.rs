@@ -198,7 +198,8 @@ async fn answers(session: &Session, original: &str, kept: &Kept) -> Result<Answe
                  ELSE EXISTS (SELECT FROM up JOIN pg_roles g ON g.oid = up.oid \
                               WHERE up.role = asked.role AND g.rolname::text = substr(name, 2)) END FROM asked";
     let rows = session.query(sql, &[&roles, &names]).await;
-    let rows = rows.doing(|| "asking who is meant by groups and expressions in the client authentication file")?;
+    let rows =
+        rows.doing(|| "asking who is meant by groups and expressions in the client authentication file")?;
     Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect())
 }
 
@@ -242,7 +243,15 @@ impl Fence {
         }
     }
 
-    /// Whether exactly this fence lies there.
+    /// Whether the file is exactly what this fence would make it, whoever is let in.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn is_put(&self) -> Result<bool> {
+        self.file.holds(&self.text)
+    }
+
+    /// Whether a fence of this operation lies there, as pgleap wrote it.
     ///
     /// # Errors
     /// When the file cannot be read.
@@ -275,6 +284,22 @@ pub async fn lift(node: &Node, operation: &str) -> Result<Vec<String>> {
     if ctl::state(node).await? != ServerState::Stopped {
         apply::reload(&sql::connect_running(node).await?).await?;
     }
+    Ok(notes)
+}
+
+/// Opens a stopped replica that was cloned from a fenced leader: a base backup brings the fence along, and the original beside it.
+/// Only a file within the replica's own directory was copied; any other may be the leader's.
+///
+/// # Errors
+/// When the file cannot be found, or the original is not beside it.
+pub async fn open_clone(node: &Node) -> Result<Vec<String>> {
+    let file = HbaFile::at(&configured(node, "hba_file").await?)?;
+    let own = std::fs::canonicalize(&node.data_dir).doing(|| node.data_dir.clone())?;
+    if !file.path().starts_with(own) || file.content()? == Content::Open {
+        return Ok(Vec::new());
+    }
+    let mut notes = file.restore()?;
+    notes.push(format!("{} came along fenced from the leader and is open now", file.path().display()));
     Ok(notes)
 }
 

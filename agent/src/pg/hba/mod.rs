@@ -26,7 +26,9 @@ pub type Answers = BTreeMap<(String, String), bool>;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     /// Other files are part of it.
-    #[error("line {line} takes names or lines from another file ({what}), which pgleap cannot narrow; write them out")]
+    #[error(
+        "line {line} takes names or lines from another file ({what}), which pgleap cannot narrow; write them out"
+    )]
     OtherFile {
         /// Where.
         line: usize,
@@ -42,7 +44,9 @@ pub enum Refused {
         what: String,
     },
     /// Only a running server knows.
-    #[error("whether role {role} is meant by {name} in line {line} is known only to a running server; name the role itself in a line before it")]
+    #[error(
+        "whether role {role} is meant by {name} in line {line} is known only to a running server; name the role itself in a line before it"
+    )]
     Unknown {
         /// Where.
         line: usize,
@@ -150,7 +154,9 @@ fn parts(line: &Line) -> Result<Parts<'_>, Refused> {
         return Err(Refused::OtherFile { line: number, what: what() });
     }
     let names = line.fields.iter().flatten();
-    if let Some(file) = names.clone().find(|name| !name.quoted && name.text.len() > 1 && name.text.starts_with('@')) {
+    if let Some(file) =
+        names.clone().find(|name| !name.quoted && name.text.len() > 1 && name.text.starts_with('@'))
+    {
         return Err(Refused::OtherFile { line: number, what: file.raw.clone() });
     }
     match line.fields.as_slice() {
@@ -183,7 +189,10 @@ fn matches(role: &str, users: &[Token], line: usize, major: u32, answers: &Answe
 
 /// Whether the method, which stands behind an address of one or two words, or first in a local line, is `reject`.
 fn rejects(rest: &str) -> bool {
-    rest.split_whitespace().take_while(|word| !word.starts_with('#')).take(3).any(|word| word.trim_matches('"') == "reject")
+    rest.split_whitespace()
+        .take_while(|word| !word.starts_with('#'))
+        .take(3)
+        .any(|word| word.trim_matches('"') == "reject")
 }
 
 fn raw(names: &[Token]) -> String {
@@ -210,7 +219,11 @@ mod tests {
         }
     }
 
-    fn lines(original: &str, logins: &[&str], answers: &[(&str, &str, bool)]) -> Result<Vec<String>, Refused> {
+    fn lines(
+        original: &str,
+        logins: &[&str],
+        answers: &[(&str, &str, bool)],
+    ) -> Result<Vec<String>, Refused> {
         let answers = answers.iter().map(|(r, n, a)| (((*r).to_owned(), (*n).to_owned()), *a)).collect();
         Ok(narrowed(original, &kept(logins), &answers)?.lines().map(str::to_owned).collect())
     }

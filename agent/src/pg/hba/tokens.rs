@@ -89,7 +89,6 @@ impl Scanner<'_> {
                 break;
             }
             if !in_quote && c == '#' {
-                end = at;
                 // The rest is a comment.
                 let raw = self.rest.get(..at).unwrap_or_default().to_owned();
                 self.rest = "";
@@ -125,7 +124,10 @@ mod tests {
         assert_eq!(texts(r#"host a,b "c d" md5"#), [vec!["host"], vec!["a", "b"], vec!["c d"]]);
         assert_eq!(texts("host a, b c 1.2.3.4/32 md5"), [vec!["host"], vec!["a", "b"], vec!["c"]]);
         assert_eq!(texts("host a ,b c"), [vec!["host"], vec!["a"], vec!["b"]]);
-        assert_eq!(texts(r#"host "we""ird,☃" "/^a\d{2,4}$" x"#)[1..], [vec!["we\"ird,☃"], vec!["/^a\\d{2,4}$"]]);
+        assert_eq!(
+            texts(r#"host "we""ird,☃" "/^a\d{2,4}$" x"#)[1..],
+            [vec!["we\"ird,☃"], vec!["/^a\\d{2,4}$"]]
+        );
         assert_eq!(texts("local all all#x"), [["local"], ["all"], ["all"]]);
         assert!(lines("# local all all\n\n  \n").is_empty());
     }

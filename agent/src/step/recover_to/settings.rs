@@ -20,7 +20,9 @@ pub(super) async fn write_fence(cx: &Context, node: &Node) -> Result<Option<Stri
     let text = tokio::fs::read_to_string(&original).await.doing(|| original.clone())?;
     let kept = hba::Kept { superuser: node.superuser.clone(), logins: Vec::new(), major: node.major };
     let fenced = match hba::narrowed(&text, &kept, &hba::Answers::new()) {
-        Ok(lines) => format!("# Written by pgleap for the time of a conversion: clients are kept out.\n{lines}"),
+        Ok(lines) => {
+            format!("# Written by pgleap for the time of a conversion: clients are kept out.\n{lines}")
+        }
         Err(refused) => {
             cx.report.log(
                 "pgleap",
