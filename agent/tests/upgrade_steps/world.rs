@@ -180,6 +180,8 @@ impl World {
             state_dir: self.dir.path().join("state"),
             tls_dir: self.dir.path().join("tls"),
             roots: vec![self.dir.path().join("d")],
+            health_listen: None,
+            agent_check_listen: None,
         })
     }
 
