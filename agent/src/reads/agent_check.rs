@@ -53,9 +53,12 @@ pub async fn serve(listener: TcpListener, keeper: Arc<Keeper>, ended: Cancellati
 async fn answer(mut stream: TcpStream, keeper: &Keeper) -> std::io::Result<()> {
     let nodes = keeper.nodes();
     let kept = match nodes.as_slice() {
+        [] => None,
         [only] => Some(only),
         several => {
-            let name = line(&mut stream).await?;
+            // Whoever says no name gets an answer too: that no node of no name is up.
+            let name =
+                tokio::time::timeout(LIFE / 2, line(&mut stream)).await.unwrap_or(Ok(String::new()))?;
             several.iter().find(|kept| kept.name() == name.trim())
         }
     };

@@ -46,10 +46,9 @@ impl Guard {
             _ => format!("the {} side has been up for a moment only", side.name()),
         };
         let back = |to: Side, lost: Side, index: usize| {
-            (
-                if to == Side::New { 100 } else { 0 },
-                format!("{}: all reads go to the {} side", told(lost, index), to.name()),
-            )
+            let effective = if to == Side::New { 100 } else { 0 };
+            let why = format!("{}: all reads go to the {} side", told(lost, index), to.name());
+            (effective, if effective == percent { String::new() } else { why })
         };
         match (usable, self.good) {
             // Whoever is up first gets them, however short the time.
