@@ -1,7 +1,7 @@
 //! Keeps a task going for each record: the steps write and remove records, and have no other handle to the agent's own work.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use pgleap_proto::node::Node;
@@ -73,12 +73,14 @@ pub struct Keeper {
     config: Arc<AgentConfig>,
     tls: TlsIdentity,
     nodes: Mutex<BTreeMap<Key, (Arc<Kept>, DropGuard)>>,
+    /// Of each operation; ends with the last node that uses it.
+    leaders: Mutex<HashMap<String, Weak<Leaders>>>,
 }
 
 impl Keeper {
     /// Nothing yet; [`Keeper::run`] looks.
     pub fn new(config: Arc<AgentConfig>, tls: TlsIdentity) -> Arc<Keeper> {
-        Arc::new(Keeper { config, tls, nodes: Mutex::default() })
+        Arc::new(Keeper { config, tls, nodes: Mutex::default(), leaders: Mutex::default() })
     }
 
     /// The nodes kept now.
@@ -136,18 +138,31 @@ impl Keeper {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes.retain(|key, (kept, _)| wanted.get(key).is_some_and(|(_, record)| *record == kept.record));
         for (key, (side, record)) in wanted {
+            let operation = key.0.clone();
             nodes.entry(key).or_insert_with(|| {
                 let kept = Arc::new(Kept { record, side, sample: Mutex::default() });
                 let token = ended.child_token();
-                self.begin(&kept, &token);
+                self.begin(&operation, &kept, &token);
                 (kept, token.drop_guard())
             });
         }
     }
 
-    fn begin(&self, kept: &Arc<Kept>, token: &CancellationToken) {
+    /// What is known of the leaders of an operation: shared by its nodes on this host.
+    fn leaders(&self, operation: &str, kept: &Kept) -> Arc<Leaders> {
+        let mut all = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, leaders| leaders.strong_count() > 0);
+        if let Some(leaders) = all.get(operation).and_then(Weak::upgrade) {
+            return leaders;
+        }
         let cluster = kept.record.cluster.clone().unwrap_or_default();
-        let leaders = Leaders::new(&cluster, &self.config, &self.tls);
+        let leaders = Arc::new(Leaders::ask(&cluster, &self.config, &self.tls));
+        all.insert(operation.to_owned(), Arc::downgrade(&leaders));
+        leaders
+    }
+
+    fn begin(&self, operation: &str, kept: &Arc<Kept>, token: &CancellationToken) {
+        let leaders = self.leaders(operation, kept);
         let (task, ended) = (kept.clone(), token.clone());
         tokio::spawn(async move { ended.run_until_cancelled(watch(task, leaders)).await });
         if kept.record.leader {
@@ -158,14 +173,13 @@ impl Keeper {
 }
 
 /// Looks at the node again and again.
-async fn watch(kept: Arc<Kept>, mut leaders: Leaders) {
+async fn watch(kept: Arc<Kept>, leaders: Arc<Leaders>) {
     let mut sampler = Sampler::new(kept.record.clone(), kept.side);
     let mut ticks = interval(SAMPLE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        leaders.ask().await;
-        let look = tokio::time::timeout(LOOK, sampler.look(&mut leaders.known)).await;
+        let look = tokio::time::timeout(LOOK, sampler.look(&leaders)).await;
         match look {
             Ok(sample) => {
                 *kept.sample.lock().unwrap_or_else(PoisonError::into_inner) = Some(sample);

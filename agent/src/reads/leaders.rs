@@ -1,9 +1,11 @@
-//! Which side takes writes, found by asking the agents of both leaders again and again over connections that stay open.
+//! Which side takes writes, found by asking the agents of both leaders again and again over connections that stay open: once for
+//! all nodes of an operation on this host.
 //!
 //! Decides nothing: the fence in the databases does. Exactly one leader that runs, is a primary and lets clients in is the
 //! writer; when both do, that is unknown; when none does (the moment of a switchover) the last one is believed for as long as a sample
 //! may be old.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgleap_proto::Lsn;
@@ -11,6 +13,8 @@ use pgleap_proto::agent::peer_client::PeerClient;
 use pgleap_proto::agent::{LeadershipReply, LeadershipRequest};
 use pgleap_proto::tls::TlsIdentity;
 use pgleap_proto::traffic::{Cluster, Leader};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 
 use super::clock::now_us;
@@ -21,6 +25,8 @@ use crate::peer_client;
 
 /// What was seen longer ago than this is not known any more.
 pub const STALE_US: i64 = 3_000_000;
+/// How often both are asked: each answer costs the leader a look at its fence.
+const ASK: Duration = Duration::from_secs(1);
 /// Longest wait for one answer, the connection included.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -58,7 +64,7 @@ struct Track {
 
 /// What is known of both leaders. Pure.
 #[derive(Debug, Clone, Default)]
-pub struct Knowledge {
+struct Knowledge {
     old: Track,
     new: Track,
     last: Option<(Side, i64)>,
@@ -98,7 +104,7 @@ impl Knowledge {
     }
 
     /// A time of the side's clock on this agent's.
-    pub fn local_us(&self, side: Side, time_us: i64) -> Option<i64> {
+    fn local_us(&self, side: Side, time_us: i64) -> Option<i64> {
         // Clocks drift slowly: an offset is good for longer than an answer, so that the row of a side whose host is gone still counts.
         self.track(side).newest.map(|answer| time_us - answer.offset_us)
     }
@@ -107,7 +113,7 @@ impl Knowledge {
     ///
     /// # Errors
     /// Why it is unknown.
-    pub fn writer(&mut self, now_us: i64) -> Result<Writer, String> {
+    fn writer(&mut self, now_us: i64) -> Result<Writer, String> {
         let open = |side| self.fresh(side, now_us).is_some_and(|answer| answer.open);
         let side = match (open(Side::Old), open(Side::New)) {
             (true, true) => {
@@ -144,7 +150,7 @@ impl Knowledge {
 }
 
 /// Asks one leader's agent.
-pub struct Asker {
+struct Asker {
     leader: Leader,
     tls: TlsIdentity,
     /// It is on this agent's own host: no connection is needed.
@@ -192,30 +198,53 @@ impl Asker {
     }
 }
 
-/// Both leaders of a cluster.
+/// What is known of both leaders of an operation, kept up by a task until this is dropped.
+#[derive(Debug)]
 pub struct Leaders {
-    old: Asker,
-    new: Asker,
-    /// What they said so far.
-    pub known: Knowledge,
+    known: Arc<Mutex<Knowledge>>,
+    _asking: DropGuard,
 }
 
 impl Leaders {
-    /// Nobody was asked yet.
-    pub fn new(cluster: &Cluster, config: &AgentConfig, tls: &TlsIdentity) -> Leaders {
+    /// Begins to ask.
+    pub fn ask(cluster: &Cluster, config: &AgentConfig, tls: &TlsIdentity) -> Leaders {
         let asker = |leader: &Option<Leader>| Asker::new(leader.clone().unwrap_or_default(), config, tls);
-        Leaders {
-            old: asker(&cluster.old_leader),
-            new: asker(&cluster.new_leader),
-            known: Knowledge::default(),
-        }
+        let (mut old, mut new) = (asker(&cluster.old_leader), asker(&cluster.new_leader));
+        let known: Arc<Mutex<Knowledge>> = Arc::default();
+        let heard = known.clone();
+        let asking = CancellationToken::new();
+        let ended = asking.clone();
+        let asked = async move {
+            let mut ticks = interval(ASK);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let (old, new) = tokio::join!(old.ask(), new.ask());
+                let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
+                heard.hear(Side::Old, old);
+                heard.hear(Side::New, new);
+            }
+        };
+        tokio::spawn(async move { ended.run_until_cancelled(asked).await });
+        Leaders { known, _asking: asking.drop_guard() }
     }
 
-    /// Asks both at once and remembers what they say.
-    pub async fn ask(&mut self) {
-        let (old, new) = tokio::join!(self.old.ask(), self.new.ask());
-        self.known.hear(Side::Old, old);
-        self.known.hear(Side::New, new);
+    /// Nobody is asked.
+    pub fn nobody() -> Leaders {
+        Leaders { known: Arc::default(), _asking: CancellationToken::new().drop_guard() }
+    }
+
+    /// A time of the side's clock on this agent's; none while that clock is unknown.
+    pub fn local_us(&self, side: Side, time_us: i64) -> Option<i64> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).local_us(side, time_us)
+    }
+
+    /// The side that takes writes.
+    ///
+    /// # Errors
+    /// Why it is unknown.
+    pub fn writer(&self, now_us: i64) -> Result<Writer, String> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).writer(now_us)
     }
 }
 

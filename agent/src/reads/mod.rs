@@ -41,7 +41,7 @@ use crate::tickets::Admitted;
 pub use lag::Side;
 
 use keeper::Keeper;
-use leaders::{Knowledge, STALE_US};
+use leaders::{Leaders, STALE_US};
 use sampler::{Sample, Sampler};
 
 /// What this agent keeps going between switchovers.
@@ -89,7 +89,7 @@ impl Reads {
             None => {
                 // What the server is can be said at once; its lag only by the keeper, who knows both sides.
                 let record = KeepTraffic { node: Some(node.clone()), ..Default::default() };
-                let look = Sampler::new(record, Side::Old).look(&mut Knowledge::default()).await;
+                let look = Sampler::new(record, Side::Old).look(&Leaders::nobody()).await;
                 let why = "its traffic is not kept by this agent, or was not looked at for a while";
                 Sample {
                     lag: look.server.as_ref().map_or_else(|e| Err(e.clone()), |_| Err(why.into())),

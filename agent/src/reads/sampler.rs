@@ -9,7 +9,7 @@ use pgleap_proto::step::KeepTraffic;
 
 use super::clock::now_us;
 use super::lag::{self, Held, Lag, Own, Side};
-use super::leaders::Knowledge;
+use super::leaders::Leaders;
 use crate::error::{Doing, Result};
 use crate::pg::sql::{self, Session};
 
@@ -74,12 +74,12 @@ impl Sampler {
     }
 
     /// Looks once. A server that cannot be asked is part of the answer.
-    pub async fn look(&mut self, known: &mut Knowledge) -> Sample {
+    pub async fn look(&mut self, leaders: &Leaders) -> Sample {
         let fenced = crate::side::leadership(LeadershipRequest { node: Some(self.node()) }).await;
         let fenced = fenced.ok().filter(|reply| reply.running).map(|reply| reply.fenced);
-        let seen = self.server(known).await;
+        let seen = self.server(leaders).await;
         let at_us = now_us();
-        let writer = known.writer(at_us);
+        let writer = leaders.writer(at_us);
         let side = writer.as_ref().ok().map(|writer| writer.side);
         match seen {
             Ok((server, databases)) => {
@@ -101,7 +101,7 @@ impl Sampler {
     }
 
     /// The server, and what it holds; the latter may be unknown while the former is not.
-    async fn server(&mut self, known: &Knowledge) -> Result<(Server, Result<Vec<Held>, String>)> {
+    async fn server(&mut self, leaders: &Leaders) -> Result<(Server, Result<Vec<Held>, String>)> {
         let node = self.node();
         let session = any(&mut self.sessions, &node, &self.kept).await?;
         let doing = || format!("looking at node {}", node.name);
@@ -129,7 +129,7 @@ impl Sampler {
         };
         let mut databases = Vec::new();
         for database in cluster.databases.iter().map(|database| &database.database) {
-            match self.mark(&node, database, &cluster.tag, known).await {
+            match self.mark(&node, database, &cluster.tag, leaders).await {
                 Ok(mark_us) => databases.push(Held {
                     database: database.clone(),
                     mark_us,
@@ -150,7 +150,7 @@ impl Sampler {
         node: &Node,
         database: &str,
         tag: &str,
-        known: &Knowledge,
+        leaders: &Leaders,
     ) -> Result<Option<i64>> {
         let session = session(&mut self.sessions, node, database).await?;
         let statement = format!(
@@ -162,7 +162,7 @@ impl Sampler {
         let times = rows.iter().filter_map(|row| {
             let side =
                 [Side::Old, Side::New].into_iter().find(|side| side.name() == row.get::<_, &str>(0))?;
-            known.local_us(side, row.get(1))
+            leaders.local_us(side, row.get(1))
         });
         let youngest = times.max();
         if database == "template1" {

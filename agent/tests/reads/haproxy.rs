@@ -61,7 +61,7 @@ pub struct Haproxy {
 
 impl Haproxy {
     /// Starts one whose backend `reads` has these lines; none, with a line that says so, when it is not installed.
-    pub fn start(level: &str, backend: &[String]) -> Option<Haproxy> {
+    pub async fn start(level: &str, backend: &[String]) -> Option<Haproxy> {
         if !Path::new(PROGRAM).exists() {
             println!("SKIPPED: no {PROGRAM} (tests/setup/packages.sh installs it)");
             return None;
@@ -86,7 +86,7 @@ impl Haproxy {
             .spawn()
             .unwrap();
         let haproxy = Haproxy { directory, master, port };
-        haproxy.until("it answers", |haproxy| haproxy.pid().is_some());
+        haproxy.until("it answers", |haproxy| haproxy.pid().is_some()).await;
         Some(haproxy)
     }
 
@@ -127,10 +127,10 @@ impl Haproxy {
     }
 
     /// A new worker with the configuration's weights takes over.
-    pub fn reload(&self) {
+    pub async fn reload(&self) {
         let before = self.pid().unwrap();
         kill(Pid::from_raw(self.master.id() as i32), Signal::SIGUSR2).unwrap();
-        self.until("a new worker answers", |haproxy| haproxy.pid().is_some_and(|pid| pid != before));
+        self.until("a new worker answers", |haproxy| haproxy.pid().is_some_and(|pid| pid != before)).await;
     }
 
     /// How many of these connections, one after the other, each server got.
@@ -145,12 +145,12 @@ impl Haproxy {
         hits
     }
 
-    fn until(&self, what: &str, condition: impl Fn(&Haproxy) -> bool) {
+    async fn until(&self, what: &str, condition: impl Fn(&Haproxy) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
             let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
             assert!(begun.elapsed() < Duration::from_secs(30), "HAProxy: never happened: {what}\n{log}");
-            std::thread::sleep(Duration::from_millis(10));
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

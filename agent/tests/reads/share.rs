@@ -31,7 +31,7 @@ fn backend(old: u16, new: u16, other: u16) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_move_by_percent_and_back_by_themselves() {
     let (o1, n1, other) = (Named::start("o1", 0), Named::start("n1", 0), Named::start("other", 0));
-    let Some(haproxy) = Haproxy::start("admin", &backend(o1.port, n1.port, other.port)) else { return };
+    let Some(haproxy) = Haproxy::start("admin", &backend(o1.port, n1.port, other.port)).await else { return };
     let mut agent = Agent::start(&Arc::new(Authority::new())).await;
     let balancer = haproxy.balancer(&["o1"], &["n1"]);
 
@@ -58,7 +58,7 @@ async fn reads_move_by_percent_and_back_by_themselves() {
     haproxy.ask("set server reads/n1 weight 200").unwrap();
     let even = || async { (haproxy.weight("o1") == 1 && haproxy.weight("n1") == 1, haproxy.weight("n1")) };
     eventually("a weight that somebody set is corrected", async || even().await).await;
-    haproxy.reload();
+    haproxy.reload().await;
     eventually("a reload keeps the share", async || even().await).await;
 
     // The new side is lost: all reads go back; it is there again: its share too.
@@ -80,7 +80,7 @@ async fn reads_move_by_percent_and_back_by_themselves() {
 
     // An agent that was away finds the share in its record.
     agent.stop().await;
-    haproxy.reload();
+    haproxy.reload().await;
     assert_eq!((haproxy.weight("o1"), haproxy.weight("n1")), (7, 5), "nobody keeps it");
     agent.run().await;
     eventually("the next agent keeps it", async || even().await).await;
@@ -96,7 +96,7 @@ async fn sessions_stay_where_they_are_and_are_told_of() {
     let quiet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let o1 = quiet.local_addr().unwrap().port();
     let n1 = Named::start("n1", 0);
-    let Some(haproxy) = Haproxy::start("admin", &backend(o1, n1.port, n1.port)[..2]) else { return };
+    let Some(haproxy) = Haproxy::start("admin", &backend(o1, n1.port, n1.port)[..2]).await else { return };
     let agent = Agent::start(&Arc::new(Authority::new())).await;
     let balancer = haproxy.balancer(&["o1"], &["n1"]);
     agent.step(stage(&balancer)).await.unwrap();
@@ -122,12 +122,12 @@ async fn what_cannot_be_kept_is_refused_with_the_cure() {
     let server = Named::start("o1", 0);
     let agent = Agent::start(&Arc::new(Authority::new())).await;
     let lines = backend(server.port, server.port, server.port);
-    let Some(haproxy) = Haproxy::start("operator", &lines) else { return };
+    let Some(haproxy) = Haproxy::start("operator", &lines).await else { return };
     let refused = agent.step(stage(&haproxy.balancer(&["o1"], &["n1"]))).await.unwrap_err();
     assert!(refused.contains("level admin"), "{refused}");
     drop(haproxy);
 
-    let haproxy = Haproxy::start("admin", &lines).unwrap();
+    let haproxy = Haproxy::start("admin", &lines).await.unwrap();
     let refused = |balancer: Balancer| agent.step(stage(&balancer));
     let error = refused(haproxy.balancer(&["o1"], &["n9"])).await.unwrap_err();
     assert!(error.contains("has no server n9"), "{error}");
