@@ -135,6 +135,7 @@ fn reason(operation: &Operation, steps: &[StepStatus]) -> (String, Vec<String>) 
             let step = stop.step.as_ref().map(|step| format!("{step}: ")).unwrap_or_default();
             (format!("{step}{}", stop.reason), stop.evidence.clone())
         }
+        Stands::Switching | Stands::Finishing | Stands::Finished => (String::new(), Vec::new()),
         Stands::AtGate => {
             let text =
                 "burn-in: every step is done, and the new cluster follows the old one by logical replication";
@@ -156,6 +157,9 @@ fn next(operation: &Operation) -> String {
         Stands::Stopped(stop) if stop.cancelling => format!("pgleap retry {id}"),
         Stands::Stopped(_) => format!("pgleap retry {id}   (or take everything back: pgleap cancel {id})"),
         Stands::AtGate => format!("pgleap cancel {id}   (takes everything back; nothing else is due yet)"),
+        Stands::Switching => format!("pgleap watch {id}"),
+        Stands::Finishing => format!("pgleap watch {id}"),
+        Stands::Finished => String::new(),
         Stands::Cancelled => format!("pgleap start {cluster}"),
     }
 }
