@@ -1,41 +1,26 @@
 //! The heartbeat: the leader that takes writes says so in its own marker row of every database, each second.
 //!
-//! Never writes while the leader is fenced: whoever fences it takes [`hold`] first, and the heartbeat looks at the fence only
-//! under the same lock.
+//! Never writes while the leader is fenced: whoever fences it takes [`side::hold`] first, and the heartbeat looks at the fence
+//! only under the same lock.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
 use pgleap_proto::agent::LeadershipRequest;
 use pgleap_proto::node::Node;
-use tokio::sync::OwnedMutexGuard;
 
 use super::lag::Side;
 use crate::error::{Doing, Result};
 use crate::pg::sql::{self, Session, ident};
+use crate::side;
 
 /// Longest time that one beat may hold up a fence.
 const LIMIT: Duration = Duration::from_secs(1);
 
-type Lock = Arc<tokio::sync::Mutex<()>>;
-
-static LOCKS: LazyLock<Mutex<HashMap<String, Lock>>> = LazyLock::new(Mutex::default);
-
-/// Keeps the node's heartbeat from writing for as long as it is held, and returns once none is under way. To be held while a
-/// fence is set or lifted.
-pub(crate) async fn hold(node: &str) -> OwnedMutexGuard<()> {
-    let lock = {
-        let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
-        locks.entry(node.to_owned()).or_default().clone()
-    };
-    lock.lock_owned().await
-}
-
 /// Whether a leader takes writes now; none when that cannot be told.
 pub(super) async fn takes_writes(node: &Node) -> Option<bool> {
-    let reply = crate::side::leadership(LeadershipRequest { node: Some(node.clone()) }).await.ok()?;
+    let reply = side::leadership(LeadershipRequest { node: Some(node.clone()) }).await.ok()?;
     Some(reply.running && !reply.in_recovery && !reply.fenced)
 }
 
@@ -54,7 +39,7 @@ impl Heart {
         side: Side,
         databases: &[String],
     ) -> bool {
-        let _quiet = hold(&node.name).await;
+        let _quiet = side::hold(node).await;
         if takes_writes(node).await != Some(true) {
             return false;
         }

@@ -10,6 +10,8 @@ use pgleap_proto::tls::TlsIdentity;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::balancer;
+use crate::side;
 use super::bounds::Bounds;
 use super::heartbeat::{self, Heart};
 use super::judge::Seen;
@@ -17,7 +19,6 @@ use super::lag::Side;
 use super::leaders::Leaders;
 use super::record::{self, KeptBalancer};
 use super::sampler::{Sample, Sampler};
-use super::{balancer, idle};
 use crate::config::AgentConfig;
 
 /// How often the records are looked at, and each node.
@@ -205,7 +206,7 @@ async fn lead_or_follow(kept: Arc<Kept>) {
         }
         if advanced.is_none_or(|at| at.elapsed() >= IDLE) && follows(&node).await {
             advanced = Some(Instant::now());
-            if let Err(error) = idle::advance_idle(&node, kept.side, &cluster).await {
+            if let Err(error) = side::advance_idle(&cluster, &node, kept.side.into()).await {
                 tracing::warn!(node = node.name, reason = error.message, "idle slots are not advanced");
             }
         }

@@ -27,7 +27,6 @@ pub mod start_standby;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod subscribe;
-pub mod unbuilt;
 pub mod update_extensions;
 pub mod upgrade;
 pub mod validate;
