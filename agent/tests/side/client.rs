@@ -89,11 +89,17 @@ impl Account {
             assert_eq!(values.len(), rows.len(), "a write is there twice on {}", server.node.name);
             let tried = self.tried.lock().unwrap();
             assert!(values.iter().all(|v| tried.contains(*v)), "a write that nobody made");
-            let found: BTreeSet<(usize, String, i64)> =
-                rows.into_iter().map(|(v, id)| (at, v, id)).collect();
+            let found: BTreeSet<(usize, String, i64)> = rows.into_iter().map(|(v, id)| (at, v, id)).collect();
             let acknowledged = self.acknowledged.lock().unwrap();
-            let lost: Vec<_> = acknowledged.iter().filter(|row| row.0 == at && !found.contains(row)).collect();
-            assert!(lost.is_empty(), "{} acknowledged writes are lost on {}: {:?}", lost.len(), server.node.name, lost.first());
+            let lost: Vec<_> =
+                acknowledged.iter().filter(|row| row.0 == at && !found.contains(row)).collect();
+            assert!(
+                lost.is_empty(),
+                "{} acknowledged writes are lost on {}: {:?}",
+                lost.len(),
+                server.node.name,
+                lost.first()
+            );
         }
     }
 }

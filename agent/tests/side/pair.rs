@@ -19,9 +19,9 @@ use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, CreateMarker, FenceNode};
 use pgleap_proto::tls::{Role, TlsIdentity};
 use pgleap_proto::traffic::{
-    AbortReply, AbortRequest, ArmSourceReply, ArmSourceRequest, ArmTargetReply, ArmTargetRequest, Cluster as Sided,
-    FenceReply, FenceRequest, FollowReply, FollowRequest, Leader, LeadRequest, SealRequest, SequenceState, SettleReply,
-    SettleRequest, Side, SideDatabase, SlotAt,
+    AbortReply, AbortRequest, ArmSourceReply, ArmSourceRequest, ArmTargetReply, ArmTargetRequest,
+    Cluster as Sided, FenceReply, FenceRequest, FollowReply, FollowRequest, LeadRequest, Leader, SealRequest,
+    SequenceState, SettleReply, SettleRequest, Side, SideDatabase, SlotAt,
 };
 
 use crate::certificates::Authority;
@@ -94,7 +94,8 @@ impl Place {
 
     /// An agent that answers other agents; its address.
     pub fn serve(&self) -> String {
-        let config = AgentConfig { state_dir: self.root.path().join("served"), ..AgentConfig::clone(&self.config) };
+        let config =
+            AgentConfig { state_dir: self.root.path().join("served"), ..AgentConfig::clone(&self.config) };
         let server = server::Server::bind(server::prepare(config).unwrap(), Arc::new(|_| None)).unwrap();
         let address = server.address().to_string();
         tokio::spawn(server.serve(std::future::pending()));
@@ -183,7 +184,8 @@ impl Pair {
         }
         place.step(fence_node(&new.node, "follower")).await.unwrap();
         let agent = place.serve();
-        let leader = |server: &Cluster| Some(Leader { node: Some(server.node.clone()), agent: agent.clone() });
+        let leader =
+            |server: &Cluster| Some(Leader { node: Some(server.node.clone()), agent: agent.clone() });
         let cluster = Sided {
             operation: OPERATION.into(),
             tag: TAG.into(),
@@ -213,11 +215,17 @@ impl Pair {
     }
 
     pub async fn arm_source(&self, ticket: &Admitted, side: Side) -> Result<ArmSourceReply> {
-        let request = ArmSourceRequest { ticket: None, cluster: Some(self.cluster.clone()), side: side.into() };
+        let request =
+            ArmSourceRequest { ticket: None, cluster: Some(self.cluster.clone()), side: side.into() };
         self.sides.arm_source(ticket.clone(), request).await
     }
 
-    pub async fn arm_target(&self, ticket: &Admitted, side: Side, sequences: Vec<SequenceState>) -> Result<ArmTargetReply> {
+    pub async fn arm_target(
+        &self,
+        ticket: &Admitted,
+        side: Side,
+        sequences: Vec<SequenceState>,
+    ) -> Result<ArmTargetReply> {
         let request = ArmTargetRequest {
             ticket: None,
             cluster: Some(self.cluster.clone()),
@@ -304,15 +312,6 @@ impl Pair {
         println!("follow: {:?}", followed.timings);
         positions
     }
-
-    /// Waits until what one side has now has arrived on the other.
-    pub fn caught_up(&self, leader: Side) {
-        let (leader, follower) = (self.server(leader), self.server(other(leader)));
-        for database in DATABASES {
-            leader.sql(database, "CREATE TABLE IF NOT EXISTS public.unused_probe ()");
-            let _ = follower;
-        }
-    }
 }
 
 pub fn other(side: Side) -> Side {
@@ -343,7 +342,8 @@ fn subscribe(server: &Cluster, publisher: &Cluster, database: &str, name: &str, 
     server.sql(
         database,
         &format!(
-            "SELECT pg_replication_origin_advance('pg_' || oid, '{}') FROM pg_subscription WHERE subname = '{name}'",
+            "SELECT pg_replication_origin_advance('pg_' || oid, '{}') FROM pg_subscription WHERE subname = '{name}' \
+             AND subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())",
             position.trim()
         ),
     );
