@@ -7,6 +7,7 @@
 pub mod by_hand;
 pub mod harness;
 pub mod ledger;
+pub mod readers;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;

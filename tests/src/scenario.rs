@@ -89,7 +89,7 @@ impl Scenario {
     /// When a database cannot be reached.
     pub async fn load(&mut self, options: ledger::Options) -> Result<()> {
         let primary = self.fleet.old.primary();
-        let target = |name: &String| Target { database: name.clone(), config: primary.config_as(APP, name) };
+        let target = |name: &String| Target::new(name, primary.config_as(APP, name));
         self.loads.push(Ledger::start(self.databases.iter().map(target).collect(), options).await?);
         Ok(())
     }

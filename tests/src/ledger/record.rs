@@ -132,6 +132,21 @@ impl Record {
         gaps.filter(|(_, gap)| *gap > least).collect()
     }
 
+    /// Longest time in which no worker on any database got a commit acknowledged, of those that touch the time from
+    /// `from` to `to`: the stall of what happened in between.
+    pub fn stall(&self, from: Duration, to: Duration) -> Duration {
+        let mut times: Vec<Duration> = self.acknowledged_at(|_| true);
+        times.sort_unstable();
+        let gaps = times.windows(2).filter(|pair| pair[1] >= from && pair[0] <= to);
+        gaps.map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
+    }
+
+    /// Connections that were refused, and those made again after one broke.
+    pub fn reconnections(&self) -> u64 {
+        let workers = self.databases.iter().flat_map(|database| &database.workers);
+        workers.map(|worker| worker.refused + worker.connections.saturating_sub(1)).sum()
+    }
+
     fn acknowledged_at(&self, counts: impl Fn(i32) -> bool) -> Vec<Duration> {
         let all = self
             .transactions()
