@@ -11,3 +11,4 @@ pub mod readers;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;
+pub mod switching;

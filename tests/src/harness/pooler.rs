@@ -179,6 +179,27 @@ impl Pooler {
         ensure!(!ports.is_empty(), "{} has no entries", self.name);
         Ok(ports)
     }
+
+    /// Its entries that are paused or disabled.
+    ///
+    /// # Errors
+    /// When the console refuses or prints other columns.
+    pub async fn paused(&self, base: &Base, psql: &std::path::Path) -> Result<Vec<String>> {
+        let shown = self.console(base, psql, "SHOW DATABASES").await?;
+        // The last two columns are `paused` and `disabled`.
+        let stands = |line: &str| {
+            let mut columns = line.rsplit('|');
+            Some((columns.next()?.to_owned(), columns.next()?.to_owned()))
+        };
+        let mut paused = Vec::new();
+        for line in shown.lines() {
+            let (disabled, paused_is) = stands(line).with_context(|| format!("SHOW DATABASES: {line}"))?;
+            if disabled != "0" || paused_is != "0" {
+                paused.push(line.split('|').next().unwrap_or_default().to_owned());
+            }
+        }
+        Ok(paused)
+    }
 }
 
 /// Database entries that reach the server on that port.
