@@ -11,4 +11,5 @@ pub mod readers;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;
+pub mod stalls;
 pub mod switching;

@@ -6,7 +6,7 @@ use super::effect::{Effect, Logged, Outcome};
 use super::{Options, Target};
 
 /// The books of one worker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WorkerRecord {
     /// Its number.
     pub worker: i32,
@@ -33,7 +33,7 @@ impl WorkerRecord {
 }
 
 /// The books of one database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DatabaseRecord {
     /// Its name.
     pub database: String,
@@ -42,7 +42,7 @@ pub struct DatabaseRecord {
 }
 
 /// The books of a whole load.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Record {
     /// Parallel to the targets.
     pub databases: Vec<DatabaseRecord>,
