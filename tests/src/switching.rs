@@ -163,6 +163,24 @@ impl Scenario {
         Ok(())
     }
 
+    /// The leader of a side follows the other one, in every database, and the other one does not follow it.
+    ///
+    /// # Errors
+    /// When it is otherwise.
+    pub async fn follows(&self, side: Side) -> Result<()> {
+        for database in &self.databases {
+            let sql = "SELECT string_agg(subenabled::text, ' ') FROM pg_subscription \
+                       WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())";
+            let follower = self.leader(side).value(database, sql).await?;
+            let writer = self.leader(side.other()).value(database, sql).await?;
+            ensure!(
+                follower.as_deref() == Some("true") && writer.as_deref() == Some("false"),
+                "{database}: subscriptions of the follower are enabled {follower:?}, the writer's {writer:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// Starts clients that read through the balancer.
     ///
     /// # Errors

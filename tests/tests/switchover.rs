@@ -109,9 +109,12 @@ async fn route_reads(scenario: &Scenario, readers: &Readers, percent: u32) -> Re
         seen.oldest = seen.oldest.max(more.oldest);
         let (all, of_new) = (seen.connections[&0], seen.connections[&1]);
         let share = of_new as f64 * 100.0 / all.max(1) as f64;
+        let close = match percent {
+            0 | 100 => share == f64::from(percent),
+            _ => of_new > 0 && of_new < all && (share - f64::from(percent)).abs() <= 20.0,
+        };
         // Begin counting anew while connections made before are still among them.
-        let settled =
-            all >= 20 && (share - f64::from(percent)).abs() <= if percent % 100 == 0 { 0.0 } else { 15.0 };
+        let settled = all >= 20 && close;
         if all >= 20 && !settled {
             seen.connections.clear();
         }
