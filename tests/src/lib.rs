@@ -5,6 +5,7 @@
 //! `scenario` puts them together.
 
 pub mod by_hand;
+pub mod by_hand_switchover;
 pub mod faults;
 pub mod harness;
 pub mod ledger;
