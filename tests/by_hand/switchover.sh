@@ -44,6 +44,13 @@ resume() {
     console "$1" RESUME
 }
 
+# Before anybody waits: the target follows closely. PostgreSQL 15 starts one apply worker in five seconds at most.
+near() {
+    local behind="SELECT bool_and(active AND pg_current_wal_lsn() - confirmed_flush_lsn < 1000000) FROM pg_replication_slots
+        WHERE slot_name LIKE '$FORWARD\\_%' AND database = current_database()"
+    until [ "$(source_sql "$1" <<<"$behind")" = t ]; do sleep 0.1; done
+}
+
 fence() {
     local rules=$SOURCE_DATA/pg_hba.conf
     cp "$rules" "$rules.new"
@@ -87,6 +94,7 @@ advance() {
 }
 follow() { source_sql "$1" <<<"ALTER SUBSCRIPTION $BACKWARD ENABLE"; }
 
+each near "${databases[@]}"
 each pause "${poolers[@]}"
 fence
 each settle "${databases[@]}"

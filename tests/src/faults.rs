@@ -247,3 +247,21 @@ pub async fn at_rest(scenario: &Scenario) -> Result<Side> {
     .await
     .context("after the fault")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_differ_by_seed_and_keep_the_order_of_the_matrix() {
+        let all = all();
+        assert_eq!(all.len(), COORDINATOR_PLACES.len() * 7 + AGENT_PLACES.len());
+        let names: std::collections::BTreeSet<String> = all.iter().map(|fault| fault.name()).collect();
+        assert_eq!(names.len(), all.len(), "two faults of one name");
+        let place = |fault: &Fault| all.iter().position(|other| other == fault).unwrap();
+        let (one, two) = (sample(1, 8), sample(2, 8));
+        assert_eq!((one.len(), sample(1, 8)), (8, one.clone()));
+        assert_ne!(one, two);
+        assert!(one.iter().map(place).is_sorted());
+    }
+}

@@ -192,6 +192,15 @@ impl Scenario {
         Ok(records)
     }
 
+    /// Stops the load that was started first, of those that run.
+    ///
+    /// # Errors
+    /// When there is none, or a worker panicked.
+    pub async fn stop_first_load(&mut self) -> Result<Record> {
+        ensure!(!self.loads.is_empty(), "no load runs");
+        self.loads.remove(0).stop().await
+    }
+
     /// Major, role, settings that come with the data, subscriptions.
     async fn new_cluster_is_sound(&self) -> Result<()> {
         let leader = self.fleet.new_leader();

@@ -204,12 +204,20 @@ impl Scenario {
     /// # Errors
     /// When something does not arrive or is not as it has to be.
     pub async fn prove_both_sides(&self, writer: Side, records: &[Record]) -> Result<()> {
+        self.drain(writer).await?;
+        let servers: Vec<&Server> = self.fleet.old.nodes.iter().chain(&self.fleet.new).collect();
+        self.prove_on(&servers, records).await
+    }
+
+    /// Waits until everything written on a side has arrived on the other one and on all replicas.
+    ///
+    /// # Errors
+    /// When it does not within a minute.
+    pub async fn drain(&self, writer: Side) -> Result<()> {
         let replicas: Vec<Server> =
             self.fleet.old.nodes[1..].iter().chain(&self.fleet.new[1..]).cloned().collect();
         let (from, to) = (self.leader(writer), self.leader(writer.other()));
-        drain(from, to, &replicas, &self.databases, Duration::from_secs(60)).await?;
-        let servers: Vec<&Server> = [from, to].into_iter().chain(&replicas).collect();
-        self.prove_on(&servers, records).await
+        drain(from, to, &replicas, &self.databases, Duration::from_secs(60)).await
     }
 
     /// Proves every transaction of the books on these servers.

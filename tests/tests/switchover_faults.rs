@@ -35,28 +35,21 @@ fn seed() -> u64 {
     u64::from_str_radix(commit.get(..15).unwrap_or_default(), 16).unwrap_or(1)
 }
 
-fn chosen() -> Vec<Fault> {
+fn chosen(seed: u64) -> Vec<Fault> {
     let wanted = std::env::var("PGLEAP_FAULTS").unwrap_or_default();
-    let seed = seed();
-    match wanted.as_str() {
-        "all" => faults::all(),
-        "" => {
-            println!("PGLEAP_FAULT_SEED={seed}");
-            faults::sample(seed, SAMPLE)
-        }
-        wanted => match wanted.parse() {
-            Ok(count) => {
-                println!("PGLEAP_FAULT_SEED={seed}");
-                faults::sample(seed, count)
-            }
-            Err(_) => faults::all().into_iter().filter(|fault| fault.name().contains(wanted)).collect(),
-        },
+    match (wanted.as_str(), wanted.parse()) {
+        ("all", _) => faults::all(),
+        ("", _) => faults::sample(seed, SAMPLE),
+        (_, Ok(count)) => faults::sample(seed, count),
+        (name, Err(_)) => faults::all().into_iter().filter(|fault| fault.name().contains(name)).collect(),
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
-    let faults = chosen();
+    let seed = seed();
+    println!("PGLEAP_FAULT_SEED={seed}");
+    let faults = chosen(seed);
     ensure!(!faults.is_empty(), "PGLEAP_FAULTS names no fault");
     let mut scenario = Scenario::begin(switching::options(&settings())).await?;
     scenario.to_the_gate().await?;
