@@ -11,7 +11,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::balancer;
-use crate::side;
 use super::bounds::Bounds;
 use super::heartbeat::{self, Heart};
 use super::judge::Seen;
@@ -20,6 +19,7 @@ use super::leaders::Leaders;
 use super::record::{self, KeptBalancer};
 use super::sampler::{Sample, Sampler};
 use crate::config::AgentConfig;
+use crate::side;
 
 /// How often the records are looked at, and each node.
 const SCAN: Duration = Duration::from_millis(500);
