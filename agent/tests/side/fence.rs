@@ -110,7 +110,7 @@ async fn keeps_out_and_lets_in(major: u32) {
 async fn connect_asks_for_password(server: &Cluster) -> bool {
     match crate::client::connect_as(&server.node, "slow", "app").await {
         Ok(_) => false,
-        Err(error) => error.to_string().contains("password"),
+        Err(error) => format!("{error:?}").contains("password"),
     }
 }
 
