@@ -89,7 +89,7 @@ async fn keeps_out_and_lets_in(major: u32) {
     assert!(is_kept_out(&server.node).await);
     assert!(replicates(&server, "other", "true"), "a physical standby");
     assert!(replicates(&server, "follower", "database") && !replicates(&server, "other", "database"));
-    assert!(session.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get::<_, i64>(0) == 0);
+    assert!(session.query_one("SELECT count(*) FROM public.t", &[]).await.unwrap().get::<_, i64>(0) == 0);
 
     server.sql("postgres", "SELECT pg_reload_conf()");
     assert!(is_kept_out(&server.node).await && fence::is_fenced(&server.node).await.unwrap());
