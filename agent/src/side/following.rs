@@ -1,8 +1,12 @@
 //! This side's own subscriptions, one a database: stopped, resumed where they were, or begun at a position. A side that takes
 //! writes follows nobody, and its subscriptions then name no slot, so that nobody can enable one by accident.
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use futures::future::try_join_all;
 use pgleap_proto::Lsn;
+use tokio::time::Instant;
 
 use super::sessions::{Database, Limit, Sessions};
 use super::view::View;
@@ -150,12 +154,22 @@ async fn enable(view: &View, database: &Database) -> Result<()> {
     enabled.doing(|| format!("enabling subscription {name} in database \"{}\"", database.facts.database))
 }
 
-/// Waits until every subscription has a worker that hears from the other side.
+/// A worker that cannot connect or has no slot ends at once; one that lives so long is connected.
+const STEADY: Duration = Duration::from_millis(500);
+
+/// Waits until every subscription has a worker that hears from the other side, or that stays: when nothing is written there, it
+/// may be told nothing for half a minute.
 pub(super) async fn wait_running(view: &View, sessions: &Sessions, limit: Limit) -> Result<()> {
+    let mut seen: HashMap<i32, Instant> = HashMap::new();
     loop {
         let all = find_all(view, sessions).await?;
-        let silent =
-            |found: &Subscription| !found.enabled || found.worker.is_none() || !found.received.is_valid();
+        for worker in all.iter().filter_map(|found| found.worker) {
+            seen.entry(worker).or_insert_with(Instant::now);
+        }
+        let steady = |pid: i32| seen.get(&pid).is_some_and(|since| since.elapsed() >= STEADY);
+        let silent = |found: &Subscription| {
+            !found.enabled || !found.worker.is_some_and(|pid| found.received.is_valid() || steady(pid))
+        };
         let Some(at) = all.iter().position(silent) else { return Ok(()) };
         if !limit.again().await {
             let database = sessions.0.get(at).map_or("", |database| database.facts.database.as_str());

@@ -272,8 +272,8 @@ mod tests {
             let sequence = sequence(increment, three[0], three[2], three[1]);
             let set = ahead(&sequence).last_value;
             prop_assert!((three[0]..=three[2]).contains(&set));
-            let ahead = if increment > 0 { set >= three[1] } else { set <= three[1] };
-            prop_assert!(ahead);
+            let further = if increment > 0 { set >= three[1] } else { set <= three[1] };
+            prop_assert!(further);
         }
     }
 }

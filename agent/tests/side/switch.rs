@@ -132,3 +132,9 @@ fn an_older_ticket_is_void() {
         .await;
     });
 }
+
+pub async fn assert_open(pair: &Pair, side: Side) {
+    assert!(!is_kept_out(&pair.server(side).node).await, "clients get in");
+    let fences = pair.place.config.state_dir.join("fences");
+    assert_eq!(std::fs::read_dir(fences).map_or(0, Iterator::count), 0, "nothing is remembered");
+}
