@@ -70,6 +70,10 @@ Configuration (unknown keys are refused):
                                       # nodes whose traffic is kept; with several, /NODE/replica and so on
   agent_check_listen = \"10.0.0.1:8009\" # HAProxy's agent-check; with several nodes, agent-send \"NODE\\n\"
 
+  [[hook]]                            # an application that moves its own connections: docs/hooks.md
+  name = \"shop\"
+  exec = [\"/opt/shop/flip\"]         # or url = \"http://127.0.0.1:8080/pgleap\"
+
 Exit codes:
   0  ended by SIGTERM or SIGINT
   1  could not start, or could not go on; the reason is on standard error

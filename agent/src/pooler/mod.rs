@@ -140,7 +140,6 @@ impl Poolers {
                     key.1, poolers.config.host
                 ))
             })?;
-            let begun = Instant::now();
             let ends = ends(&ready.request, End::Target)?;
             let aliases = ready.driver.aliases(&ends).await?;
             // Before anything is paused: whatever happens from here on, the pause has an end.
@@ -148,6 +147,8 @@ impl Poolers {
             *owed = Some(promise.clone());
             poolers.watch(key.clone(), promise, Duration::from_millis(request.hold_ms));
             let limit = Duration::from_millis(request.acquire_ms);
+            // Clients wait from here on, and not before.
+            let begun = Instant::now();
             let paused = ready.driver.pause(&ends, &aliases, limit).await?;
             let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             let reply = match paused {
