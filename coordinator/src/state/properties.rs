@@ -201,7 +201,7 @@ fn traffic(operation: String, what: Kind, attempt: u64) -> Command {
         }
         Kind::Undone => Command::SwitchoverUndone { operation, attempt },
         Kind::Done => Command::SwitchoverDone { operation, attempt, pause_us: Some(1), timings: Vec::new() },
-        Kind::Finish => Command::Finish { operation, decommission: false },
+        Kind::Finish => Command::Finish { operation, decommission: attempt % 2 == 1 },
         Kind::Disturbed => {
             Command::Disturbed { operation, reason: "it failed over".into(), evidence: Vec::new() }
         }
@@ -253,7 +253,15 @@ fn check_start(before: &State, command: &Command, position: Position, reply: &Re
                 after.iter().all(|id| operation.steps[id].state == StepState::Done),
                 "{step} ran too early"
             );
-            assert_eq!(operation.status, Status::Running);
+            if operation.plan.step(step).unwrap().finish == Finish::StopOld {
+                assert!(operation.status == Status::Finishing && operation.traffic.writer == Side::New);
+                assert!(
+                    operation.to_finish().next().is_none(),
+                    "{step} ended before the way back was taken away"
+                );
+            } else {
+                assert_eq!(operation.status, Status::Running);
+            }
         }
         Verb::Undo => {
             let later = operation.plan.steps.iter().skip_while(|s| s.id != *step).skip(1);
@@ -697,5 +705,27 @@ fn a_plan_that_cannot_move_traffic_says_so() {
         let refused =
             state.apply(position(index), &envelope(index, traffic("c-1".into(), what, 0))).unwrap_err();
         assert!(refused.to_string().contains("older pgleap"), "{refused}");
+    }
+}
+
+#[test]
+fn the_side_that_goes_away_ends_only_when_ordered_and_last() {
+    for (writer, decommission, ends) in
+        [(Side::New, true, true), (Side::New, false, false), (Side::Old, true, false)]
+    {
+        let mut state = started(plan_of_masks("c", ["h", "g"], &[0; 5]).steps.clone());
+        run_to_rest(&mut state, "c-1");
+        let mut gate = Gate(state);
+        if writer == Side::New {
+            let attempt = gate.begin(5, Side::New);
+            gate.traffic(5, Kind::Decide, attempt).unwrap();
+            gate.traffic(5, Kind::Done, attempt).unwrap();
+        }
+        gate.tell(5, Command::Finish { operation: "c-1".into(), decommission }).unwrap();
+        let undone = run_to_rest(&mut gate.0, "c-1");
+        assert_eq!(undone, ["s4", "s3", "s2"]);
+        assert_eq!(gate.operation().status, Status::Finished);
+        let ended = gate.operation().steps["s0"].state == StepState::Done;
+        assert_eq!(ended, ends, "{writer} {decommission}");
     }
 }

@@ -68,6 +68,12 @@ pub(crate) fn plan_of_masks(cluster: &str, hosts: [&str; 2], after: &[u16]) -> A
             step(&format!("s{i}"), hosts[i % 2], "127.0.0.1:1", &before)
         })
         .collect();
+    // The first, if there are many, is the end of the old side.
+    if let [first, _, _, _, _, ..] = &mut steps[..] {
+        first.finish = Finish::StopOld;
+        let id = first.id.clone();
+        steps.iter_mut().for_each(|step| step.after.retain(|other| *other != id));
+    }
     // The last three, if there are so many, make traffic movable.
     if let [.., old, new, balancer] = &mut steps[..] {
         *old = movable(old.clone(), Some(Side::Old));
