@@ -8,7 +8,7 @@
 //! | snapshot and rest of the log give the same state as the whole log | `a_snapshot_anywhere_changes_nothing` |
 //! | cancel takes every started step back, last first | `cancel_takes_back_in_reverse` |
 //! | the register moves by a decision only, at most one for each switchover, in the term of its try | `check_register` |
-//! | what was taken back is never decided | `check_register` |
+//! | what was taken back is never decided | `the_register_moves_by_rightful_decisions_only` |
 //! | finish takes back what the plan says, last first, and nothing else | `finish_takes_back_what_is_marked` |
 //! | whatever happened, retry and honest agents bring it to the gate | `it_can_always_be_finished` |
 
@@ -391,6 +391,34 @@ proptest! {
             }
             prop_assert_eq!(run_to_rest(&mut state, &operation), expected);
             prop_assert_eq!(&state.operations[&operation].status, &Status::Cancelled);
+        }
+    }
+
+    /// From the gate, where it matters: any order of what coordinators of changing terms may try.
+    #[test]
+    fn the_register_moves_by_rightful_decisions_only(
+        tries in prop::collection::vec((any_kind(), prop::bool::weighted(0.1), prop::bool::weighted(0.15)), 0..60),
+    ) {
+        let mut gate = Gate::new();
+        let mut term = 5;
+        let mut ruled_out = std::collections::BTreeSet::new();
+        for (what, stale, elected) in tries {
+            term += u64::from(elected);
+            if matches!(what, Kind::Finish | Kind::Disturbed) {
+                continue;
+            }
+            let before = gate.0.clone();
+            let attempt = before.operations["c-1"].traffic.ticket.attempt.saturating_sub(u64::from(stale));
+            let command = traffic("c-1".into(), what, attempt);
+            let index = before.applied + 1;
+            let done = gate.tell(term, command.clone()).is_ok();
+            check_register(&before, &gate.0, &command, Position { index, term });
+            match what {
+                Kind::Failed(_) if done => prop_assert!(ruled_out.insert(attempt)),
+                Kind::Decide if done => prop_assert!(!ruled_out.contains(&attempt), "{attempt} was ruled out"),
+                _ if !done => prop_assert_eq!(&State { applied: before.applied, ..gate.0.clone() }, &before),
+                _ => {}
+            }
         }
     }
 
