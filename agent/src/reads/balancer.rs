@@ -82,10 +82,7 @@ async fn tick(kept: &KeptBalancer, guard: &mut Guard, look: bool) -> Result<Rout
 }
 
 fn state(listed: Listed) -> ServerState {
-    let side = match listed.side {
-        Side::Old => wire::Side::Old,
-        Side::New => wire::Side::New,
-    };
+    let side = wire::Side::from(listed.side);
     let ServerStatus { name, weight, up, check, sessions, sessions_total } = listed.status;
     ServerState { server: name, side: side.into(), weight, up, check, sessions, sessions_total }
 }
