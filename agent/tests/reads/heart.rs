@@ -23,9 +23,9 @@ async fn a_leader_says_that_it_takes_writes_until_it_is_fenced() {
     old.sql(
         "postgres",
         "CREATE SCHEMA t; CREATE TABLE t.marker (side text PRIMARY KEY, at timestamptz NOT NULL, mark bigint NOT NULL); \
-         INSERT INTO t.marker VALUES ('old', '2020-01-01', 0), ('new', '2020-01-01', 0); \
-         SELECT pg_create_logical_replication_slot('forward', 'pgoutput')",
+         INSERT INTO t.marker VALUES ('old', '2020-01-01', 0), ('new', '2020-01-01', 0)",
     );
+    old.sql("postgres", "SELECT pg_create_logical_replication_slot('forward', 'pgoutput')");
     let authority = Arc::new(Authority::new());
     let agent = Agent::start(&authority).await;
     let identity = authority.issue(&agent.path().join("new-host"), Role::Agent, "new-host");
