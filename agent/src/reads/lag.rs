@@ -45,8 +45,8 @@ impl Side {
 impl From<Side> for pgleap_proto::traffic::Side {
     fn from(side: Side) -> Self {
         match side {
-            Side::Old => pgleap_proto::traffic::Side::Old,
-            Side::New => pgleap_proto::traffic::Side::New,
+            Side::Old => Self::Old,
+            Side::New => Self::New,
         }
     }
 }
