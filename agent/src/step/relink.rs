@@ -25,7 +25,7 @@ use crate::upgrade::marker::{Marker, Stage};
 /// Transfers that broke off with the connection are taken up again this often.
 const ATTEMPTS: u32 = 5;
 /// rsync's exit codes for a connection that broke (errcode.h: socket I/O, protocol stream, timeouts), and those of a
-/// signal and of our remote shell.
+/// signal that it caught and of our remote shell.
 const BROKEN: [i32; 6] = [10, 12, 20, 30, 35, 255];
 
 /// See [`Relink`].
