@@ -6,6 +6,7 @@ pub mod ctl;
 pub mod hba;
 pub mod history;
 pub mod marker;
+pub mod paths;
 pub mod relations;
 pub mod server_log;
 pub mod settings;

@@ -120,6 +120,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
         only_if_unverified: true,
         verified: false,
         replace: true,
+        upstream_data_dir: n1.node.data_dir.clone(),
     });
     let replica = |verified| {
         let upstream = Some(world.conninfo(&n1.node));
