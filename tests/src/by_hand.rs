@@ -68,8 +68,7 @@ pub async fn convert(
     raw.add("seed.start_standby", began);
     let began = Instant::now();
     let data_dir = leader.data_dir.to_string_lossy();
-    let initdb =
-        ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+    let initdb = ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8"];
     base.run(leader.bin_dir.join("initdb"), &initdb).await?;
     raw.add("seed.init_new", began);
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
@@ -121,6 +120,8 @@ pub async fn convert(
     let parent = replica.data_dir.parent().context("parent")?.to_string_lossy().into_owned();
     let rsync = ["--archive", "--delete", "--hard-links", "--size-only", "--no-inc-recursive"];
     base.run("/usr/bin/rsync", &[&rsync[..], &[&old_dir, &new_dir, &parent]].concat()).await?;
+    // rsync leaves what it wrote to the kernel; nobody should start a server on that.
+    base.run("/usr/bin/sync", &["--file-system", &parent]).await?;
     raw.add("upgrade.relink", began);
 
     let settings = |server: &Server| {

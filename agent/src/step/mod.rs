@@ -93,7 +93,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
-        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
+        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep::new(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),

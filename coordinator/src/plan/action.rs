@@ -69,6 +69,7 @@ pub(super) fn check_upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         seed: Some(draft.cluster.seed(node)),
         node: Some(draft.cluster.new_node(node)),
         jobs: draft.jobs,
+        rehearsed: String::new(),
     }))
 }
 
