@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use pgleap_proto::quote::conninfo_value;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::harness::Base;
@@ -183,10 +184,7 @@ async fn dump(base: &Base, server: &Server, database: Option<&str>) -> Result<St
     let (host, port) = (server.socket_dir.to_string_lossy().into_owned(), server.port.to_string());
     let mut arguments = vec!["-h", &host, "-p", &port, "-U", SUPERUSER];
     // A name with quotes and blanks would be misread as a connection string by -d, but not as the last argument's value.
-    let conninfo = database.map(|name| {
-        let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
-        format!("dbname='{quoted}'")
-    });
+    let conninfo = database.map(|name| format!("dbname={}", conninfo_value(name)));
     let program = match &conninfo {
         Some(conninfo) => {
             arguments.extend(["--schema-only", "-d", conninfo]);

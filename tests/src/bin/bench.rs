@@ -50,17 +50,6 @@ async fn bench() -> Result<()> {
     scenario.start().await?;
     let status = scenario.fleet.wait_done(LIMIT).await?;
     let peak = scenario.fleet.memory();
-    if std::env::var_os("BENCH_EVENTS").is_some() {
-        for e in scenario.fleet.events().await? {
-            say(&format!(
-                "{} {} {} {}",
-                e.at,
-                e.step,
-                e.kind,
-                e.message.chars().take(150).collect::<String>()
-            ))?;
-        }
-    }
 
     say("Cancelling, and doing the same by hand.")?;
     scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
