@@ -78,8 +78,16 @@ async fn output_is_reported_and_the_exit_code_is_told() {
     assert_eq!(error.evidence, ["first", "broken"]);
     assert_eq!(jobs.status("tool").unwrap(), JobStatus::Exited(7));
 
+    // An exit code that shells would write for a signal is none.
+    for code in [137, 255] {
+        let error = jobs.run("tool", &script(&format!("exit {code}"))).await.unwrap_err();
+        assert_eq!(error.message, format!("/bin/sh failed (exit code {code}): it printed nothing"));
+        assert_eq!(jobs.status("tool").unwrap(), JobStatus::Exited(code));
+    }
+
     let error = jobs.run("tool", &script("kill -TERM $$")).await.unwrap_err();
     assert_eq!(error.message, "/bin/sh failed (signal 15): it printed nothing");
+    assert_eq!(jobs.status("tool").unwrap(), JobStatus::Killed(15));
 
     jobs.remove_all().unwrap();
     assert_eq!(jobs.status("tool").unwrap(), JobStatus::None);
@@ -281,7 +289,7 @@ async fn a_stopped_job_ends_with_its_signal() {
     });
     until("the job runs", || pid_in(path.join("pid")).is_some()).await;
     jobs.stop_all().await.unwrap();
-    assert_eq!(jobs.status("tool").unwrap(), JobStatus::Exited(128 + Signal::SIGTERM as i32));
+    assert_eq!(jobs.status("tool").unwrap(), JobStatus::Killed(Signal::SIGTERM as i32));
     assert!(run.await.unwrap().unwrap_err().message.contains("signal 15"));
     jobs.stop("tool").await.unwrap();
 }

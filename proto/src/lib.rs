@@ -1,10 +1,12 @@
-//! Everything of pgleap that crosses a wire: generated messages, the value types used in them, and mutual TLS.
+//! Everything of pgleap that crosses a wire: generated messages, the value types used in them, mutual TLS, and how names
+//! and values are quoted in what both sides write.
 //!
 //! It holds no behaviour of the coordinator or of the agent.
 
 pub mod failpoint;
 pub mod fence;
 pub mod lsn;
+pub mod quote;
 pub mod tls;
 
 pub use lsn::Lsn;

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use pgleap_proto::quote::conninfo_value;
 
 use crate::harness::postgres::{REPLICATOR, SUPERUSER, Server};
 use crate::harness::{Base, Cluster, eventually};
@@ -68,8 +69,7 @@ pub async fn convert(
     raw.add("seed.start_standby", began);
     let began = Instant::now();
     let data_dir = leader.data_dir.to_string_lossy();
-    let initdb =
-        ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+    let initdb = ["-D", data_dir.as_ref(), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C.UTF-8"];
     base.run(leader.bin_dir.join("initdb"), &initdb).await?;
     raw.add("seed.init_new", began);
     let text = |path: &std::path::Path| path.to_string_lossy().into_owned();
@@ -87,7 +87,20 @@ pub async fn convert(
     seed_replica.stop(base).await?;
     seed_leader.stop(base).await?;
     raw.add("convert.halt_standby", began);
-    let target = primary.value("postgres", "SELECT pg_current_wal_lsn()").await?.context("no LSN")?;
+    let databases = databases(primary).await?;
+    let began = Instant::now();
+    for database in &databases {
+        psql(base, primary, database, "CREATE PUBLICATION by_hand FOR ALL TABLES").await?;
+    }
+    raw.add("convert.publish", began);
+    let began = Instant::now();
+    let mut target = String::new();
+    for (number, database) in databases.iter().enumerate() {
+        let slot =
+            format!("SELECT lsn FROM pg_create_logical_replication_slot('by_hand_{number}', 'pgoutput')");
+        target = psql(base, primary, database, &slot).await?;
+    }
+    raw.add("convert.create_slots", began);
     primary.execute("postgres", "SELECT pg_logical_emit_message(false, 'bench', '')").await?;
     let began = Instant::now();
     let mut conf = std::fs::read_to_string(seed_leader.data_dir.join("postgresql.auto.conf"))?;
@@ -102,6 +115,11 @@ pub async fn convert(
     })
     .await?;
     raw.add("convert.recover_to", began);
+    let began = Instant::now();
+    for database in &databases {
+        psql(base, &seed_leader, database, "DROP PUBLICATION by_hand").await?;
+    }
+    raw.add("convert.clean_promoted", began);
     let began = Instant::now();
     seed_replica.start(base).await?;
     seed_replica.catch_up(&seed_leader).await?;
@@ -121,27 +139,62 @@ pub async fn convert(
     let parent = replica.data_dir.parent().context("parent")?.to_string_lossy().into_owned();
     let rsync = ["--archive", "--delete", "--hard-links", "--size-only", "--no-inc-recursive"];
     base.run("/usr/bin/rsync", &[&rsync[..], &[&old_dir, &new_dir, &parent]].concat()).await?;
+    // rsync leaves what it wrote to the kernel; nobody should start a server on that.
+    base.run("/usr/bin/sync", &["--file-system", &parent]).await?;
     raw.add("upgrade.relink", began);
 
     let settings = |server: &Server| {
         format!(
-            "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nfsync = off\n",
+            "port = {}\nunix_socket_directories = '{}'\nlisten_addresses = '127.0.0.1'\nfsync = off\n\
+             primary_conninfo = 'host=127.0.0.1 port={port} user={SUPERUSER}'\n",
             server.port,
             server.socket_dir.display()
         )
     };
-    base.user.write(&leader.data_dir.join("postgresql.auto.conf"), &settings(leader), 0o600)?;
+    for server in [leader, replica] {
+        base.user.write(&server.data_dir.join("postgresql.auto.conf"), &settings(server), 0o600)?;
+    }
+    base.user.write(&replica.data_dir.join("standby.signal"), "", 0o600)?;
     let began = Instant::now();
     leader.start(base).await?;
     raw.add("upgrade.start_leader", began);
+    let began = Instant::now();
+    replica.start(base).await?;
+    replica.catch_up(leader).await?;
+    raw.add("upgrade.start_replica", began);
+    let began = Instant::now();
+    let script = base.join("update_extensions.sql").to_string_lossy().into_owned();
+    if std::path::Path::new(&script).exists() {
+        let update =
+            ["-X", "-q", "-h", &sockets, "-p", &port, "-U", SUPERUSER, "-d", "postgres", "-f", &script];
+        base.run(leader.bin_dir.join("psql"), &update).await?;
+    }
+    raw.add("upgrade.update_extensions", began);
     let began = Instant::now();
     let vacuum = ["-h", &sockets, "-p", &port, "-U", SUPERUSER, "--all", "--jobs", &jobs];
     for more in [&["--analyze-in-stages", "--missing-stats-only"] as &[&str], &["--analyze-only"]] {
         base.run(leader.bin_dir.join("vacuumdb"), &[&vacuum[..], more].concat()).await?;
     }
     raw.add("upgrade.analyze", began);
+    replica.stop(base).await?;
     leader.stop(base).await?;
     Ok(raw)
+}
+
+/// The databases that get a publication and a slot.
+async fn databases(server: &Server) -> Result<Vec<String>> {
+    let client = server.connect("postgres").await?;
+    let sql = "SELECT datname::text FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY 1";
+    Ok(client.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+/// One statement in one psql, as it would be typed; gives what it prints.
+async fn psql(base: &Base, server: &Server, database: &str, sql: &str) -> Result<String> {
+    let (host, port) = (server.socket_dir.to_string_lossy().into_owned(), server.port.to_string());
+    let target = format!("dbname={}", conninfo_value(database));
+    let arguments =
+        ["-X", "-A", "-t", "-q", "-h", &host, "-p", &port, "-U", SUPERUSER, "-d", &target, "-c", sql];
+    Ok(base.run(server.bin_dir.join("psql"), &arguments).await?.trim().to_owned())
 }
 
 /// The schema of all databases dumped, and restored into a scratch cluster of the new major.

@@ -2,7 +2,7 @@
 //!
 //! `harness` starts and ends processes, `ledger` writes load whose every acknowledged commit can be looked for
 //! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was,
-//! `scenario` puts them together.
+//! `world` the same of a whole fleet, `scenario` puts them together.
 
 pub mod by_hand;
 pub mod by_hand_switchover;
@@ -15,3 +15,4 @@ pub mod schema;
 pub mod snapshot;
 pub mod stalls;
 pub mod switching;
+pub mod world;

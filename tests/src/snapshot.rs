@@ -5,13 +5,14 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use pgleap_proto::quote::conninfo_value;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::harness::Base;
 use crate::harness::postgres::{SUPERUSER, Server};
 
-/// One server as it was.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One server as it was, or several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Text by what it describes.
     sections: BTreeMap<String, String>,
@@ -54,10 +55,11 @@ const CLUSTER: [(&str, &str); 11] = [
 ];
 
 /// What one query tells of one database.
-const DATABASE: [(&str, &str); 5] = [
+const DATABASE: [(&str, &str); 6] = [
     ("publications", "SELECT * FROM pg_publication ORDER BY oid"),
     ("published tables", "SELECT * FROM pg_publication_rel ORDER BY oid"),
     ("subscriptions", "SELECT * FROM pg_subscription ORDER BY oid"),
+    ("extensions", "SELECT * FROM pg_extension ORDER BY oid"),
     ("event triggers", "SELECT * FROM pg_event_trigger ORDER BY oid"),
     (
         "relations",
@@ -67,14 +69,29 @@ const DATABASE: [(&str, &str); 5] = [
 ];
 
 impl Snapshot {
-    /// Describes the server as it is now. On a standby, dumps are left out.
+    /// Describes the server as it is now.
     ///
     /// # Errors
     /// When a query or a program fails.
     pub async fn take(base: &Base, server: &Server) -> Result<Snapshot> {
+        let Snapshot { mut sections } = Snapshot::glance(server).await?;
+        let sql = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1";
+        for database in rows(&server.connect("postgres").await?, sql).await?.lines() {
+            sections.insert(format!("schema of {database}"), dump(base, server, Some(database)).await?);
+        }
+        sections.insert("globals".to_owned(), dump(base, server, None).await?);
+        Ok(Snapshot { sections })
+    }
+
+    /// The same without dumps, which take most of the time.
+    ///
+    /// # Errors
+    /// When a query fails.
+    pub async fn glance(server: &Server) -> Result<Snapshot> {
         let mut sections = BTreeMap::new();
+        let client = server.connect("postgres").await?;
         for (name, sql) in CLUSTER {
-            sections.insert(name.to_owned(), rows(server, "postgres", sql).await?);
+            sections.insert(name.to_owned(), rows(&client, sql).await?);
         }
         for name in ["postgresql.conf", "postgresql.auto.conf", "pg_hba.conf", "pg_ident.conf"] {
             let path = server.data_dir.join(name);
@@ -85,15 +102,24 @@ impl Snapshot {
             sections.insert(format!("entries of data directory/{directory}"), entries(server, directory)?);
         }
         let sql = "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1";
-        let databases = rows(server, "postgres", sql).await?;
-        for database in databases.lines() {
+        for database in rows(&client, sql).await?.lines() {
+            let client = server.connect(database).await?;
             for (name, sql) in DATABASE {
-                sections.insert(format!("{name} of {database}"), rows(server, database, sql).await?);
+                sections.insert(format!("{name} of {database}"), rows(&client, sql).await?);
             }
-            sections.insert(format!("schema of {database}"), dump(base, server, Some(database)).await?);
         }
-        sections.insert("globals".to_owned(), dump(base, server, None).await?);
         Ok(Snapshot { sections })
+    }
+
+    /// Adds something to be compared.
+    pub fn note(&mut self, name: impl Into<String>, text: String) {
+        self.sections.insert(name.into(), text);
+    }
+
+    /// Adds another description, each of its parts named after it.
+    pub fn absorb(&mut self, name: &str, other: Snapshot) {
+        self.sections
+            .extend(other.sections.into_iter().map(|(part, text)| (format!("{name}: {part}"), text)));
     }
 
     /// Lines that are in only one of the two, with what they describe.
@@ -131,9 +157,8 @@ impl Snapshot {
 }
 
 /// A row a line, columns separated by bars.
-async fn rows(server: &Server, database: &str, sql: &str) -> Result<String> {
-    let client = server.connect(database).await?;
-    let answers = client.simple_query(sql).await.with_context(|| format!("on {}: {sql}", server.name))?;
+async fn rows(client: &tokio_postgres::Client, sql: &str) -> Result<String> {
+    let answers = client.simple_query(sql).await.with_context(|| sql.to_owned())?;
     let mut text = String::new();
     for answer in answers {
         if let SimpleQueryMessage::Row(row) = answer {
@@ -159,10 +184,7 @@ async fn dump(base: &Base, server: &Server, database: Option<&str>) -> Result<St
     let (host, port) = (server.socket_dir.to_string_lossy().into_owned(), server.port.to_string());
     let mut arguments = vec!["-h", &host, "-p", &port, "-U", SUPERUSER];
     // A name with quotes and blanks would be misread as a connection string by -d, but not as the last argument's value.
-    let conninfo = database.map(|name| {
-        let quoted = name.replace('\\', "\\\\").replace('\'', "\\'");
-        format!("dbname='{quoted}'")
-    });
+    let conninfo = database.map(|name| format!("dbname={}", conninfo_value(name)));
     let program = match &conninfo {
         Some(conninfo) => {
             arguments.extend(["--schema-only", "-d", conninfo]);

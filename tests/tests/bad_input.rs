@@ -87,6 +87,7 @@ async fn is_refused_before_anything_is_changed() -> Result<()> {
     directories(&mut fleet).await.context("directories")?;
     full_disk(&mut fleet).await.context("full disk")?;
     lost_agent(&mut fleet).await.context("lost agent")?;
+    slot_names(&mut fleet, &primary).await.context("slot names")?;
     before.require_same(&Snapshot::take(&fleet.base, &primary).await?)?;
     databases(&mut fleet, &primary).await.context("databases")?;
 
@@ -221,6 +222,27 @@ async fn lost_agent(fleet: &mut Fleet) -> Result<()> {
     fleet.kill_agent("n2");
     require(&errors(fleet, true).await?, &["agents", "n2"])?;
     fleet.start_agent("n2").await
+}
+
+/// Slots under the names that pgleap takes, which nobody but an earlier operation has given.
+async fn slot_names(fleet: &mut Fleet, primary: &Server) -> Result<()> {
+    fleet.apply().await?;
+    let slots = [
+        ("pgleap_0123ab_n1", "pg_create_physical_replication_slot('pgleap_0123ab_n1')"),
+        ("pgleap_0123ab_5", "pg_create_logical_replication_slot('pgleap_0123ab_5', 'pgoutput')"),
+    ];
+    for (name, create) in slots {
+        primary.execute("shop", &format!("SELECT {create}")).await?;
+        let found = errors(fleet, true).await;
+        let there = format!("SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{name}'");
+        let there = primary.value("shop", &there).await?;
+        primary.execute("shop", &format!("SELECT pg_drop_replication_slot('{name}')")).await?;
+        let found = found?;
+        ensure!(found.len() == 1, "one fault, one error: {found:#?}");
+        require(&found, &["leftovers", "o1", name, "pg_drop_replication_slot"])?;
+        ensure!(there.as_deref() == Some("1"), "somebody's slot is gone");
+    }
+    Ok(())
 }
 
 async fn databases(fleet: &mut Fleet, primary: &Server) -> Result<()> {

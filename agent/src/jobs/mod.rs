@@ -25,7 +25,7 @@ use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
 use self::lines::{Line, Lines};
-use self::record::Record;
+use self::record::{Ended, Record};
 use crate::error::{Doing, Result, StepError};
 use crate::program::Program;
 use crate::report::Reporter;
@@ -57,8 +57,10 @@ pub enum JobStatus {
     None,
     /// Its supervisor holds the lock.
     Running,
-    /// It ended with this exit code (128 + signal when killed by one).
+    /// It ended with this exit code.
     Exited(i32),
+    /// This signal ended it.
+    Killed(i32),
     /// It neither runs nor left a status: the host or the supervisor died. Only the world knows how far it came.
     Lost,
 }
@@ -132,11 +134,12 @@ impl Jobs {
     ) -> Result<()> {
         let record = self.record(name)?;
         let child = self.start_or_join(name, &record, program).await?;
-        let (code, last) = self.follow(name, &record, program, child, observe).await?;
-        if code == 0 {
-            return Ok(());
-        }
-        let how = if code > 128 { format!("signal {}", code - 128) } else { format!("exit code {code}") };
+        let (ended, last) = self.follow(name, &record, program, child, observe).await?;
+        let how = match ended {
+            Ended::Code(0) => return Ok(()),
+            Ended::Code(code) => format!("exit code {code}"),
+            Ended::Signal(signal) => format!("signal {signal}"),
+        };
         let said = last.back().cloned().unwrap_or_else(|| "it printed nothing".to_owned());
         Err(StepError::new(format!("{} failed ({how}): {}", program.path.display(), said.trim()))
             .with_evidence(last))
@@ -243,7 +246,7 @@ impl Jobs {
         tokio::process::Command::from(command).spawn().doing(doing)
     }
 
-    /// Reports the program's output until it has ended; its exit code and last lines.
+    /// Reports the program's output until it has ended; how it did, and its last lines.
     async fn follow(
         &self,
         name: &str,
@@ -251,7 +254,7 @@ impl Jobs {
         program: &Program,
         mut child: Option<Child>,
         observe: &mut (dyn for<'l> FnMut(&'l str) + Send),
-    ) -> Result<(i32, VecDeque<String>)> {
+    ) -> Result<(Ended, VecDeque<String>)> {
         let doing = || format!("following job {}", record.directory().display());
         let source = program.name();
         let mut output = Output::default();
@@ -275,7 +278,8 @@ impl Jobs {
                 }
             }
             match status {
-                JobStatus::Exited(code) if all_read => return Ok((code, last)),
+                JobStatus::Exited(code) if all_read => return Ok((Ended::Code(code), last)),
+                JobStatus::Killed(signal) if all_read => return Ok((Ended::Signal(signal), last)),
                 JobStatus::Lost | JobStatus::None if all_read => {
                     let why = fs::read_to_string(record.supervisor_log_path()).unwrap_or_default();
                     return Err(lost(name, record, program, &status)
@@ -295,6 +299,15 @@ impl Jobs {
     }
 }
 
+impl From<Ended> for JobStatus {
+    fn from(ended: Ended) -> JobStatus {
+        match ended {
+            Ended::Code(code) => JobStatus::Exited(code),
+            Ended::Signal(signal) => JobStatus::Killed(signal),
+        }
+    }
+}
+
 fn lost(name: &str, record: &Record, program: &Program, status: &JobStatus) -> StepError {
     let what = match status {
         JobStatus::None => "could not be started by its supervisor",
@@ -309,14 +322,14 @@ fn lost(name: &str, record: &Record, program: &Program, status: &JobStatus) -> S
 
 fn status(record: &Record) -> io::Result<JobStatus> {
     if let Some(ended) = record.ended()? {
-        return Ok(JobStatus::Exited(ended.code));
+        return Ok(ended.into());
     }
     if record.is_locked()? {
         return Ok(JobStatus::Running);
     }
     // It may have ended between the two looks.
     Ok(match record.ended()? {
-        Some(ended) => JobStatus::Exited(ended.code),
+        Some(ended) => ended.into(),
         None if record.claimed() => JobStatus::Lost,
         None => JobStatus::None,
     })

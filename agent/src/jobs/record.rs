@@ -29,9 +29,12 @@ use crate::program::Program;
 
 /// How a program ended, as `status.json` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ended {
-    /// Exit code; 128 + signal when a signal ended it; 127 when it could not be started.
-    pub(super) code: i32,
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ended {
+    /// By itself, with this exit code; 127 when it could not be started.
+    Code(i32),
+    /// By this signal. Not written as 128 + signal, as shells do: programs have exit codes above 128 of their own.
+    Signal(i32),
 }
 
 /// One job's directory.
@@ -186,8 +189,8 @@ mod tests {
         record.prepare(&Program::new("/bin/true")).unwrap();
         record.claim().unwrap();
         assert_eq!(record.claim().unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        record.end(Ended { code: 3 }).unwrap();
-        assert_eq!(record.ended().unwrap(), Some(Ended { code: 3 }));
+        record.end(Ended::Code(3)).unwrap();
+        assert_eq!(record.ended().unwrap(), Some(Ended::Code(3)));
         record.prepare(&Program::new("/bin/false")).unwrap();
         assert_eq!(record.ended().unwrap(), None);
         assert!(!record.claimed());

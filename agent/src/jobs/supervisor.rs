@@ -74,10 +74,10 @@ fn run_program(record: &Record, output: &File, held: &File) -> io::Result<Ended>
         .spawn()
         .and_then(|mut child| child.wait());
     Ok(match status {
-        Ok(status) => Ended { code: code_of(status) },
+        Ok(status) => ended(status),
         Err(error) => {
             writeln!(&*output, "pgleap-agent: starting the program: {error}")?;
-            Ended { code: NOT_STARTED }
+            Ended::Code(NOT_STARTED)
         }
     })
 }
@@ -101,6 +101,7 @@ pub fn become_program(directory: PathBuf, parent: i32) -> ExitCode {
     ExitCode::from(NOT_STARTED as u8)
 }
 
-fn code_of(status: ExitStatus) -> i32 {
-    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1)
+fn ended(status: ExitStatus) -> Ended {
+    let signal = status.signal().map(Ended::Signal);
+    status.code().map(Ended::Code).or(signal).unwrap_or(Ended::Code(-1))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
+pub use pgleap_proto::quote::{ident, literal};
 use tokio_postgres::{Client, NoTls, Row};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -135,21 +136,6 @@ pub async fn existing(node: &Node, databases: &[String]) -> Result<Vec<String>> 
     Ok(databases.iter().filter(|name| found.contains(*name)).cloned().collect())
 }
 
-/// An identifier as it must stand in a statement.
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A string literal as it must stand in a statement, whatever `standard_conforming_strings` says.
-pub fn literal(value: &str) -> String {
-    let quoted = value.replace('\'', "''");
-    if quoted.contains('\\') {
-        format!(" E'{}'", quoted.replace('\\', "\\\\"))
-    } else {
-        format!("'{quoted}'")
-    }
-}
-
 /// A `pg_lsn` column, which must be selected as text (`lsn::text`); NULL is [`Lsn::INVALID`].
 ///
 /// # Errors
@@ -157,15 +143,4 @@ pub fn literal(value: &str) -> String {
 pub fn lsn(row: &Row, column: &str) -> Result<Lsn> {
     let text: Option<&str> = row.try_get(column).doing(|| format!("column {column}"))?;
     text.map_or(Ok(Lsn::INVALID), |t| t.parse().map_err(|e| StepError::new(format!("column {column}: {e}"))))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quotes() {
-        assert_eq!(ident(r#"we"ird ☃"#), r#""we""ird ☃""#);
-        assert_eq!(literal(r"it's \ here"), r" E'it''s \\ here'");
-    }
 }

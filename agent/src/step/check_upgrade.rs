@@ -2,7 +2,8 @@
 //!
 //! Two looks, because neither sees everything: `pg_upgrade --check --link` as a live check (it accepts a running hot
 //! standby and starts the new cluster for a moment), and the restore rehearsal over the seed's own socket, as
-//! superuser and with the schema as it is now. On an old major of 17 or later the live check may complain of inherited
+//! superuser and with the schema as it is now. The latter only when that schema is not the one that was rehearsed in the
+//! check phase. On an old major of 17 or later the live check may complain of inherited
 //! subscriptions, which are only dropped after promotion.
 
 use std::path::Path;
@@ -83,7 +84,7 @@ impl Step for CheckUpgradeStep {
             upstream: Some(upstream),
             databases: Vec::new(),
         };
-        rehearse(cx, &params).await
+        rehearse(cx, &params, &self.0.rehearsed).await.map(drop)
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {

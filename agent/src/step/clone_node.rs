@@ -19,7 +19,7 @@ use crate::error::{Doing, Result, StepError};
 use crate::jobs::JobStatus;
 use crate::pg::ctl::{self, ServerState, StopMode};
 use crate::pg::marker::Marker;
-use crate::pg::{conninfo, control, program, settings, standby, upstream};
+use crate::pg::{conninfo, control, paths, program, settings, standby, upstream};
 use crate::program::Program;
 
 const JOB: &str = "pg_basebackup";
@@ -165,6 +165,11 @@ impl CloneNodeStep {
         }
         standby::write_identity(node)?;
         standby::write_upstream(node, self.upstream()?, &self.0.slot)?;
+        if !self.0.upstream_data_dir.is_empty() {
+            for told in paths::correct(node, Path::new(&self.0.upstream_data_dir)).await? {
+                cx.report.log("pgleap", told);
+            }
+        }
         settings::check_data_directory(node).await?;
         let paths: Vec<PathBuf> = record.filled.iter().map(|filled| filled.path.clone()).collect();
         let doing = || "measuring the clone";

@@ -101,7 +101,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
-        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
+        Kind::Rehearse(params) => Box::new(rehearse::RehearseStep::new(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
         Kind::StageBalancer(params) => Box::new(stage_balancer::StageBalancerStep(params)),
         Kind::StagePooler(params) => Box::new(stage_pooler::StagePoolerStep(params)),

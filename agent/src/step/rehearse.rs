@@ -8,17 +8,23 @@
 //! directories are the real ones; passwords are not read; sequence values are left out, because an unlogged sequence
 //! cannot be read on a standby.
 //!
-//! It changes nothing on the old cluster and leaves nothing on this host.
+//! The scratch cluster is made while the schema is dumped: neither needs the other.
+//!
+//! It changes nothing on the old cluster and leaves nothing on this host. It tells a fingerprint of what it rehearsed, so
+//! that a later rehearsal of the very same can be saved.
+
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use pgleap_proto::node::{Conninfo, Node};
-use pgleap_proto::step::{Output, Rehearse};
+use pgleap_proto::step::{Output, Rehearse, RehearsedOutput, output};
 
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::{conninfo, program, sql};
 use crate::program::Program;
+use crate::upgrade::fingerprint;
 use crate::upgrade::restore_errors::Failures;
 use crate::upgrade::scratch::Scratch;
 
@@ -26,7 +32,18 @@ use crate::upgrade::scratch::Scratch;
 const DUMP_ATTEMPTS: u32 = 3;
 
 /// See the module.
-pub struct RehearseStep(pub Rehearse);
+pub struct RehearseStep {
+    params: Rehearse,
+    /// What `act` has rehearsed, for `verify`.
+    rehearsed: OnceLock<String>,
+}
+
+impl RehearseStep {
+    /// The step with these parameters.
+    pub fn new(params: Rehearse) -> RehearseStep {
+        RehearseStep { params, rehearsed: OnceLock::new() }
+    }
+}
 
 #[async_trait]
 impl Step for RehearseStep {
@@ -36,31 +53,52 @@ impl Step for RehearseStep {
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
-        rehearse(cx, &self.0).await
+        let fingerprint = rehearse(cx, &self.params, "").await?;
+        self.rehearsed.get_or_init(|| fingerprint);
+        Ok(())
     }
 
     async fn verify(&self, _cx: &Context) -> Result<Output> {
-        Ok(Output::default())
+        let fingerprint = self.rehearsed.get().cloned().unwrap_or_default();
+        Ok(Output { kind: Some(output::Kind::Rehearsed(RehearsedOutput { fingerprint })) })
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        Scratch::of(cx, given(&self.0.node, "node")?, "postgres")?.remove(cx).await
+        Scratch::of(cx, given(&self.params.node, "node")?, "postgres")?.remove(cx).await
     }
 }
 
-/// The rehearsal, also for calls outside of operations. The scratch cluster is removed whatever comes of it.
+/// The rehearsal. The scratch cluster is removed whatever comes of it. Gives the fingerprint of what was rehearsed, empty
+/// when it has none; nothing is done when that is what was `rehearsed` before.
 ///
 /// # Errors
 /// Names the first statement that fails, with all of them as evidence.
-pub async fn rehearse(cx: &Context, params: &Rehearse) -> Result<()> {
+pub async fn rehearse(cx: &Context, params: &Rehearse, rehearsed: &str) -> Result<String> {
     let node = given(&params.node, "node")?;
     let upstream = given(&params.upstream, "upstream")?;
     let old = look(node, upstream, &params.databases).await?;
+    if !rehearsed.is_empty() && fingerprint(cx, node, upstream, &old).await == rehearsed {
+        cx.report.log("pgleap", "the schema is the one that was rehearsed before: it is not restored again");
+        return Ok(rehearsed.to_owned());
+    }
     let scratch = Scratch::of(cx, node, &old.install_user)?;
     let outcome = restore(cx, node, upstream, &old, &scratch).await;
     let removed = scratch.remove(cx).await;
-    outcome?;
-    removed
+    let fingerprint = outcome?;
+    removed.map(|()| fingerprint)
+}
+
+/// As [`fingerprint::of`]; that it cannot be told is no fault of the schema.
+async fn fingerprint(cx: &Context, node: &Node, upstream: &Conninfo, old: &Old) -> String {
+    let libraries = old.libraries.as_deref().unwrap_or_default();
+    let subject = fingerprint::Subject { node, upstream, databases: &old.databases, libraries };
+    match fingerprint::of(subject).await {
+        Ok(found) => found.unwrap_or_default(),
+        Err(error) => {
+            cx.report.log("pgleap", format!("whether the schema changes later cannot be told: {error}"));
+            String::new()
+        }
+    }
 }
 
 /// What has to be known of the old server.
@@ -102,52 +140,91 @@ async fn look(node: &Node, upstream: &Conninfo, wanted: &[String]) -> Result<Old
     Ok(old)
 }
 
-async fn restore(cx: &Context, node: &Node, upstream: &Conninfo, old: &Old, scratch: &Scratch) -> Result<()> {
+/// A dump, and where it is restored.
+struct Dump {
+    job: String,
+    /// For people.
+    place: String,
+    restore: Program,
+}
+
+/// Gives the fingerprint of what was restored.
+async fn restore(
+    cx: &Context,
+    node: &Node,
+    upstream: &Conninfo,
+    old: &Old,
+    scratch: &Scratch,
+) -> Result<String> {
+    scratch.prepare(cx).await?;
+    let dumped = async {
+        // Before the first dump: a change in between makes the fingerprint that of an older schema, never of a newer.
+        let fingerprint = fingerprint(cx, node, upstream, old).await;
+        dump(cx, node, upstream, old, scratch).await.map(|dumps| (fingerprint, dumps))
+    };
+    let ((), (fingerprint, dumps)) = tokio::try_join!(make(cx, upstream, old, scratch), dumped)?;
+    let mut failures = Failures::expecting(format!("role \"{}\" already exists", old.install_user));
+    let mut place = None;
+    for (done, dump) in (0..).zip(&dumps) {
+        cx.report.progress(done, dumps.len() as u64, "databases restored", &dump.place);
+        run_restore(cx, &dump.job, &dump.restore, &mut failures).await?;
+        if failures.count > 0 && place.is_none() {
+            place = Some(dump.place.clone());
+        }
+    }
+    verdict(node, upstream, old, &failures, &place.unwrap_or_default()).map(|()| fingerprint)
+}
+
+/// Makes and starts the scratch cluster.
+async fn make(cx: &Context, upstream: &Conninfo, old: &Old, scratch: &Scratch) -> Result<()> {
     scratch.make(cx).await?;
     scratch.start(cx, old.libraries.as_deref().unwrap_or_default()).await?;
-    let total = old.databases.len() as u64 + 1;
     // In binary-upgrade mode pg_dumpall leaves out the creation of the role it is connected as (dumpRoles): for
     // pg_upgrade that is the install user, which initdb has made; here it is the reader, which is made by hand, and
     // the install user's creation is what fails.
-    if upstream.user != old.install_user {
-        let set_oid = format!("SELECT binary_upgrade_set_next_pg_authid_oid('{}')", old.reader_oid);
-        let create = format!("CREATE ROLE {}", sql::ident(&upstream.user));
-        let psql = scratch.client("psql").args(["-X", "-q", "-d", "template1", "-o", "/dev/null"]);
-        psql.args(["-v", "ON_ERROR_STOP=1", "-c", &set_oid, "-c", &create]).run().await?;
+    if upstream.user == old.install_user {
+        return Ok(());
     }
-    let mut failures = Failures::expecting(format!("role \"{}\" already exists", old.install_user));
+    let set_oid = format!("SELECT binary_upgrade_set_next_pg_authid_oid('{}')", old.reader_oid);
+    let create = format!("CREATE ROLE {}", sql::ident(&upstream.user));
+    let psql = scratch.client("psql").args(["-X", "-q", "-d", "template1", "-o", "/dev/null"]);
+    psql.args(["-v", "ON_ERROR_STOP=1", "-c", &set_oid, "-c", &create]).run().await.map(drop)
+}
 
-    cx.report.progress(0, total, "databases", "roles and settings");
+/// Dumps everything into the scratch cluster's directory; gives the dumps in the order in which they are restored.
+async fn dump(
+    cx: &Context,
+    node: &Node,
+    upstream: &Conninfo,
+    old: &Old,
+    scratch: &Scratch,
+) -> Result<Vec<Dump>> {
+    let total = old.databases.len() as u64 + 1;
+    cx.report.progress(0, total, "databases dumped", "roles and settings");
     let file = scratch.directory.join("globals.sql").to_string_lossy().into_owned();
     let target = conninfo(upstream, Some("template1"), "pgleap");
-    let dump =
+    let globals =
         program(node, "pg_dumpall").args(["--globals-only", "--quote-all-identifiers", "--binary-upgrade"]);
-    let dump = dump.args(["--no-tablespaces", "--no-role-passwords", "-d", &target, "-f", &file]);
-    run_dump(cx, "globals", &dump, upstream).await?;
-    let psql =
-        scratch.client("psql").args(["-X", "-q", "-b", "-d", "template1", "-o", "/dev/null", "-f", &file]);
-    run_restore(cx, "globals", &psql, &mut failures).await?;
-    let mut place = (failures.count > 0).then(|| "the roles and settings of all databases".to_owned());
-
+    let globals = globals.args(["--no-tablespaces", "--no-role-passwords", "-d", &target, "-f", &file]);
+    run_dump(cx, "globals", &globals, upstream).await?;
+    let psql = scratch.client("psql").args(["-X", "-q", "-b", "-d", "template1", "-o", "/dev/null"]);
+    let mut dumps = vec![Dump {
+        job: "globals".to_owned(),
+        place: "the roles and settings of all databases".to_owned(),
+        restore: psql.args(["-f", &file]),
+    }];
     for (number, database) in old.databases.iter().enumerate() {
-        cx.report.progress(number as u64 + 1, total, "databases", database);
-        let file = scratch.directory.join("database.dump").to_string_lossy().into_owned();
+        cx.report.progress(number as u64 + 1, total, "databases dumped", database);
+        let file = scratch.directory.join(format!("database-{number}.dump")).to_string_lossy().into_owned();
         let target = conninfo(upstream, Some(database), "pgleap");
         let dump =
             program(node, "pg_dump").args(["--quote-all-identifiers", "--binary-upgrade", "--format=custom"]);
         // pg_upgrade 18 carries statistics over; --schema-only then excludes them.
         let what: &[&str] =
             if node.major >= 18 { &["--no-data", "--statistics"] } else { &["--schema-only"] };
-        let dump = dump.args(what.iter().copied()).args([
-            "--no-tablespaces",
-            "--no-sync",
-            "-d",
-            &target,
-            "-f",
-            &file,
-        ]);
-        let name = format!("database-{number}");
-        run_dump(cx, &name, &dump, upstream).await?;
+        let dump = dump.args(what.iter().copied()).args(["--no-tablespaces", "--no-sync"]);
+        let job = format!("database-{number}");
+        run_dump(cx, &job, &dump.args(["-d", &target, "-f", &file]), upstream).await?;
         // As create_new_objects: the two databases that exist already are made anew, from a session in another one.
         let exists = ["template1", "postgres"].contains(&database.as_str());
         let from = if database == "template1" { "postgres" } else { "template1" };
@@ -155,13 +232,9 @@ async fn restore(cx: &Context, node: &Node, upstream: &Conninfo, old: &Old, scra
         if exists {
             restore = restore.args(["--clean", "--if-exists"]);
         }
-        run_restore(cx, &name, &restore.arg(&file), &mut failures).await?;
-        if failures.count > 0 && place.is_none() {
-            place = Some(format!("database \"{database}\""));
-        }
+        dumps.push(Dump { job, place: format!("database \"{database}\""), restore: restore.arg(&file) });
     }
-    cx.report.progress(total, total, "databases", "");
-    verdict(node, upstream, old, &failures, &place.unwrap_or_default())
+    Ok(dumps)
 }
 
 fn verdict(node: &Node, upstream: &Conninfo, old: &Old, failures: &Failures, place: &str) -> Result<()> {

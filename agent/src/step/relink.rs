@@ -14,7 +14,7 @@ use super::{Probe, Step};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::jobs::JobStatus;
-use crate::pg::{auto_conf, control};
+use crate::pg::{auto_conf, control, paths};
 use crate::relink::command::{Shell, progress, rsync};
 use crate::relink::made;
 use crate::relink::offer::running_in;
@@ -25,7 +25,7 @@ use crate::upgrade::marker::{Marker, Stage};
 /// Transfers that broke off with the connection are taken up again this often.
 const ATTEMPTS: u32 = 5;
 /// rsync's exit codes for a connection that broke (errcode.h: socket I/O, protocol stream, timeouts), and those of a
-/// signal and of our remote shell.
+/// signal that it caught and of our remote shell.
 const BROKEN: [i32; 6] = [10, 12, 20, 30, 35, 255];
 
 /// See [`Relink`].
@@ -81,7 +81,7 @@ impl Step for RelinkStep {
             }
             self.transfer(cx, &leader, transfer).await?;
         }
-        nodes.finish(cx, &place)
+        nodes.finish(cx, &place).await
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {
@@ -250,7 +250,7 @@ impl Nodes<'_> {
 
     /// What rsync cannot know: the node's own tablespace links and settings. Then everything is made durable, and last
     /// of all called whole.
-    fn finish(&self, cx: &Context, place: &Place) -> Result<()> {
+    async fn finish(&self, cx: &Context, place: &Place) -> Result<()> {
         let data = &place.data;
         for space in &place.spaces {
             let link = data.join("pg_tblspc").join(space.oid.to_string());
@@ -268,6 +268,9 @@ impl Nodes<'_> {
                 ("primary_slot_name", None),
             ],
         )?;
+        for told in paths::correct(self.node, Path::new(&self.leader.data_dir)).await? {
+            cx.report.log("pgleap", told);
+        }
         for directory in place.transfers.iter().map(|transfer| &transfer.destination) {
             // rsync does not sync what it writes.
             let doing = || format!("syncing the file system of {}", directory.display());

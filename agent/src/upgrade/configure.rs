@@ -105,7 +105,9 @@ fn copy_files(
     }
     for file in &translation.files {
         let from = Path::new(&seed.data_dir).join(file);
-        if from.exists() {
+        if from.is_dir() {
+            super::new_dir::copy_tree(&from, &staging.join(file))?;
+        } else if from.exists() {
             copy(&from, &staging.join(file))?;
         } else {
             cx.report.log("pgleap", format!("{} is named in a setting but does not exist", from.display()));

@@ -6,6 +6,7 @@
 pub mod configure;
 pub mod evidence;
 pub mod facts;
+pub mod fingerprint;
 pub mod initdb;
 pub mod marker;
 pub mod new_dir;

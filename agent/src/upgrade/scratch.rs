@@ -54,16 +54,23 @@ impl Scratch {
         })
     }
 
-    /// Makes it, after removing what an earlier run left.
+    /// Makes its directory, after removing what an earlier run left.
     ///
     /// # Errors
-    /// When `initdb` fails or the disk is full.
-    pub async fn make(&self, cx: &Context) -> Result<()> {
+    /// When it cannot be made.
+    pub async fn prepare(&self, cx: &Context) -> Result<()> {
         self.remove(cx).await?;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(&self.directory).doing(|| self.directory.display().to_string())?;
-        socket_dir::make(cx, SOCKETS)?;
+        socket_dir::make(cx, SOCKETS).map(drop)
+    }
+
+    /// Makes the cluster in its empty directory.
+    ///
+    /// # Errors
+    /// When `initdb` fails or the disk is full.
+    pub async fn make(&self, cx: &Context) -> Result<()> {
         let initdb = program(&self.node, "initdb").args(["-D", &self.node.data_dir]);
         let initdb = initdb.arg(format!("--username={}", self.node.superuser));
         let initdb = initdb.args(["--no-locale", "--encoding=UTF8", "--no-sync", "--auth=trust"]);

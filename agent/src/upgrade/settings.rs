@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::settings_table::{FILES, LEFT_OUT, LEFT_OUT_PREFIXES, RENAMED};
+use crate::pg::paths;
 
 /// One setting of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Setting {
 pub struct Input<'a> {
     /// Of the seed's files.
     pub settings: &'a [Setting],
-    /// Paths below it are moved to `new_data_dir`.
+    /// Paths below it become relative where the setting allows it, or else are moved to `new_data_dir`.
     pub seed_data_dir: &'a Path,
     /// Where the new cluster will live.
     pub new_data_dir: &'a Path,
@@ -45,7 +46,7 @@ pub struct Translation {
     pub left_out: Vec<(String, String, String)>,
     /// Taken over under another name or value: a sentence each.
     pub changed: Vec<String>,
-    /// Files below the seed's data directory that settings refer to, relative to it.
+    /// Files and directories below the seed's data directory that settings refer to, relative to it.
     pub files: BTreeSet<PathBuf>,
 }
 
@@ -72,7 +73,8 @@ pub fn translate(input: &Input<'_>) -> Translation {
             out.left_out.push((name, setting.value.clone(), why));
             continue;
         }
-        let mut value = moved(&setting.value, input.seed_data_dir, input.new_data_dir);
+        let moved = paths::moved(&new_name, &setting.value, input.seed_data_dir, input.new_data_dir);
+        let mut value = moved.unwrap_or_else(|| setting.value.clone());
         if name == "wal_keep_segments" && new_name == "wal_keep_size" {
             let segments: u64 = value.trim().parse().unwrap_or(0);
             value = format!("{}MB", segments * input.wal_segment_size / (1024 * 1024));
@@ -132,14 +134,6 @@ fn force(input: &Input<'_>, out: &mut Translation) {
     }
     for (name, value) in at_least {
         set(name, value.to_string(), "a subscription in every database needs them");
-    }
-}
-
-/// A path below the seed's data directory, moved to the same place below the new one; anything else unchanged.
-fn moved(value: &str, seed: &Path, new: &Path) -> String {
-    match Path::new(value).strip_prefix(seed) {
-        Ok(rest) if value.starts_with('/') => new.join(rest).to_string_lossy().into_owned(),
-        _ => value.to_owned(),
     }
 }
 
@@ -203,6 +197,7 @@ mod tests {
             "datestyle",
             "ssl_cert_file",
             "log_directory",
+            "dynamic_library_path",
             "debug_parallel_query",
             "ssl_groups",
             "wal_keep_size",
@@ -276,16 +271,16 @@ mod tests {
     }
 
     #[test]
-    fn moves_paths_and_collects_files() {
+    fn paths_lead_into_the_new_directory_and_their_files_are_collected() {
         let t = run(&[("ssl_cert_file", "/d/15/certs/s.crt"), ("log_directory", "/d/15/log")], 18);
-        assert_eq!(t.settings["ssl_cert_file"], "/d/18/certs/s.crt");
-        assert_eq!(t.settings["log_directory"], "/d/18/log");
+        assert_eq!(t.settings["ssl_cert_file"], "certs/s.crt");
+        assert_eq!(t.settings["log_directory"], "log");
         assert_eq!(t.files, BTreeSet::from([PathBuf::from("certs/s.crt")]));
         assert_eq!(run(&[("ssl_cert_file", "s.crt")], 18).files, BTreeSet::from([PathBuf::from("s.crt")]));
         assert_eq!(run(&[("ssl_cert_file", "../s.crt")], 18).files, BTreeSet::new());
         assert_eq!(run(&[("ssl_cert_file", "/etc/s.crt")], 18).files, BTreeSet::new());
-        // A sibling whose name merely begins alike.
-        assert_eq!(run(&[("log_directory", "/d/150/log")], 18).settings["log_directory"], "/d/150/log");
+        let t = run(&[("dynamic_library_path", "$libdir:/d/15/lib")], 18);
+        assert_eq!(t.settings["dynamic_library_path"], "$libdir:/d/18/lib");
     }
 
     #[test]

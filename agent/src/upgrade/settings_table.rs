@@ -75,12 +75,13 @@ pub const LEFT_OUT: &[(&str, &str)] = &[
 /// As [`LEFT_OUT`], for all names that begin so.
 pub const LEFT_OUT_PREFIXES: &[(&str, &str)] = &[("recovery_target", "of the old cluster's recovery")];
 
-/// Settings that name a file the server reads; such a file is copied when it lies in the data directory.
+/// Settings that name a file or directory the server reads; it is copied when it lies in the data directory.
 pub const FILES: &[&str] = &[
     "ssl_cert_file",
     "ssl_key_file",
     "ssl_ca_file",
     "ssl_crl_file",
+    "ssl_crl_dir",
     "ssl_dh_params_file",
     "krb_server_keyfile",
 ];

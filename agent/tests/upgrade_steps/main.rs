@@ -17,7 +17,9 @@ use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Analyze, CloneNode, Output, StartReplica, UpdateExtensions};
 
-use actions::{check, init, rehearse, start_leader, stop_leader, stop_replica, stopped, upgrade};
+use actions::{
+    check, init, rehearse, rehearsed_once, start_leader, stop_leader, stop_replica, stopped, upgrade,
+};
 use kill::{Victims, kill_some};
 use world::{New, OPERATION, World, delegated, setting};
 
@@ -61,6 +63,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
     let state = world.config().state_dir.clone();
 
     world.twice("rehearse", rehearse(&world, &n1.node, &world.old)).await;
+    rehearsed_once(&world, n1).await;
     assert_eq!(world.list(state.join("rehearsal")), Vec::<String>::new(), "nothing stays behind");
 
     world.twice("init", init(n1)).await;
@@ -120,6 +123,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
         only_if_unverified: true,
         verified: false,
         replace: true,
+        upstream_data_dir: n1.node.data_dir.clone(),
     });
     let replica = |verified| {
         let upstream = Some(world.conninfo(&n1.node));

@@ -279,6 +279,13 @@ impl World {
     }
 
     /// Until the query answers "true".
+    /// Waits until a standby has replayed what the old leader has written now.
+    pub async fn eventually_replayed(&self, standby: &Node) {
+        let mark = self.value(&self.old, "postgres", "SELECT pg_current_wal_lsn()::text").await;
+        let sql = format!("SELECT (pg_last_wal_replay_lsn() >= '{mark}')::text");
+        self.eventually("the standby has replayed everything", standby, &sql).await;
+    }
+
     pub async fn eventually_in(&self, what: &str, node: &Node, database: &str, query: &str) {
         let asking = async {
             while self.value(node, database, query).await != "true" {

@@ -27,9 +27,8 @@ pub(super) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 }
 
 pub(super) fn seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
-    let is_leader = node.name == draft.new_leader.name;
-    let upstream = if is_leader { draft.upstream_node() } else { draft.leader_seed() };
-    of(Kind::CreatePhysicalSlot(CreatePhysicalSlot { node: Some(upstream), slot: draft.physical_slot(node) }))
+    let upstream = Some(draft.upstream_node_of(node));
+    of(Kind::CreatePhysicalSlot(CreatePhysicalSlot { node: upstream, slot: draft.physical_slot(node) }))
 }
 
 pub(super) fn drop_seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
@@ -45,6 +44,7 @@ pub(super) fn clone_seed(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         upstream: Some(draft.upstream_of(node)),
         slot: draft.physical_slot(node),
         system_identifier: draft.server.system_identifier,
+        upstream_data_dir: draft.upstream_node_of(node).data_dir,
         ..CloneNode::default()
     }))
 }
@@ -70,6 +70,7 @@ pub(super) fn check_upgrade(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         seed: Some(draft.cluster.seed(node)),
         node: Some(draft.cluster.new_node(node)),
         jobs: draft.jobs,
+        rehearsed: String::new(),
     }))
 }
 
@@ -180,6 +181,7 @@ pub(super) fn clone_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         only_if_unverified: true,
         verified: false,
         replace: true,
+        upstream_data_dir: draft.leader_node().data_dir,
     }))
 }
 

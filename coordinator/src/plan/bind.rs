@@ -36,6 +36,7 @@ pub fn bind(
     let sources = Sources { plan, step, outputs };
     let mut action = step.action.clone();
     match &mut action.kind {
+        Some(Kind::CheckUpgrade(check)) => check.rehearsed = sources.rehearsed()?,
         Some(Kind::RecoverTo(recover)) => recover.target_lsn = sources.target_lsn()?,
         // Replicas follow the promoted leader; in the seed phase there is no timeline to insist on.
         Some(Kind::StartStandby(start)) if step.phase == Phase::Convert => {
@@ -100,6 +101,15 @@ impl Sources<'_> {
     /// The highest position of the slots: recovery to it leaves nothing to any slot that it has not sent.
     fn target_lsn(&self) -> Result<u64, BindError> {
         Ok(self.slots()?.iter().map(|slot| slot.lsn).max().unwrap_or_default())
+    }
+
+    /// Fingerprint of the rehearsed schema; empty when the rehearsal told none.
+    fn rehearsed(&self) -> Result<String, BindError> {
+        let source = self.id(Phase::Check, "rehearse", Each::Leader)?;
+        Ok(match self.outputs.get(&source).and_then(|output| output.kind.as_ref()) {
+            Some(OutputKind::Rehearsed(output)) => output.fingerprint.clone(),
+            _ => String::new(),
+        })
     }
 
     fn timeline(&self) -> Result<u32, BindError> {

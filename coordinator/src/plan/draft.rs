@@ -55,7 +55,12 @@ impl Draft<'_> {
         self.cluster.new_node(self.new_leader)
     }
 
-    /// What this new node streams from before the upgrade: the leader from the old cluster, replicas from the leader.
+    /// The node that this new node streams from before the upgrade.
+    pub fn upstream_node_of(&self, node: &NewNodeSpec) -> Node {
+        if node.name == self.new_leader.name { self.upstream_node() } else { self.leader_seed() }
+    }
+
+    /// How this new node reaches what it streams from before the upgrade: the leader from the old cluster, replicas from the leader.
     pub fn upstream_of(&self, node: &NewNodeSpec) -> Conninfo {
         if node.name == self.new_leader.name {
             self.cluster.reach_old(self.upstream)

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgleap_proto::node::{ControlData, Node};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::output::Kind as OutputKind;
-use pgleap_proto::step::{Output, RecoveredOutput, SlotsOutput, StoppedOutput, VerifiedOutput};
+use pgleap_proto::step::{
+    Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput, VerifiedOutput,
+};
 use proptest::prelude::*;
 
 use super::table::{After, At, Each, TABLE};
@@ -71,6 +73,7 @@ fn output(step: &PlannedStep) -> Output {
             }
             Some(OutputKind::Slots(SlotsOutput { slots }))
         }
+        Kind::Rehearse(_) => Some(OutputKind::Rehearsed(RehearsedOutput { fingerprint: "rehearsed".into() })),
         Kind::RecoverTo(_) => {
             Some(OutputKind::Recovered(RecoveredOutput { timeline: 2, ..RecoveredOutput::default() }))
         }
@@ -277,6 +280,7 @@ proptest! {
                     prop_assert!(a.slots.iter().all(|slot| slot.lsn > 0));
                 }
                 Kind::EnableSubscriptions(a) => prop_assert_eq!(a.target_lsn, highest),
+                Kind::CheckUpgrade(a) => prop_assert_eq!(a.rehearsed, "rehearsed"),
                 Kind::StopReplica(a) => prop_assert_eq!(a.leader.unwrap().checkpoint_lsn, 77),
                 Kind::Relink(a) => prop_assert!(a.same_checkpoint),
                 Kind::VerifyRelink(a) => prop_assert!(a.same_checkpoint),

@@ -15,6 +15,7 @@ use comfy_table::{CellAlignment, Table};
 use pgleap_proto::fleet::OperationStatus;
 use pgleap_tests::by_hand::{self, Raw};
 use pgleap_tests::by_hand_switchover::ByHand;
+use pgleap_tests::harness::{Fleet, FleetOptions};
 use pgleap_tests::ledger::{self, Record};
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 use pgleap_tests::stalls::Stalls;
@@ -52,6 +53,7 @@ async fn bench() -> Result<()> {
     let size = "SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database";
     let size = primary.value("postgres", size).await?.unwrap_or_default();
     let rest = scenario.fleet.memory();
+    at_rest(&scenario.fleet).await?;
     say(&format!("Old cluster: {size}. Upgrading it with pgleap."))?;
     scenario.start().await?;
     let status = scenario.fleet.wait_done(LIMIT).await?;
@@ -62,6 +64,7 @@ async fn bench() -> Result<()> {
     say("Cancelling, and doing the same by hand.")?;
     scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
     let fleet = &scenario.fleet;
+    at_rest(fleet).await?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let [leader, replica] = &fleet.new[..] else { anyhow::bail!("two new nodes are needed") };
     let raw = by_hand::convert(&fleet.base, &fleet.old, leader, replica, jobs).await?;
@@ -162,6 +165,14 @@ fn stalls(rows: &[(&str, &Moved)]) -> Table {
         ]);
     }
     table
+}
+
+/// Nothing of what was written before is left to be written to disk at the expense of what is measured.
+async fn at_rest(fleet: &Fleet) -> Result<()> {
+    for node in &fleet.old.nodes {
+        node.execute("postgres", "CHECKPOINT").await?;
+    }
+    fleet.base.run("/usr/bin/sync", &[]).await.map(drop)
 }
 
 fn table(header: &[&str]) -> Table {

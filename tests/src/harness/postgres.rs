@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+pub use pgleap_proto::quote::{ident, literal};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::base::Base;
@@ -179,16 +180,6 @@ pub async fn connect(config: &Config) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
-}
-
-/// An identifier as it must stand in a statement.
-pub fn ident(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A literal as it must stand in a statement.
-pub fn literal(value: &str) -> String {
-    format!("E'{}'", value.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 fn first_line(sql: &str) -> &str {

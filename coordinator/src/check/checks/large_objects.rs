@@ -1,6 +1,6 @@
 //! Large objects.
 
-use super::{Check, Problem, Verdict, View, databases};
+use super::{Check, Problem, Verdict, View, counted_in_databases};
 
 pub(super) const CHECK: Check = Check {
     name: "large-objects",
@@ -9,18 +9,18 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn run(view: &View<'_>) -> Verdict {
-    let databases = databases(view)?.into_iter().filter(|db| db.large_objects > 0);
-    let problem = |db: &pgleap_proto::agent::DatabaseFacts| {
-        Problem::warning(
-            format!("database \"{}\"", db.name),
-            format!(
-                "it has {} large objects; changes to them during the upgrade will be missing",
-                db.large_objects
-            ),
-            "keep applications from writing large objects until the switchover, or move them to bytea columns",
-        )
-    };
-    Some(databases.map(problem).collect())
+    counted_in_databases(
+        view,
+        0,
+        |db| db.large_objects,
+        |subject, count| {
+            Problem::warning(
+                subject,
+                format!("it has {count} large objects; changes to them during the upgrade will be missing"),
+                "keep applications from writing large objects until the switchover, or move them to bytea columns",
+            )
+        },
+    )
 }
 
 #[cfg(test)]

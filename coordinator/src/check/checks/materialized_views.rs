@@ -1,6 +1,6 @@
 //! Materialized views.
 
-use super::{Check, Problem, Verdict, View, databases};
+use super::{Check, Problem, Verdict, View, counted_in_databases};
 
 pub(super) const CHECK: Check = Check {
     name: "materialized-views",
@@ -9,15 +9,18 @@ pub(super) const CHECK: Check = Check {
 };
 
 fn run(view: &View<'_>) -> Verdict {
-    let databases = databases(view)?.into_iter().filter(|db| db.materialized_views > 0);
-    let problem = |db: &pgleap_proto::agent::DatabaseFacts| {
-        Problem::note(
-            format!("database \"{}\"", db.name),
-            format!("it has {} materialized views", db.materialized_views),
-            "refresh them on the new cluster before it takes reads",
-        )
-    };
-    Some(databases.map(problem).collect())
+    counted_in_databases(
+        view,
+        0,
+        |db| db.materialized_views,
+        |subject, count| {
+            Problem::note(
+                subject,
+                format!("it has {count} materialized views"),
+                "refresh them on the new cluster before it takes reads",
+            )
+        },
+    )
 }
 
 #[cfg(test)]

@@ -124,6 +124,18 @@ fn in_databases(
     Some(found.map(|(db, names)| problem(format!("database \"{}\"", db.name), names)).collect())
 }
 
+/// One problem for each database in which there are more of something than `most`.
+fn counted_in_databases(
+    view: &View<'_>,
+    most: u64,
+    count: impl Fn(&DatabaseFacts) -> u64,
+    problem: impl Fn(String, u64) -> Problem,
+) -> Verdict {
+    let databases = databases(view)?;
+    let found = databases.into_iter().map(|db| (db, count(db))).filter(|(_, count)| *count > most);
+    Some(found.map(|(db, count)| problem(format!("database \"{}\"", db.name), count)).collect())
+}
+
 /// The directories that pgleap will fill on a new host, of all its nodes of this cluster: node, what it is, facts.
 fn new_directories<'a>(view: &View<'a>) -> Vec<(&'a str, &'static str, &'a DirectoryFacts)> {
     let mut found = Vec::new();

@@ -1,6 +1,6 @@
 //! Sequences can be carried over.
 
-use super::{Check, Problem, Verdict, View, databases};
+use super::{Check, Problem, Verdict, View, counted_in_databases};
 
 pub(super) const CHECK: Check = Check {
     name: "sequences",
@@ -12,15 +12,18 @@ pub(super) const CHECK: Check = Check {
 const MANY: u64 = 10_000;
 
 fn run(view: &View<'_>) -> Verdict {
-    let databases = databases(view)?.into_iter().filter(|db| db.sequences > MANY);
-    let problem = |db: &pgleap_proto::agent::DatabaseFacts| {
-        Problem::note(
-            format!("database \"{}\"", db.name),
-            format!("it has {} sequences, which lengthens the switchover", db.sequences),
-            "drop unused ones",
-        )
-    };
-    Some(databases.map(problem).collect())
+    counted_in_databases(
+        view,
+        MANY,
+        |db| db.sequences,
+        |subject, count| {
+            Problem::note(
+                subject,
+                format!("it has {count} sequences, which lengthens the switchover"),
+                "drop unused ones",
+            )
+        },
+    )
 }
 
 #[cfg(test)]

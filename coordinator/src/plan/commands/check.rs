@@ -1,8 +1,9 @@
 //! Commands of the check phase.
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, program, sh};
+use super::super::quote::program;
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::quote::{conninfo, sh};
 
 pub(in crate::plan) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let new = draft.cluster.new_node(node);
@@ -18,7 +19,7 @@ pub(in crate::plan) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<St
         format!(
             "{} --globals-only -d {} | psql -h {scratch} -p {} -U {} -d postgres",
             program(&new, "pg_dumpall"),
-            sh(&conninfo(&upstream, None)),
+            sh(&conninfo(&upstream, None, "")),
             new.port,
             sh(&new.superuser)
         ),
@@ -27,7 +28,7 @@ pub(in crate::plan) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<St
         format!(
             "{} --schema-only --create -d {} | psql -h {scratch} -p {} -U {} -d postgres -v ON_ERROR_STOP=1",
             program(&new, "pg_dump"),
-            sh(&conninfo(&upstream, Some(&db.name))),
+            sh(&conninfo(&upstream, Some(&db.name), "")),
             new.port,
             sh(&new.superuser)
         )

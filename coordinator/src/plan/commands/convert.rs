@@ -1,9 +1,10 @@
 //! Commands of the convert phase.
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, ident, literal, psql};
+use super::super::quote::psql;
 use super::{SLOTS_LSN, start_server, stop_server};
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::quote::{conninfo, ident, literal};
 
 pub(in crate::plan) fn publish(draft: &Draft<'_>, _: &NewNodeSpec) -> Vec<String> {
     let statement = format!("CREATE PUBLICATION {} FOR ALL TABLES", ident(draft.tag));
@@ -78,7 +79,7 @@ pub(in crate::plan) fn drop_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<S
 pub(in crate::plan) fn follow(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let seed = draft.cluster.seed(node);
     vec![
-        format!("# primary_conninfo = '{}'", conninfo(&draft.upstream_of(node), None)),
+        format!("# primary_conninfo = '{}'", conninfo(&draft.upstream_of(node), None, "")),
         start_server(&seed, ""),
         psql(&seed, "postgres", &["SELECT status, received_tli FROM pg_stat_wal_receiver".to_owned()]),
     ]

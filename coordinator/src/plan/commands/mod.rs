@@ -12,7 +12,8 @@ pub(super) mod upgrade;
 
 use pgleap_proto::node::Node;
 
-use super::quote::{program, sh};
+use super::quote::program;
+use pgleap_proto::quote::sh;
 
 /// Stands for the value that `create_slots` finds out.
 const SLOTS_LSN: &str = "<LSN of the slots>";

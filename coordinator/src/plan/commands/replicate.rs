@@ -1,9 +1,10 @@
 //! Commands of the replicate phase.
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, ident, literal, psql};
+use super::super::quote::psql;
 use super::SLOTS_LSN;
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::quote::{conninfo, ident, literal};
 
 pub(in crate::plan) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let new = draft.cluster.new_node(node);
@@ -16,7 +17,7 @@ pub(in crate::plan) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<S
             let create = format!(
                 "CREATE SUBSCRIPTION {tag} CONNECTION {} PUBLICATION {tag} WITH (create_slot = false, slot_name = {}, \
                  enabled = false, copy_data = false)",
-                literal(&conninfo(&publisher, Some(&slot.database))),
+                literal(&conninfo(&publisher, Some(&slot.database), "")),
                 literal(&slot.slot),
             );
             let advance = format!(

@@ -1,9 +1,10 @@
 //! Commands of the seed phase.
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, literal, program, psql, sh};
+use super::super::quote::{program, psql};
 use super::start_server;
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::quote::{conninfo, literal, sh};
 
 pub(in crate::plan) fn slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let is_leader = node.name == draft.new_leader.name;
@@ -18,7 +19,7 @@ pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Strin
         "{} -D {} -d {} -S {} -R -X stream -c fast -P",
         program(&seed, "pg_basebackup"),
         sh(&seed.data_dir),
-        sh(&conninfo(&draft.upstream_of(node), None)),
+        sh(&conninfo(&draft.upstream_of(node), None, "")),
         draft.physical_slot(node),
     );
     for map in draft.cloned_tablespaces(node) {

@@ -3,10 +3,11 @@
 use pgleap_proto::agent::ExtensionFacts;
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, ident, literal, program, psql, sh};
+use super::super::quote::{program, psql};
 use super::seed::pg_upgrade;
 use super::{start_server, stop_server};
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::quote::{conninfo, ident, literal, sh};
 
 /// As the pg_upgrade manual has it ("Upgrade streaming replication and log-shipping standby servers"), pulled by the
 /// replica instead of pushed by the leader.
@@ -95,7 +96,7 @@ pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Strin
         "{} -D {} -d {} -S {} -R -X stream -c fast -P",
         program(&new, "pg_basebackup"),
         sh(&new.data_dir),
-        sh(&conninfo(&draft.cluster.reach_new(draft.new_leader), None)),
+        sh(&conninfo(&draft.cluster.reach_new(draft.new_leader), None, "")),
         draft.physical_slot(node),
     );
     for map in draft.cloned_tablespaces(node) {
@@ -111,7 +112,7 @@ pub(in crate::plan) fn start_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> V
     let new = draft.cluster.new_node(node);
     vec![
         format!("touch {}", sh(&format!("{}/standby.signal", new.data_dir))),
-        format!("# primary_conninfo = '{}'", conninfo(&draft.cluster.reach_new(draft.new_leader), None)),
+        format!("# primary_conninfo = '{}'", conninfo(&draft.cluster.reach_new(draft.new_leader), None, "")),
         format!("# primary_slot_name = '{}'", draft.physical_slot(node)),
         start_server(&new, ""),
     ]

@@ -1,0 +1,129 @@
+//! Every step of the step table, done twice and taken back twice, on a real fleet.
+//!
+//! The plan is made by the coordinator's own planner from what the agents say, and its steps are asked of the agents in
+//! the plan's order, each with what earlier ones reported: a new row of the table is in it by itself.
+//!
+//! Claims: a step that is asked for again, under a newer fence, right after it was done, is done, tells the same, and
+//! changes nothing; one that changes anything recognises by itself that it was done. An undo that is asked for again
+//! changes nothing either. After the undo of all steps the whole fleet is as it was found.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail, ensure};
+use pgleap_coordinator::check::{Facts, queries};
+use pgleap_coordinator::plan::table::TABLE;
+use pgleap_coordinator::plan::{Plan, PlannedStep, bind, build};
+use pgleap_proto::agent::{Done, Verb, finished};
+use pgleap_proto::step::{Output, output};
+use pgleap_tests::harness::agent_rpc::StepCall;
+use pgleap_tests::harness::{Fleet, FleetOptions};
+use pgleap_tests::scenario::TABLESPACE;
+use pgleap_tests::schema;
+use pgleap_tests::world::{Files, require_still, settled};
+
+const OPERATION: &str = "ledger-abc123";
+const TAG: &str = "pgleap_abc123";
+
+/// Steps that only look, but do so by starting the (empty) new server for a moment: each look writes its files anew.
+const STARTS_A_SERVER: [&str; 1] = ["seed.check_upgrade"];
+
+/// Asks agents for the plan's steps as the driver does.
+struct Drive<'f> {
+    fleet: &'f Fleet,
+    plan: Plan,
+    attempt: u64,
+    outputs: BTreeMap<String, Output>,
+}
+
+impl Drive<'_> {
+    async fn ask(&mut self, step: &PlannedStep, verb: Verb) -> Result<Done> {
+        self.attempt += 1;
+        let action = bind(&self.plan, step, &self.outputs)?.kind.context("no action")?;
+        let name = step.id.replace('/', ":");
+        let call = StepCall { operation: OPERATION, step: &name, attempt: self.attempt, verb, action };
+        match self.fleet.step(&step.host, call).await?.outcome {
+            Some(finished::Outcome::Done(done)) => Ok(done),
+            other => bail!("{verb:?} of {} ended with {other:#?}", step.id),
+        }
+    }
+}
+
+/// The plan for the fleet as it is.
+async fn plan(fleet: &Fleet) -> Result<Plan> {
+    let spec = pgleap_coordinator::fleet::parse(&fleet.file.text(), "fleet.toml")?;
+    let cluster = spec.clusters.first().context("no cluster")?;
+    let mut facts = Facts::default();
+    for (host, request) in queries(cluster) {
+        let reply = fleet.agent(&host, "coordinator").await?.inspect(request).await?.into_inner();
+        facts.replies.insert(host, reply);
+    }
+    Ok(build(cluster, &facts, TAG)?)
+}
+
+/// Without the positions that are somewhere else at each look.
+fn comparable(output: Option<Output>) -> Option<Output> {
+    let kind = output.and_then(|output| output.kind).map(|kind| match kind {
+        output::Kind::Standby(mut standby) => {
+            standby.replay_lsn = 0;
+            output::Kind::Standby(standby)
+        }
+        output::Kind::CaughtUp(mut caught_up) => {
+            caught_up.mark_lsn = 0;
+            output::Kind::CaughtUp(caught_up)
+        }
+        other => other,
+    });
+    Some(Output { kind })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_step_and_each_undo_can_be_asked_for_again() -> Result<()> {
+    let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
+    options.old.tablespaces = vec![TABLESPACE.to_owned()];
+    let mut fleet = Fleet::make(options).await?;
+    schema::make(fleet.old.primary(), Some(TABLESPACE), 100).await?;
+    let plan = plan(&fleet).await?;
+    let planned: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+    for row in TABLE {
+        let of = |node: &str| planned.contains(row.id(node).as_str());
+        ensure!(fleet.new.iter().any(|node| of(&node.name)), "no step of {} {}", row.phase, row.name);
+    }
+
+    let found = settled(&fleet, Files::Exact).await?;
+    let mut drive = Drive { fleet: &fleet, plan: plan.clone(), attempt: 0, outputs: BTreeMap::new() };
+    let mut done = BTreeSet::new();
+    let mut before = found.clone();
+    for step in &plan.steps {
+        let missing = step.after.iter().find(|id| !done.contains(*id));
+        ensure!(missing.is_none(), "{} comes before {missing:?}", step.id);
+        let files = if STARTS_A_SERVER.contains(&step.id.as_str()) { Files::Names } else { Files::Exact };
+        let first = drive.ask(step, Verb::Do).await?;
+        let after = settled(&fleet, files).await?;
+        let again = drive.ask(step, Verb::Do).await.context("asked for again")?;
+        let still = require_still(&fleet, files, &after).await;
+        still.with_context(|| format!("{}, done again, changed something", step.id))?;
+        ensure!(
+            comparable(first.output.clone()) == comparable(again.output.clone()),
+            "{} told {:?}, then {:?}",
+            step.id,
+            first.output,
+            again.output
+        );
+        let changed = files == Files::Exact && before != after;
+        ensure!(again.already || !changed, "{} does not see that it was done", step.id);
+        drive.outputs.insert(step.id.clone(), first.output.unwrap_or_default());
+        done.insert(step.id.clone());
+        before = if files == Files::Exact { after } else { settled(&fleet, Files::Exact).await? };
+    }
+
+    for step in plan.steps.iter().rev() {
+        drive.ask(step, Verb::Undo).await?;
+        let after = settled(&fleet, Files::Exact).await?;
+        drive.ask(step, Verb::Undo).await.context("asked for again")?;
+        let still = require_still(&fleet, Files::Exact, &after).await;
+        still.with_context(|| format!("{}, taken back again, changed something", step.id))?;
+    }
+    require_still(&fleet, Files::Exact, &found).await.context("after the undo of all steps")?;
+    fleet.passed();
+    Ok(())
+}
