@@ -87,6 +87,8 @@ impl Place {
             state_dir: root.path().join("state"),
             tls_dir: root.path().join("tls"),
             roots: vec!["/var/tmp".into(), root.path().to_owned()],
+            health_listen: None,
+            agent_check_listen: None,
         };
         std::fs::create_dir_all(&config.state_dir).unwrap();
         Place { root, config: Arc::new(config), tls, attempt: AtomicU64::new(0) }
