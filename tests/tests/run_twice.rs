@@ -57,7 +57,7 @@ async fn plan(fleet: &Fleet) -> Result<Plan> {
         let reply = fleet.agent(&host, "coordinator").await?.inspect(request).await?.into_inner();
         facts.replies.insert(host, reply);
     }
-    Ok(build(cluster, &facts, TAG)?)
+    Ok(build(cluster, &facts, OPERATION, TAG)?)
 }
 
 /// Without the positions that are somewhere else at each look.

@@ -1,9 +1,10 @@
 //! Commands that make traffic movable: the marks, the fence, the way back, poolers and balancers; and of the end of a side.
 
 use super::super::draft::Draft;
-use super::super::quote::{conninfo, ident, literal, psql, sh};
+use super::super::quote::psql;
 use super::{SLOTS_LSN, stop_server};
 use crate::fleet::{BalancerSpec, NewNodeSpec, OldNodeSpec, PoolerKind, PoolerSpec};
+use pgleap_proto::quote::{conninfo, ident, literal, sh};
 
 pub(in crate::plan) fn create_marker(draft: &Draft<'_>, _: &NewNodeSpec) -> Vec<String> {
     let (old, schema) = (draft.old_leader_node(), ident(draft.tag));
@@ -55,7 +56,7 @@ pub(in crate::plan) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<S
         let create = format!(
             "CREATE SUBSCRIPTION {name} CONNECTION {} PUBLICATION {name} WITH (create_slot = false, slot_name = {}, \
              enabled = false, copy_data = false)",
-            literal(&conninfo(&publisher, Some(&slot.database))),
+            literal(&conninfo(&publisher, Some(&slot.database), "")),
             literal(&slot.slot),
         );
         let advance = format!(
