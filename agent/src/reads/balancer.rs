@@ -126,7 +126,12 @@ pub async fn is_staged(state_dir: &Path, operation: &str, balancer: &Balancer) -
 ///
 /// # Errors
 /// When HAProxy runs and refuses.
-pub async fn unstage(state_dir: &Path, operation: &str, name: &str) -> Result<Vec<String>> {
+pub async fn unstage(
+    state_dir: &Path,
+    operation: &str,
+    name: &str,
+    weights_stay: bool,
+) -> Result<Vec<String>> {
     let mut guards = KEPT.lock().await;
     let Some(mut kept): Option<KeptBalancer> = record::load(state_dir, operation, name)? else {
         return Ok(Vec::new());
@@ -136,7 +141,12 @@ pub async fn unstage(state_dir: &Path, operation: &str, name: &str) -> Result<Ve
     record::save(state_dir, operation, name, &kept)?;
     let mut notes = Vec::new();
     let runtime = Runtime(&kept.balancer.socket);
-    if runtime.is_gone().await {
+    if weights_stay {
+        notes.push(format!(
+            "the weights of backend {} stay as they are; they are in HAProxy's memory only: put them into its configuration",
+            kept.balancer.backend
+        ));
+    } else if runtime.is_gone().await {
         notes.push(format!(
             "HAProxy does not run on {}: its next start takes the weights from its configuration",
             kept.balancer.socket

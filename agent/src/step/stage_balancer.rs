@@ -1,6 +1,6 @@
 //! `stage_balancer`: looks at a balancer and begins to keep its weights, at first with no reads for the new side.
 //!
-//! Changes weights of the listed servers only, and remembers those it found: undo gives them back.
+//! Changes weights of the listed servers only, and remembers those it found: undo gives them back, but for a `finish`.
 
 use async_trait::async_trait;
 use pgleap_proto::step::{Output, StageBalancer};
@@ -45,7 +45,8 @@ impl Step for StageBalancerStep {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         let name = &self.balancer()?.name;
-        for note in balancer::unstage(&cx.config.state_dir, &cx.operation, name).await? {
+        let (state_dir, stay) = (&cx.config.state_dir, self.0.weights_stay);
+        for note in balancer::unstage(state_dir, &cx.operation, name, stay).await? {
             cx.report.log("pgleap", note);
         }
         Ok(())

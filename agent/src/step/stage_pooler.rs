@@ -1,11 +1,11 @@
 //! `stage_pooler`: looks whether a pooler can be moved, and keeps its configuration as it is now. Clients notice nothing.
 //!
-//! Undo points it to the old leader, with the kept bytes when nobody else changed them, and removes what was kept. It works
-//! on files alone when the pooler does not run.
+//! Undo points it to the leader of the side that stays (the old one in a cancel), there with the kept bytes when nobody else
+//! changed them, and removes what was kept. It works on files alone when the pooler does not run.
 
 use async_trait::async_trait;
 use pgleap_proto::step::{Output, StagePooler};
-use pgleap_proto::traffic::Leader;
+use pgleap_proto::traffic::{Leader, Side};
 
 use super::{Probe, Step, given};
 use crate::context::Context;
@@ -61,7 +61,11 @@ impl Step for StagePoolerStep {
             };
         }
         let mut driver = self.driver(cx)?;
-        let resumed = driver.resume(&self.ends(&self.0.new_leader, &self.0.old_leader)?, &[]).await?;
+        let (goes, stays) = match self.0.stays() {
+            Side::New => (&self.0.old_leader, &self.0.new_leader),
+            Side::Old | Side::Unspecified => (&self.0.new_leader, &self.0.old_leader),
+        };
+        let resumed = driver.resume(&self.ends(goes, stays)?, &[]).await?;
         for note in resumed.notes {
             cx.report.log("pgleap", format!("pooler {name}: {note}"));
         }

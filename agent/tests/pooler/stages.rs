@@ -14,6 +14,7 @@ fn stage(world: &World, bouncer: &Bouncer) -> Kind {
         old_leader: world.leader(&world.old),
         new_leader: world.leader(&world.new),
         refuse_session_pools: true,
+        ..StagePooler::default()
     })
 }
 

@@ -166,7 +166,11 @@ async fn the_lag_of_a_replica_spans_both_hops() {
     .await;
     let balancer = haproxy.as_ref().map(|haproxy| haproxy.balancer(&["o1"], &["n2"]));
     if let Some(balancer) = &balancer {
-        let stage = StageBalancer { operation: OPERATION.into(), balancer: Some(balancer.clone()) };
+        let stage = StageBalancer {
+            operation: OPERATION.into(),
+            balancer: Some(balancer.clone()),
+            weights_stay: false,
+        };
         agent.step(Kind::StageBalancer(stage)).await.unwrap();
     }
     let shared = async |agent: &Agent, percent: u32| {

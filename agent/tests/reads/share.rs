@@ -10,7 +10,11 @@ use crate::haproxy::{Haproxy, Named};
 use crate::{Agent, OPERATION, eventually};
 
 fn stage(balancer: &Balancer) -> Kind {
-    Kind::StageBalancer(StageBalancer { operation: OPERATION.into(), balancer: Some(balancer.clone()) })
+    Kind::StageBalancer(StageBalancer {
+        operation: OPERATION.into(),
+        balancer: Some(balancer.clone()),
+        weights_stay: false,
+    })
 }
 
 fn total(reply: &RouteReadsReply, server: &str) -> u64 {

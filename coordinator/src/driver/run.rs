@@ -14,9 +14,9 @@ use tonic::{Code, Request, Status};
 use super::agents::{Agents, explain_status};
 use super::backoff::Backoff;
 use super::live::Live;
-use crate::plan::{PlannedStep, bind};
+use crate::plan::{PlannedStep, bind, for_finish};
 use crate::raft::{ProposeError, Raft};
-use crate::state::{Command, Operation, Outcome, Reply, StepState, Verb};
+use crate::state::{Command, Operation, Outcome, Reply, Status as Stands, StepState, Verb};
 
 /// Longest wait for the answer to a greeting.
 const HELLO: Duration = Duration::from_secs(5);
@@ -201,6 +201,9 @@ impl StepRun {
         let operation: &Operation =
             state.operations.get(&self.operation).ok_or_else(|| "the operation is gone".to_owned())?;
         match bind(&operation.plan, &self.step, &operation.outputs()) {
+            Ok(action) if operation.status == Stands::Finishing => {
+                Ok(for_finish(action, operation.traffic.writer))
+            }
             Ok(action) => Ok(action),
             // To take it back, only the plan's own fields count: what it would have been bound with may never
             // have come about.

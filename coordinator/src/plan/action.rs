@@ -336,6 +336,7 @@ pub(super) fn stage_pooler(draft: &Draft<'_>, pooler: &PoolerSpec) -> Action {
         old_leader: Some(draft.old_leader_party()),
         new_leader: Some(draft.new_leader_party()),
         refuse_session_pools: draft.cluster.traffic.refuse_session_pools,
+        ..StagePooler::default()
     }))
 }
 
@@ -343,6 +344,7 @@ pub(super) fn stage_balancer(draft: &Draft<'_>, balancer: &BalancerSpec) -> Acti
     of(Kind::StageBalancer(StageBalancer {
         operation: draft.operation.to_owned(),
         balancer: Some(balancer.message()),
+        ..StageBalancer::default()
     }))
 }
 

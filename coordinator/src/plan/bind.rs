@@ -9,6 +9,7 @@ use pgleap_proto::step::output::Kind as OutputKind;
 use pgleap_proto::step::{Action, DatabaseSlot, Output, StoppedOutput};
 
 use super::table::{Each, Row};
+use super::traffic::Side;
 use super::types::{Phase, Plan, PlannedStep};
 
 /// A step cannot be started because an earlier one has not told what it needs. In a plan of this planner that is a fault
@@ -62,6 +63,17 @@ pub fn bind(
         _ => {}
     }
     Ok(action)
+}
+
+/// The same for a step that `finish` takes back: what serves the side that stays goes on serving it.
+pub fn for_finish(action: Action, writer: Side) -> Action {
+    let mut action = action;
+    match &mut action.kind {
+        Some(Kind::StagePooler(stage)) => stage.stays = writer.message(),
+        Some(Kind::StageBalancer(stage)) => stage.weights_stay = true,
+        _ => {}
+    }
+    action
 }
 
 struct Sources<'a> {

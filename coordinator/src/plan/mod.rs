@@ -15,7 +15,7 @@ pub mod table;
 mod traffic;
 pub mod types;
 
-pub use bind::{BindError, bind};
+pub use bind::{BindError, bind, for_finish};
 pub use build::{PlanError, build};
 pub use present::present;
 pub use traffic::{Moving, Placed, Side};

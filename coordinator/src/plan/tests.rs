@@ -6,11 +6,12 @@ use pgleap_proto::node::{ControlData, Node};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::output::Kind as OutputKind;
 use pgleap_proto::step::{
-    Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput, VerifiedOutput,
+    Action, Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput, VerifiedOutput,
 };
 use proptest::prelude::*;
 
 use super::table::{After, At, Each, TABLE};
+use super::traffic::Side;
 use super::*;
 use crate::check::testing::{self, Case, database};
 use crate::fleet::{BalancerSpec, PoolerKind, PoolerSpec};
@@ -164,6 +165,17 @@ const NOTHING_TO_TAKE_BACK: [&str; 13] = [
 
 fn kind_of(id: &str) -> &str {
     id.split('/').next().unwrap()
+}
+
+#[test]
+fn what_serves_the_side_that_stays_is_not_pointed_back_by_finish() {
+    let of = |kind: Kind| Action { kind: Some(kind) };
+    let pooler = for_finish(of(Kind::StagePooler(Default::default())), Side::New);
+    assert!(
+        matches!(pooler.kind, Some(Kind::StagePooler(stage)) if stage.stays() == pgleap_proto::traffic::Side::New)
+    );
+    let balancer = for_finish(of(Kind::StageBalancer(Default::default())), Side::New);
+    assert!(matches!(balancer.kind, Some(Kind::StageBalancer(stage)) if stage.weights_stay));
 }
 
 proptest! {

@@ -42,7 +42,7 @@ fn movable(fixture: &Fixture) -> Vec<PlannedStep> {
         Kind::StagePooler(StagePooler { pooler, ..StagePooler::default() })
     };
     let balancer = Some(Balancer { name: "b".into(), ..Balancer::default() });
-    let balancer = Kind::StageBalancer(StageBalancer { operation: OP.into(), balancer });
+    let balancer = Kind::StageBalancer(StageBalancer { operation: OP.into(), balancer, weights_stay: false });
     vec![
         with(1, "route.keep_traffic/o", keep("o", Side::Old)),
         with(2, "route.keep_traffic/n", keep("n", Side::New)),
