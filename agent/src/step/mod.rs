@@ -16,6 +16,7 @@ pub mod publish;
 pub mod recover_to;
 pub mod rehearse;
 pub mod relink;
+pub mod stage_pooler;
 pub mod start_leader;
 pub mod start_replica;
 pub mod start_standby;
@@ -100,7 +101,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
         Kind::StageBalancer(_) => Box::new(unbuilt::Unbuilt),
-        Kind::StagePooler(_) => Box::new(unbuilt::Unbuilt),
+        Kind::StagePooler(params) => Box::new(stage_pooler::StagePoolerStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
         Kind::StartStandby(params) => Box::new(start_standby::StartStandbyStep(params)),

@@ -192,6 +192,7 @@ impl Servers {
             state_dir: state_dir.clone(),
             tls_dir: self.path("tls"),
             roots: vec![self.root.path().to_owned()],
+            hook: Vec::new(),
         };
         Context {
             operation: "app-abc123".into(),

@@ -309,6 +309,7 @@ fn config(at: &Path, host: &str) -> AgentConfig {
         state_dir: at.join("state").join(host),
         tls_dir: at.join("tls").join(host),
         roots: vec![at.to_owned()],
+        hook: Vec::new(),
     }
 }
 
