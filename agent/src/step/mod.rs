@@ -5,10 +5,12 @@ pub mod catch_up;
 pub mod check_upgrade;
 pub mod clean_promoted;
 pub mod clone_node;
+pub mod create_marker;
 pub mod create_physical_slot;
 pub mod create_slots;
 pub mod drop_physical_slot;
 pub mod enable_subscriptions;
+pub mod fence_node;
 pub mod halt_standby;
 pub mod init_new;
 pub mod offer_files;
@@ -86,12 +88,12 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
         Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
         Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
-        Kind::CreateMarker(_) => Box::new(unbuilt::Unbuilt),
+        Kind::CreateMarker(params) => Box::new(create_marker::CreateMarkerStep(params)),
         Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
         Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
         Kind::DropPhysicalSlot(params) => Box::new(drop_physical_slot::DropPhysicalSlotStep(params)),
         Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
-        Kind::FenceNode(_) => Box::new(unbuilt::Unbuilt),
+        Kind::FenceNode(params) => Box::new(fence_node::FenceNodeStep(params)),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
         Kind::KeepTraffic(_) => Box::new(unbuilt::Unbuilt),
