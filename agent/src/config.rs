@@ -21,6 +21,12 @@ pub struct AgentConfig {
     pub tls_dir: PathBuf,
     /// Directories below which steps may create, change, read and remove files. Anything else is refused.
     pub roots: Vec<PathBuf>,
+    /// Where the health endpoints of the nodes are served over plain HTTP; none without it.
+    #[serde(default)]
+    pub health_listen: Option<SocketAddr>,
+    /// Where HAProxy's `agent-check` is answered; not at all without it.
+    #[serde(default)]
+    pub agent_check_listen: Option<SocketAddr>,
     /// Applications of this host that hold connections themselves and take part in a switchover: `[[hook]]`.
     #[serde(default)]
     pub hook: Vec<HookConfig>,

@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 postgresql=(postgresql-15 postgresql-client-15)
 tools=(ca-certificates gcc jq libc6-dev make patchelf procps rsync tzdata util-linux)
 # Servers that the tests start by themselves: Debian's own services of them are kept from being enabled and started.
-servers=(pgbouncer)
+servers=(haproxy pgbouncer)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 version() { dpkg-query -W -f '${Version}' "$1"; }

@@ -13,11 +13,13 @@ pub mod enable_subscriptions;
 pub mod fence_node;
 pub mod halt_standby;
 pub mod init_new;
+pub mod keep_traffic;
 pub mod offer_files;
 pub mod publish;
 pub mod recover_to;
 pub mod rehearse;
 pub mod relink;
+pub mod stage_balancer;
 pub mod stage_pooler;
 pub mod start_leader;
 pub mod start_replica;
@@ -25,7 +27,6 @@ pub mod start_standby;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod subscribe;
-pub mod unbuilt;
 pub mod update_extensions;
 pub mod upgrade;
 pub mod validate;
@@ -96,13 +97,13 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::FenceNode(params) => Box::new(fence_node::FenceNodeStep(params)),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
-        Kind::KeepTraffic(_) => Box::new(unbuilt::Unbuilt),
+        Kind::KeepTraffic(params) => Box::new(keep_traffic::KeepTrafficStep(params)),
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
-        Kind::StageBalancer(_) => Box::new(unbuilt::Unbuilt),
+        Kind::StageBalancer(params) => Box::new(stage_balancer::StageBalancerStep(params)),
         Kind::StagePooler(params) => Box::new(stage_pooler::StagePoolerStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),

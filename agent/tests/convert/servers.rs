@@ -193,6 +193,8 @@ impl Servers {
             tls_dir: self.path("tls"),
             roots: vec![self.root.path().to_owned()],
             hook: Vec::new(),
+            health_listen: None,
+            agent_check_listen: None,
         };
         Context {
             operation: "app-abc123".into(),

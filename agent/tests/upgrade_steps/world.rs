@@ -181,6 +181,8 @@ impl World {
             tls_dir: self.dir.path().join("tls"),
             roots: vec![self.dir.path().join("d")],
             hook: Vec::new(),
+            health_listen: None,
+            agent_check_listen: None,
         })
     }
 
