@@ -58,12 +58,16 @@ enum Command {
 }
 
 const RUN_HELP: &str = "\
-Configuration (all keys are needed, unknown ones are refused):
+Configuration (all keys but [[hook]] are needed, unknown ones are refused):
   host = \"db1\"                        # this host's name in the fleet file and in the certificate
   listen = \"10.0.0.1:7420\"            # where coordinators and other agents reach it
   state_dir = \"/var/lib/pgleap/agent\" # journal and jobs; mode 0700, made when absent
   tls_dir = \"/etc/pgleap/tls\"         # ca.crt, tls.crt and tls.key, by `pgleap pki issue`
   roots = [\"/var/lib/postgresql\"]     # steps touch nothing outside these directories
+
+  [[hook]]                            # an application that moves its own connections: docs/hooks.md
+  name = \"shop\"
+  exec = [\"/opt/shop/flip\"]         # or url = \"http://127.0.0.1:8080/pgleap\"
 
 Exit codes:
   0  ended by SIGTERM or SIGINT

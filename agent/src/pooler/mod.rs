@@ -140,7 +140,6 @@ impl Poolers {
                     key.1, poolers.config.host
                 ))
             })?;
-            let begun = Instant::now();
             let ends = ends(&ready.request, End::Target)?;
             let aliases = ready.driver.aliases(&ends).await?;
             // Before anything is paused: whatever happens from here on, the pause has an end.
@@ -148,6 +147,8 @@ impl Poolers {
             *owed = Some(promise.clone());
             poolers.watch(key.clone(), promise, Duration::from_millis(request.hold_ms));
             let limit = Duration::from_millis(request.acquire_ms);
+            // Clients wait from here on, and not before.
+            let begun = Instant::now();
             let paused = ready.driver.pause(&ends, &aliases, limit).await?;
             let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             let reply = match paused {
@@ -182,14 +183,19 @@ impl Poolers {
                 refuse_session_pools: false,
             };
             let resumed = poolers.let_go(&key, &mut slot, &armed, End::Target).await?;
+            if resumed.absent {
+                // It may have read the configuration just before that was changed: looked at again until it runs.
+                let promise = poolers.promise(&key, &armed, Vec::new(), 0).await?;
+                slot.owed = Some(promise.clone());
+                poolers.watch(key.clone(), promise, Duration::ZERO);
+            }
             failpoint::reach("pooler.resumed").await.doing(|| "resuming")?;
             Ok(ResumeReply { notes: resumed.notes })
         })
         .await
     }
 
-    /// Points to one end and resumes. Afterwards nothing is owed, but by a process that does not run: that is looked at
-    /// until it does.
+    /// Points to one end and resumes. Afterwards nothing is owed, unless the process does not run.
     async fn let_go(
         &self,
         key: &Key,
@@ -210,10 +216,6 @@ impl Poolers {
         if !resumed.absent {
             slot.owed = None;
             self.redeemed(key).await;
-        } else if slot.owed.is_none() {
-            let promise = self.promise(key, armed, aliases, 0).await?;
-            slot.owed = Some(promise.clone());
-            self.watch(key.clone(), promise, Duration::ZERO);
         }
         Ok(resumed)
     }

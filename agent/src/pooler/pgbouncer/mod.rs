@@ -168,11 +168,8 @@ impl PgBouncerDriver {
         self.let_go(&go).await?;
         let mut notes = Vec::new();
         if reloaded && !unpaused.is_empty() {
-            // RELOAD marks them too; this also catches servers that were opened while it was read.
-            let console = self.control().await?;
-            for alias in &unpaused {
-                console.ask(&format!("RECONNECT {}", quoted(alias))).await?;
-            }
+            // RECONNECT would add nothing to RELOAD, which marks them too, and would end logins to the new server that have
+            // just begun: PgBouncer counts those as failed and turns clients away (seen on 1.18).
             notes.push(format!(
                 "{} moved without a pause: server connections to the other side end when they are released",
                 unpaused.join(", ")
