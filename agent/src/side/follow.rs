@@ -10,8 +10,9 @@ use super::{Call, following, locks};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
 
-/// How long is waited for the workers: they go on starting after that, and the caller asks again.
-const START_MS: u64 = 8_000;
+/// How long is waited for the workers: they go on starting after that, and the caller asks again. Until 15 the launcher starts
+/// workers at most once in wal_retrieve_retry_interval (5 s), so all but the first database wait for that; no client does.
+const START_MS: u64 = 20_000;
 
 pub(super) async fn run(call: &Call, request: FollowRequest) -> Result<FollowReply> {
     let mut watch = Watch::start();

@@ -233,9 +233,9 @@ mod tests {
 local   all             postgres                                peer map=ops
 local   all             all                                     scram-sha-256
 local   app, other      \"App User\"                            trust
-host    all             bad             0.0.0.0/0               reject
-host    all             all             0.0.0.0/0               scram-sha-256   # everybody
-host    replication,app repl, repl2     10.0.0.0/8              scram-sha-256
+host    all             bad             0.0.0.0/0 reject
+host    all             all             0.0.0.0/0 scram-sha-256   # everybody
+host    replication,app repl, repl2     10.0.0.0/8 scram-sha-256
 local   replication     all                                     peer
 ";
 

@@ -1,0 +1,112 @@
+//! An agent that ends at a bad moment, and a coordinator that comes too late.
+
+use pgleap_agent::fence;
+use pgleap_proto::traffic::Side;
+
+use crate::client::is_kept_out;
+use crate::pair::Pair;
+use crate::{eventually, scenario, switch};
+
+#[test]
+fn an_unsealed_fence_ends_by_itself_and_at_a_restart_and_a_sealed_one_stays() {
+    let test = "crash::an_unsealed_fence_ends_by_itself_and_at_a_restart_and_a_sealed_one_stays";
+    scenario(test, async || {
+        let mut pair = Pair::new(15, 18).await;
+        // The time is over.
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 1_500).await.unwrap();
+        assert!(is_kept_out(&pair.old.node).await);
+        pair.settle(&ticket, &fenced).await.unwrap();
+        eventually("the fence is lifted", async || !is_kept_out(&pair.old.node).await).await;
+        let late = pair.seal(&ticket, fenced.lsn).await.unwrap_err();
+        assert!(late.message.contains("not armed") || late.message.contains("is over"), "{late}");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+        pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+
+        // The agent is gone before the seal.
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 600_000).await.unwrap();
+        assert!(is_kept_out(&pair.old.node).await);
+        pair.restart_agent();
+        eventually("the fence is lifted at the start", async || !is_kept_out(&pair.old.node).await).await;
+        let void = pair.seal(&ticket, fenced.lsn).await.unwrap_err();
+        assert!(void.message.contains("not armed"), "{void}");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+
+        // Behind the seal.
+        pair.old.sql("app", "INSERT INTO t (v) VALUES ('last')");
+        let ticket = pair.ticket();
+        let (_, positions) = pair.decide(&ticket, Side::Old).await.unwrap();
+        pair.restart_agent();
+        // As long as it takes an agent to look at everything: an abort of the other side.
+        assert!(fence::is_fenced(&pair.old.node).await.unwrap());
+        pair.lead(&ticket, Side::New).await.unwrap();
+        assert!(is_kept_out(&pair.old.node).await && !is_kept_out(&pair.new.node).await);
+        pair.follow(&ticket, Side::Old, &positions).await.unwrap();
+        assert_eq!(std::fs::read_dir(pair.place.config.state_dir.join("fences")).unwrap().count(), 0);
+        pair.new.sql("app", "INSERT INTO t (v) VALUES ('new')");
+        pair.old.until("app", "SELECT count(*) = 2 FROM t");
+    });
+}
+
+#[test]
+fn a_write_behind_the_fence_is_found_before_the_decision() {
+    scenario("crash::a_write_behind_the_fence_is_found_before_the_decision", async || {
+        let pair = Pair::new(15, 18).await;
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 600_000).await.unwrap();
+        pair.settle(&ticket, &fenced).await.unwrap();
+        // The operator, over the local socket.
+        pair.old.sql("app", "INSERT INTO t (v) VALUES ('behind')");
+        let error = pair.seal(&ticket, fenced.lsn).await.unwrap_err();
+        assert!(error.message.contains("behind the fence"), "{error}");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+        pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+        pair.new.until("app", "SELECT count(*) = 1 FROM t");
+        // A prepared transaction could still be committed.
+        pair.old.sql("app", "BEGIN; INSERT INTO t (v) VALUES ('p'); PREPARE TRANSACTION 'forgotten'");
+        let error = pair.arm(&pair.ticket(), Side::Old).await.unwrap_err();
+        assert!(error.message.contains("forgotten"), "{error}");
+        pair.old.sql("app", "ROLLBACK PREPARED 'forgotten'");
+        // A fence that somebody took away.
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 600_000).await.unwrap();
+        pair.settle(&ticket, &fenced).await.unwrap();
+        std::fs::write(crate::pair::hba(&pair.old), "local all all trust\nhost all all all trust\n").unwrap();
+        let error = pair.seal(&ticket, fenced.lsn).await.unwrap_err();
+        assert!(error.message.contains("is open"), "{error}");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+        let aborted = pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+        assert!(aborted.notes.iter().any(|note| note.contains("pgleap-replaced")), "{aborted:?}");
+        switch::assert_open(&pair, Side::Old).await;
+    });
+}
+
+#[test]
+fn slots_of_an_open_node_are_never_moved() {
+    scenario("crash::slots_of_an_open_node_are_never_moved", async || {
+        let pair = Pair::new(15, 18).await;
+        pair.old.sql("app", "INSERT INTO t (v) VALUES ('w')");
+        pair.new.until("app", "SELECT count(*) = 1 FROM t");
+        let at = || {
+            pair.new.sql("app", "SELECT string_agg(confirmed_flush_lsn::text, ',' ORDER BY slot_name) FROM pg_replication_slots")
+        };
+        let before = at();
+        let moved = pgleap_agent::side::advance_idle(&pair.cluster, &pair.new.node, Side::New).await.unwrap();
+        assert!(moved.len() == 2 && at() != before, "{moved:?}");
+        let error =
+            pgleap_agent::side::advance_idle(&pair.cluster, &pair.old.node, Side::Old).await.unwrap_err();
+        assert!(error.message.contains("not moved on"), "{error}");
+        fence::lift(&pair.new.node, crate::pair::OPERATION).await.unwrap();
+        let before = at();
+        assert!(pgleap_agent::side::advance_idle(&pair.cluster, &pair.new.node, Side::New).await.is_err());
+        assert_eq!(at(), before);
+        // And an open target cannot be armed.
+        let error = pair.arm(&pair.ticket(), Side::Old).await.unwrap_err();
+        assert!(error.message.contains("must take no writes"), "{error}");
+    });
+}
