@@ -50,14 +50,12 @@ async fn listed(balancer: &Balancer) -> Result<Vec<Listed>> {
 }
 
 /// Compares and corrects once.
-async fn tick(kept: &KeptBalancer, guard: &mut Guard, look: bool) -> Result<RouteReadsReply> {
+async fn tick(kept: &KeptBalancer, guard: &mut Guard, in_turn: bool) -> Result<RouteReadsReply> {
     let balancer = &kept.balancer;
     let mut listed = listed(balancer).await?;
     let servers: Vec<Server> =
         listed.iter().map(|one| Server { side: one.side, up: one.status.up }).collect();
-    // A call between two ticks is no look of its own: it would shorten the wait.
-    let (percent, mut reason) =
-        if look { guard.look(&servers, kept.percent) } else { guard.clone().look(&servers, kept.percent) };
+    let (percent, mut reason) = guard.look(&servers, kept.percent, in_turn);
     for (one, weight) in listed.iter_mut().zip(weights(&servers, percent)) {
         if one.status.weight != weight {
             Runtime(&balancer.socket).set_weight(&balancer.backend, &one.status.name, weight).await?;
@@ -82,10 +80,7 @@ async fn tick(kept: &KeptBalancer, guard: &mut Guard, look: bool) -> Result<Rout
 }
 
 fn state(listed: Listed) -> ServerState {
-    let side = match listed.side {
-        Side::Old => wire::Side::Old,
-        Side::New => wire::Side::New,
-    };
+    let side = wire::Side::from(listed.side);
     let ServerStatus { name, weight, up, check, sessions, sessions_total } = listed.status;
     ServerState { server: name, side: side.into(), weight, up, check, sessions, sessions_total }
 }

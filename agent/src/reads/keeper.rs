@@ -4,20 +4,19 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
 use pgleap_proto::tls::TlsIdentity;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::balancer;
 use super::bounds::Bounds;
-use super::heartbeat::{self, Heart};
+use super::heartbeat::{Found, Heart};
 use super::judge::Seen;
 use super::lag::Side;
 use super::leaders::Leaders;
 use super::record::{self, KeptBalancer};
 use super::sampler::{Sample, Sampler};
-use super::{balancer, idle};
 use crate::config::AgentConfig;
 
 /// How often the records are looked at, and each node.
@@ -28,8 +27,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often the leader that takes writes says so, and how soon one that did not looks again whether it does.
 const BEAT: Duration = Duration::from_secs(1);
 const WAKE: Duration = Duration::from_millis(250);
-/// How often a leader that follows advances its idle slots.
-const IDLE: Duration = Duration::from_secs(3);
+/// How often a leader that follows advances its idle slots, so that WAL is not kept for them, and no switchover waits for it.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// A node that is kept.
 #[derive(Debug)]
@@ -197,23 +196,26 @@ async fn lead_or_follow(kept: Arc<Kept>) {
     let databases: Vec<String> = cluster.databases.iter().map(|database| database.database.clone()).collect();
     let mut heart = Heart::default();
     let mut advanced: Option<Instant> = None;
+    let mut told = String::new();
     loop {
-        let writes = heart.beat_if_writing(&node, &cluster.tag, kept.side, &databases).await;
-        if writes {
-            tokio::time::sleep(BEAT).await;
-            continue;
-        }
-        if advanced.is_none_or(|at| at.elapsed() >= IDLE) && follows(&node).await {
-            advanced = Some(Instant::now());
-            if let Err(error) = idle::advance_idle(&node, kept.side, &cluster).await {
-                tracing::warn!(node = node.name, reason = error.message, "idle slots are not advanced");
+        let mut problem = String::new();
+        let mut pause = WAKE;
+        match heart.beat_if_writing(&node, &cluster.tag, kept.side, &databases).await {
+            Ok(Found::Writing) => pause = BEAT,
+            Ok(Found::Fenced) if advanced.is_none_or(|at| at.elapsed() >= IDLE) => {
+                let moved = crate::side::advance_idle(&cluster, &node, kept.side.into()).await;
+                advanced = Some(Instant::now());
+                problem = moved.map_or_else(|error| error.message, |_| String::new());
             }
+            // Between two advances the last problem stays what it was.
+            Ok(Found::Fenced) => problem.clone_from(&told),
+            Ok(Found::Standby) => {}
+            Err(error) => (problem, pause) = (error.message, BEAT),
         }
-        tokio::time::sleep(WAKE).await;
+        if problem != told && !problem.is_empty() {
+            tracing::warn!(node = node.name, reason = problem, "the leader's own work stands still");
+        }
+        told = problem;
+        tokio::time::sleep(pause).await;
     }
-}
-
-/// Whether a leader is known not to take writes.
-async fn follows(node: &Node) -> bool {
-    heartbeat::takes_writes(node).await == Some(false)
 }

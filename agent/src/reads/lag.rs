@@ -42,6 +42,15 @@ impl Side {
     }
 }
 
+impl From<Side> for pgleap_proto::traffic::Side {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Old => Self::Old,
+            Side::New => Self::New,
+        }
+    }
+}
+
 /// Positions that a leader had, by the time at which they were known.
 #[derive(Debug, Clone, Default)]
 pub struct Trail(VecDeque<(i64, Lsn)>);

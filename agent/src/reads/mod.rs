@@ -16,7 +16,6 @@ mod clock;
 mod haproxy;
 pub mod heartbeat;
 mod http;
-mod idle;
 mod judge;
 mod keeper;
 mod lag;

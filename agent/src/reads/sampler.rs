@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use pgleap_proto::Lsn;
-use pgleap_proto::agent::LeadershipRequest;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
 
@@ -75,10 +74,13 @@ impl Sampler {
 
     /// Looks once. A server that cannot be asked is part of the answer.
     pub async fn look(&mut self, leaders: &Leaders) -> Sample {
-        let fenced = crate::side::leadership(LeadershipRequest { node: Some(self.node()) }).await;
-        let fenced = fenced.ok().filter(|reply| reply.running).map(|reply| reply.fenced);
         let seen = self.server(leaders).await;
         let at_us = now_us();
+        let fenced = match self.sessions.values().next() {
+            Some(session) => crate::fence::state_by(session).await.ok(),
+            None => None,
+        };
+        let fenced = fenced.map(|state| state.operation().is_some());
         let writer = leaders.writer(at_us);
         let side = writer.as_ref().ok().map(|writer| writer.side);
         match seen {

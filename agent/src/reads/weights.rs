@@ -27,36 +27,41 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Takes a look, and says which percent is in force now and, when that is not the one asked for, why.
-    pub fn look(&mut self, servers: &[Server], percent: u32) -> (u32, String) {
+    /// Takes a look, and says which percent is in force now and, when that is not the one asked for, why. A look out of turn does
+    /// not shorten the wait of a side that came back.
+    pub fn look(&mut self, servers: &[Server], percent: u32, in_turn: bool) -> (u32, String) {
         let percent = percent.min(100);
-        let mut usable = [true; 2];
-        for (index, side) in [Side::Old, Side::New].into_iter().enumerate() {
-            let up = servers.iter().any(|server| server.side == side && server.up);
-            self.good[index] = match (up, self.good[index]) {
+        let up =
+            [Side::Old, Side::New].map(|side| servers.iter().any(|server| server.side == side && server.up));
+        for (good, up) in self.good.iter_mut().zip(up) {
+            *good = match (up, *good) {
                 (false, _) => Some(0),
-                (true, Some(good)) if good + 1 < STEADY => Some(good + 1),
+                (true, Some(looks)) if !in_turn => Some(looks),
+                (true, Some(looks)) if looks + 1 < STEADY => Some(looks + 1),
                 (true, _) => None,
             };
-            usable[index] = self.good[index].is_none();
         }
+        let usable = self.good.map(|good| good.is_none());
         let wanted = [percent < 100, percent > 0];
-        let told = |side: Side, index: usize| match self.good[index] {
-            Some(0) => format!("no server of the {} side is up", side.name()),
-            _ => format!("the {} side has been up for a moment only", side.name()),
+        let told = |side: Side, up: bool| {
+            if up {
+                format!("the {} side has been up for a moment only", side.name())
+            } else {
+                format!("no server of the {} side is up", side.name())
+            }
         };
-        let back = |to: Side, lost: Side, index: usize| {
-            let effective = if to == Side::New { 100 } else { 0 };
-            let why = format!("{}: all reads go to the {} side", told(lost, index), to.name());
+        let back = |lost: Side, up: bool| {
+            let effective = if lost == Side::Old { 100 } else { 0 };
+            let why = format!("{}: all reads go to the {} side", told(lost, up), lost.other().name());
             (effective, if effective == percent { String::new() } else { why })
         };
-        match (usable, self.good) {
+        match (usable, up) {
             // Whoever is up first gets them, however short the time.
-            ([false, false], [Some(1..), Some(0)]) => back(Side::Old, Side::New, 1),
-            ([false, false], [Some(0), Some(1..)]) => back(Side::New, Side::Old, 0),
-            ([false, false], [Some(0), Some(0)]) => (percent, "no server of either side is up".to_owned()),
-            ([true, false], _) if wanted[1] => back(Side::Old, Side::New, 1),
-            ([false, true], _) if wanted[0] => back(Side::New, Side::Old, 0),
+            ([false, false], [true, false]) => back(Side::New, false),
+            ([false, false], [false, true]) => back(Side::Old, false),
+            ([false, false], [false, false]) => (percent, "no server of either side is up".to_owned()),
+            ([true, false], _) if wanted[1] => back(Side::New, up[1]),
+            ([false, true], _) if wanted[0] => back(Side::Old, up[0]),
             _ => (percent, String::new()),
         }
     }
@@ -123,32 +128,39 @@ mod tests {
     fn without_servers_of_a_side_the_other_one_serves_until_it_is_back_for_a_while() {
         let mut guard = Guard::default();
         let (both, lost) = (servers(&[true], &[true]), servers(&[true], &[false]));
-        assert_eq!(guard.look(&both, 60), (60, String::new()), "nobody was ever seen down");
-        let (percent, why) = guard.look(&lost, 60);
+        assert_eq!(guard.look(&both, 60, true), (60, String::new()), "nobody was ever seen down");
+        let (percent, why) = guard.look(&lost, 60, true);
         assert!(percent == 0 && why.contains("no server of the new side"), "{why}");
+        for _ in 0..2 * STEADY {
+            assert_eq!(guard.look(&both, 60, false).0, 0, "looks out of turn do not count");
+        }
         for _ in 1..STEADY {
-            let (percent, why) = guard.look(&both, 60);
+            let (percent, why) = guard.look(&both, 60, true);
             assert!(percent == 0 && why.contains("for a moment only"), "{why}");
         }
-        assert_eq!(guard.look(&both, 60), (60, String::new()));
-        assert_eq!(guard.look(&servers(&[false], &[true]), 10).0, 100);
+        assert_eq!(guard.look(&both, 60, true), (60, String::new()));
+        assert_eq!(guard.look(&servers(&[false], &[true]), 10, true).0, 100);
     }
 
     #[test]
     fn a_side_that_gets_nothing_may_be_down() {
         let mut guard = Guard::default();
-        assert_eq!(guard.look(&servers(&[true], &[false]), 0), (0, String::new()));
-        assert_eq!(guard.look(&servers(&[false], &[true]), 100), (100, String::new()));
+        assert_eq!(guard.look(&servers(&[true], &[false]), 0, true), (0, String::new()));
+        assert_eq!(guard.look(&servers(&[false], &[true]), 100, true), (100, String::new()));
     }
 
     #[test]
     fn with_nobody_up_whoever_comes_first_serves() {
         let mut guard = Guard::default();
-        let (percent, why) = guard.look(&servers(&[false], &[false]), 30);
+        let (percent, why) = guard.look(&servers(&[false], &[false]), 30, true);
         assert!(percent == 30 && why.contains("either"), "{why}");
-        assert_eq!(guard.look(&servers(&[false], &[true]), 30).0, 100);
-        assert_eq!(guard.look(&servers(&[true], &[false]), 30).0, 0);
-        assert_eq!(guard.look(&servers(&[true], &[false]), 100).0, 0, "even if it was asked for nothing");
+        assert_eq!(guard.look(&servers(&[false], &[true]), 30, true).0, 100);
+        assert_eq!(guard.look(&servers(&[true], &[false]), 30, true).0, 0);
+        assert_eq!(
+            guard.look(&servers(&[true], &[false]), 100, true).0,
+            0,
+            "even if it was asked for nothing"
+        );
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use pgleap_proto::node::Node;
 
 /// The user that servers run as when the tests run as root, which PostgreSQL refuses.
-const USER: &str = "pgleap-test";
+pub const USER: &str = "pgleap-test";
 
 /// Directory of the programs of a major; none when it is not installed. `PGLEAP_PGnn_BIN` comes first, then what the
 /// set-up wrote into target/pg.env, then Debian's place.

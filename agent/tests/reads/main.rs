@@ -5,6 +5,7 @@
 #[path = "../fake/mod.rs"]
 mod fake;
 mod haproxy;
+mod heart;
 mod lag;
 mod peers;
 #[path = "../postgres/mod.rs"]

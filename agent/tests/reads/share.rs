@@ -72,11 +72,14 @@ async fn reads_move_by_percent_and_back_by_themselves() {
     assert_eq!(haproxy.connect(30, "o1"), 30);
     assert_eq!(haproxy.weight("n1"), 0, "it gets nothing at the moment it is back");
     let n1 = Named::start("n1", port);
+    let mut hesitated = false;
     let back = async || {
         let reply = agent.route(&balancer, 50).await.unwrap();
+        hesitated |= reply.reason.contains("for a moment only");
         (reply.effective_percent == 50, reply)
     };
     eventually("the new side is used again", back).await;
+    assert!(hesitated, "a side that comes and goes would take its reads along");
 
     // An agent that was away finds the share in its record.
     agent.stop().await;
@@ -109,7 +112,8 @@ async fn sessions_stay_where_they_are_and_are_told_of() {
     let reply = agent.route(&balancer, 100).await.unwrap();
     assert_eq!(reply.effective_percent, 100);
     assert!(reply.reason.contains("1 on o1"), "{}", reply.reason);
-    drop(session);
+    // The server ends it as well: HAProxy waits for both.
+    drop((session, quiet));
     eventually("it is over", async || {
         let reply = agent.route(&balancer, 100).await.unwrap();
         (reply.servers[0].sessions == 0 && reply.reason.is_empty(), reply)
