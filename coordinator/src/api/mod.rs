@@ -15,6 +15,8 @@ mod traffic_status;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traffic_tests;
 
 use std::pin::Pin;
 use std::sync::Arc;

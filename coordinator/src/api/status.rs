@@ -56,9 +56,9 @@ fn present(
     live: &dyn Fn(&str, &str) -> LiveStatus,
     now: Timestamp,
 ) -> OperationStatus {
-    let steps: Vec<StepStatus> =
-        operation.plan.steps.iter().map(|step| present_step(operation, step, live, now)).collect();
-    let done = operation.steps.values().filter(|record| record.state == StepState::Done).count();
+    let wanted = operation.plan.steps.iter().filter(|step| operation.wants(step));
+    let steps: Vec<StepStatus> = wanted.map(|step| present_step(operation, step, live, now)).collect();
+    let done = steps.iter().filter(|step| step.state == "done").count();
     let (reason, evidence) = reason(operation, &steps);
     OperationStatus {
         operation: operation.id.clone(),

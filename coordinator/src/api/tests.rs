@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pgleap_proto::agent::Verb as Asked;
+use pgleap_proto::agent::{InspectReply, Verb as Asked};
 use pgleap_proto::fleet::fleet_client::FleetClient;
 use pgleap_proto::fleet::*;
 use pgleap_proto::tls::{Role, TlsIdentity};
@@ -16,15 +16,15 @@ use crate::check::testing::of;
 use crate::serve::{Coordinator, ServeConfig, ServeError};
 use crate::testing::{Behaviour, FakeAgent, Pki, poll};
 
-struct Fixture {
+pub(super) struct Fixture {
     pki: Pki,
     tls_dir: PathBuf,
     data: tempfile::TempDir,
-    agents: Vec<FakeAgent>,
+    pub(super) agents: Vec<FakeAgent>,
     toml: String,
 }
 
-struct Serving {
+pub(super) struct Serving {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServeError>>,
     address: String,
@@ -32,9 +32,18 @@ struct Serving {
 
 impl Fixture {
     /// The fleet of the planner's tests, with its agents on loopback addresses.
-    async fn new() -> Fixture {
+    pub(super) async fn new() -> Fixture {
+        Fixture::of(include_str!("../fleet/golden/ledger.toml").to_owned()).await
+    }
+
+    /// The same with poolers and a balancer.
+    pub(super) async fn movable() -> Fixture {
+        let ledger = include_str!("../fleet/golden/ledger.toml");
+        Fixture::of(format!("{ledger}{}", include_str!("../fleet/golden/traffic.toml"))).await
+    }
+
+    async fn of(mut toml: String) -> Fixture {
         let pki = Pki::new();
-        let mut toml = include_str!("../fleet/golden/ledger.toml").to_owned();
         let mut agents = Vec::new();
         for n in 1..=4 {
             let (host, agent) = (format!("db{n}"), FakeAgent::new(&format!("db{n}")));
@@ -52,7 +61,13 @@ impl Fixture {
         Fixture { pki, tls_dir, data: tempfile::tempdir().unwrap(), agents, toml }
     }
 
-    async fn serve(&self) -> Serving {
+    /// Healthy facts of a host.
+    pub(super) fn facts(&self, host: &str) -> InspectReply {
+        let fleet = crate::fleet::parse(&self.toml, "test").unwrap();
+        of(fleet.cluster("ledger").unwrap().clone()).facts.replies[host].clone()
+    }
+
+    pub(super) async fn serve(&self) -> Serving {
         let config = ServeConfig {
             data_dir: self.data.path().join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -68,36 +83,40 @@ impl Fixture {
         Serving { stop, task, address }
     }
 
-    async fn client(&self, serving: &Serving, role: Role) -> FleetClient<Channel> {
+    pub(super) async fn client(&self, serving: &Serving, role: Role) -> FleetClient<Channel> {
         let identity: TlsIdentity = self.pki.identity(role, "alice");
         let endpoint = Endpoint::from_shared(format!("https://{}", serving.address)).unwrap();
         let endpoint = endpoint.tls_config(identity.client_config(Role::Coordinator, "")).unwrap();
         FleetClient::new(endpoint.connect().await.unwrap())
     }
 
-    fn apply(&self) -> ApplyFleetRequest {
+    pub(super) fn apply(&self) -> ApplyFleetRequest {
         ApplyFleetRequest { toml: self.toml.clone(), source: "ledger.toml".into(), request_id: "a-1".into() }
     }
 }
 
 impl Serving {
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         self.stop.send(()).unwrap();
         let ended = tokio::time::timeout(std::time::Duration::from_secs(3), self.task).await;
         ended.expect("it stops without waiting for followers").unwrap().unwrap();
     }
 }
 
-fn start(request_id: &str) -> StartRequest {
+pub(super) fn start(request_id: &str) -> StartRequest {
     StartRequest { cluster: "ledger".into(), request_id: request_id.into(), accept_warnings: true }
 }
 
-fn named(name: &str) -> StatusRequest {
+pub(super) fn named(name: &str) -> StatusRequest {
     StatusRequest { name: name.into() }
 }
 
 /// Events of an operation to its end or to one of this kind.
-async fn events_until(client: &mut FleetClient<Channel>, name: &str, kind: &str) -> Vec<OperationEvent> {
+pub(super) async fn events_until(
+    client: &mut FleetClient<Channel>,
+    name: &str,
+    kind: &str,
+) -> Vec<OperationEvent> {
     let request = EventsRequest { name: name.into(), follow: true, logs: true };
     let mut stream = client.events(request).await.unwrap().into_inner();
     let mut events = Vec::new();

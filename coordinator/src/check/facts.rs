@@ -31,10 +31,10 @@ pub fn queries(cluster: &ClusterSpec) -> BTreeMap<String, InspectRequest> {
         requests.entry(host.to_owned()).or_default().nodes.push(query);
     };
     for node in &cluster.old.nodes {
-        ask(
-            &node.host,
-            NodeQuery { node: Some(cluster.old_node(node)), reach: Vec::new(), expect_absent: false },
-        );
+        // The old leader will follow the new one, which mostly does not run yet: a refusal tells enough here, too.
+        let reach = cluster.new_leader().map(|leader| cluster.reach_back(leader)).into_iter().collect();
+        let query = NodeQuery { node: Some(cluster.old_node(node)), reach, expect_absent: false };
+        ask(&node.host, query);
     }
     for (index, node) in cluster.new.nodes.iter().enumerate() {
         let mut reach: Vec<_> = cluster.old.nodes.iter().map(|old| cluster.reach_old(old)).collect();

@@ -16,27 +16,27 @@ use crate::state::samples::{plan, step};
 use crate::state::{Command, Operation, Status, StepState};
 use crate::testing::{Behaviour, FakeAgent, Pki, open_raft, poll, until};
 
-const OP: &str = "c-000001";
+pub(super) const OP: &str = "c-000001";
 
 /// Two hosts with agents, and a data directory on which coordinators can be started and killed.
-struct Fixture {
+pub(super) struct Fixture {
     pki: Pki,
     data: tempfile::TempDir,
-    first: FakeAgent,
-    second: FakeAgent,
+    pub(super) first: FakeAgent,
+    pub(super) second: FakeAgent,
     addresses: [String; 2],
 }
 
 /// One life of a coordinator.
-struct Coordinator {
-    raft: Raft,
+pub(super) struct Coordinator {
+    pub(super) raft: Raft,
     thread: RaftThread,
-    live: Arc<Live>,
+    pub(super) live: Arc<Live>,
     driver: JoinHandle<()>,
 }
 
 impl Fixture {
-    async fn new() -> Fixture {
+    pub(super) async fn new() -> Fixture {
         let pki = Pki::new();
         let (first, second) = (FakeAgent::new("h1"), FakeAgent::new("h2"));
         let mut addresses = Vec::new();
@@ -48,7 +48,7 @@ impl Fixture {
         Fixture { pki, data: tempfile::tempdir().unwrap(), first, second, addresses }
     }
 
-    fn coordinator(&self) -> Coordinator {
+    pub(super) fn coordinator(&self) -> Coordinator {
         let (raft, thread) = open_raft(&self.data.path().join("data"));
         let agents = Arc::new(Agents::new(self.pki.identity(Role::Coordinator, "c1")));
         let live = Arc::new(Live::default());
@@ -58,7 +58,7 @@ impl Fixture {
     }
 
     /// A step on host 1 or 2.
-    fn on(&self, host: usize, id: &str, after: &[&str]) -> PlannedStep {
+    pub(super) fn on(&self, host: usize, id: &str, after: &[&str]) -> PlannedStep {
         step(id, &format!("h{host}"), &self.addresses[host - 1], after)
     }
 
@@ -75,29 +75,29 @@ impl Fixture {
 }
 
 impl Coordinator {
-    async fn begin(&self, steps: Vec<PlannedStep>) {
+    pub(super) async fn begin(&self, steps: Vec<PlannedStep>) {
         let command = Command::StartOperation { id: OP.into(), plan: plan("c", steps), generation: 0 };
         self.raft.propose("operator test", None, command).await.unwrap();
     }
 
-    async fn tell(&self, command: Command) {
+    pub(super) async fn tell(&self, command: Command) {
         self.raft.propose("operator test", None, command).await.unwrap();
     }
 
-    fn operation(&self) -> Arc<Operation> {
+    pub(super) fn operation(&self) -> Arc<Operation> {
         self.raft.latest().state.operations[OP].clone()
     }
 
-    async fn until(&self, what: &str, condition: impl Fn(&Operation) -> bool) {
+    pub(super) async fn until(&self, what: &str, condition: impl Fn(&Operation) -> bool) {
         until(&self.raft, what, |state| state.operations.get(OP).is_some_and(|op| condition(op))).await;
     }
 
-    async fn at_gate(&self) {
+    pub(super) async fn at_gate(&self) {
         self.until("at the gate", |op| op.status == Status::AtGate).await;
     }
 
     /// As if the process had died: nobody is told, agents go on.
-    async fn die(mut self) {
+    pub(super) async fn die(mut self) {
         self.driver.abort();
         let _ = (&mut self.driver).await;
         self.raft.stop();

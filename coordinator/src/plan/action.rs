@@ -343,3 +343,19 @@ pub(super) fn stage_balancer(draft: &Draft<'_>, balancer: &BalancerSpec) -> Acti
         balancer: Some(balancer.message()),
     }))
 }
+
+pub(super) fn retire_old(draft: &Draft<'_>, node: &OldNodeSpec) -> Action {
+    stop(draft.cluster.old_node(node), node.name == draft.old_leader.name)
+}
+
+pub(super) fn retire_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    stop(draft.cluster.new_node(node), node.name == draft.new_leader.name)
+}
+
+fn stop(node: Node, leader: bool) -> Action {
+    if leader {
+        of(Kind::StopLeader(StopLeader { node: Some(node) }))
+    } else {
+        of(Kind::HaltStandby(HaltStandby { node: Some(node) }))
+    }
+}

@@ -4,13 +4,13 @@ use pgleap_proto::fleet::{PlanReply, PlanStep};
 
 use super::types::{Plan, PlannedStep};
 
-/// The reply to `pgleap plan`.
+/// The reply to `pgleap plan`: the steps to the gate. The end of a side is a decision of its own.
 pub fn present(plan: &Plan) -> PlanReply {
     PlanReply {
         cluster: plan.cluster.clone(),
         old_major: plan.old_major,
         new_major: plan.new_major,
-        steps: plan.steps.iter().map(step).collect(),
+        steps: plan.steps.iter().filter(|step| step.finish.ends().is_none()).map(step).collect(),
     }
 }
 

@@ -75,7 +75,7 @@ pub enum After {
 
 use After::{All, Leader as OfLeader, Same};
 use Each::{Leader, Replica};
-use Phase::{Check, Convert, Replicate, Route, Seed, Upgrade};
+use Phase::{Check, Convert, Replicate, Retire, Route, Seed, Upgrade};
 
 /// In the order in which steps run where `after` leaves a choice.
 pub static TABLE: &[Row] = &[
@@ -648,6 +648,32 @@ pub static TABLE: &[Row] = &[
         finish: Finish::TakeBack,
         action: Make::Balancer(action::stage_balancer),
         commands: Make::Balancer(commands::route::stage_balancer),
+    },
+    Row {
+        phase: Retire,
+        name: "stop_old",
+        each: Each::Old,
+        at: At::Node,
+        title: "Stop {node}, if the new cluster stays and `finish --decommission` says so",
+        undo: None,
+        waits_for: None,
+        after: &[],
+        finish: Finish::StopOld,
+        action: Make::Old(action::retire_old),
+        commands: Make::Old(commands::route::retire_old),
+    },
+    Row {
+        phase: Retire,
+        name: "stop_new",
+        each: Each::New,
+        at: At::Node,
+        title: "Stop {node}, if the old cluster stays and `finish --decommission` says so",
+        undo: None,
+        waits_for: None,
+        after: &[],
+        finish: Finish::StopNew,
+        action: Make::New(action::retire_new),
+        commands: Make::New(commands::route::retire_new),
     },
 ];
 

@@ -143,7 +143,7 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
 }
 
 /// Steps that leave nothing behind of their own; all others must say how they are taken back.
-const NOTHING_TO_TAKE_BACK: [&str; 11] = [
+const NOTHING_TO_TAKE_BACK: [&str; 13] = [
     "check.rehearse",
     "seed.check_upgrade",
     "convert.clean_promoted",
@@ -155,6 +155,8 @@ const NOTHING_TO_TAKE_BACK: [&str; 11] = [
     "upgrade.analyze",
     "replicate.catch_up",
     "replicate.validate",
+    "retire.stop_old",
+    "retire.stop_new",
 ];
 
 fn kind_of(id: &str) -> &str {
@@ -478,6 +480,7 @@ fn the_documentation_is_the_table() {
             Finish::Keep => "",
             Finish::TakeBack => "yes",
             Finish::TakeBackWhenLeading => "if the new side takes the writes",
+            Finish::StopOld | Finish::StopNew => "done by `finish --decommission`",
         };
         let words = |text: &str| {
             text.replace("{node}", node)

@@ -7,6 +7,7 @@ use std::fmt;
 use pgleap_proto::step::Action;
 use serde::{Deserialize, Serialize};
 
+use super::traffic::Side;
 use crate::fleet::TrafficSpec;
 
 /// One cluster's upgrade, decided completely. It is never changed after it was proposed.
@@ -73,6 +74,21 @@ pub enum Finish {
     TakeBack,
     /// Taken back when the new side takes the writes; else what it made stays.
     TakeBackWhenLeading,
+    /// Not done before; by `finish --decommission` only, when the new side stays.
+    StopOld,
+    /// Not done before; by `finish --decommission` only, when the old side stays.
+    StopNew,
+}
+
+impl Finish {
+    /// The side whose end the step is; none for the steps on the way to the gate.
+    pub fn ends(self) -> Option<Side> {
+        match self {
+            Finish::StopOld => Some(Side::Old),
+            Finish::StopNew => Some(Side::New),
+            Finish::Keep | Finish::TakeBack | Finish::TakeBackWhenLeading => None,
+        }
+    }
 }
 
 /// A stretch of an operation, in the order of its life.
@@ -91,6 +107,8 @@ pub enum Phase {
     Replicate,
     /// Everything that makes reads and writes movable, in both directions.
     Route,
+    /// Servers of the side that goes away are stopped: only by `finish --decommission`.
+    Retire,
 }
 
 impl fmt::Display for Phase {
@@ -102,6 +120,7 @@ impl fmt::Display for Phase {
             Phase::Upgrade => "upgrade",
             Phase::Replicate => "replicate",
             Phase::Route => "route",
+            Phase::Retire => "retire",
         })
     }
 }

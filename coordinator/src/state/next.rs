@@ -18,7 +18,8 @@ pub struct StepToRun {
 ///
 /// Forward, in parallel: every step that is not done and whose `after` are all done. Back, one by one: the last of the steps that
 /// were ever started and are not taken back; a step that was never started is left alone. So also when it
-/// finishes, but only those steps that `finish` takes back.
+/// finishes, but only those steps that `finish` takes back; after them
+/// come, forward, those that end the side that goes away.
 pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
     match operation.status {
         Status::Running => {
@@ -30,8 +31,11 @@ pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
             last.map(|(id, _)| StepToRun { id: id.to_owned(), verb: Verb::Undo }).into_iter().collect()
         }
         Status::Finishing => {
-            let last = operation.to_finish().next_back();
-            last.map(|id| StepToRun { id: id.to_owned(), verb: Verb::Undo }).into_iter().collect()
+            let step = |id: &str, verb| StepToRun { id: id.to_owned(), verb };
+            match operation.to_finish().next_back() {
+                Some(last) => vec![step(last, Verb::Undo)],
+                None => operation.to_retire().map(|id| step(id, Verb::Do)).collect(),
+            }
         }
         Status::Stopped(_) | Status::AtGate | Status::Switching | Status::Cancelled | Status::Finished => {
             Vec::new()
@@ -42,5 +46,5 @@ pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
 fn is_ready(operation: &Operation, step: &PlannedStep) -> bool {
     let state = |id: &str| operation.steps.get(id).map(|record| &record.state);
     let open = !matches!(state(&step.id), None | Some(StepState::Done | StepState::Undone));
-    open && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
+    open && step.finish.ends().is_none() && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::command::Verb;
 use super::events::Events;
 use super::traffic::{Side, Traffic};
-use crate::plan::{Finish, Phase, Plan};
+use crate::plan::{Finish, Phase, Plan, PlannedStep};
 
 /// One cluster's upgrade.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -168,13 +168,27 @@ impl Operation {
         self.touched().map(|(id, _)| id).filter(move |id| match self.plan.step(id).map(|step| step.finish) {
             Some(Finish::TakeBack) => true,
             Some(Finish::TakeBackWhenLeading) => leads,
-            Some(Finish::Keep) | None => false,
+            _ => false,
         })
     }
 
-    /// Whether every step is done.
+    /// Whether the step is wanted at all: the end of a side only when it was ordered, and only of the side that does not take writes.
+    pub fn wants(&self, step: &PlannedStep) -> bool {
+        let ordered = self.traffic.finish.as_ref().is_some_and(|order| order.decommission);
+        step.finish.ends().is_none_or(|side| ordered && side == self.traffic.writer.other())
+    }
+
+    /// Steps that end the side that goes away and are not done, in the plan's order.
+    pub fn to_retire(&self) -> impl Iterator<Item = &str> {
+        let steps = self.plan.steps.iter().filter(|step| step.finish.ends().is_some() && self.wants(step));
+        let open = |id: &str| self.steps.get(id).is_some_and(|record| record.state != StepState::Done);
+        steps.map(|step| step.id.as_str()).filter(move |id| open(id))
+    }
+
+    /// Whether every step on the way to the gate is done.
     pub fn all_done(&self) -> bool {
-        self.steps.values().all(|record| record.state == StepState::Done)
+        let mut steps = self.plan.steps.iter().filter(|step| step.finish.ends().is_none());
+        steps.all(|step| self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done))
     }
 
     /// What steps reported when they were done, by step id: what later steps are bound with. Those taken back since are
@@ -184,20 +198,21 @@ impl Operation {
         told.collect()
     }
 
-    /// The phase of the first step that is not done; of the last step when all are.
+    /// The phase of the first step that is not done; of the last step when all are, or when it is being finished.
     pub fn phase(&self) -> Option<Phase> {
-        let open = self
-            .plan
-            .steps
-            .iter()
-            .find(|step| self.steps.get(&step.id).is_none_or(|record| record.state != StepState::Done));
-        open.or(self.plan.steps.last()).map(|step| step.phase)
+        let done = |id: &str| self.steps.get(id).is_some_and(|record| record.state == StepState::Done);
+        let mut wanted = self.plan.steps.iter().filter(|step| self.wants(step));
+        let open = match self.traffic.finish {
+            Some(_) => None,
+            None => wanted.clone().find(|step| !done(&step.id)),
+        };
+        open.or(wanted.next_back()).map(|step| step.phase)
     }
 
     /// First start, end (none while steps of it are open) of each phase that was begun, in order.
     pub fn phase_times(&self) -> Vec<(Phase, Timestamp, Option<Timestamp>)> {
         let mut phases: BTreeMap<Phase, Vec<&StepRecord>> = BTreeMap::new();
-        for step in &self.plan.steps {
+        for step in self.plan.steps.iter().filter(|step| self.wants(step)) {
             phases.entry(step.phase).or_default().extend(self.steps.get(&step.id));
         }
         let times = phases.into_iter().filter_map(|(phase, records)| {

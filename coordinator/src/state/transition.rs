@@ -201,7 +201,7 @@ fn finish(
             note(operation, occasion, step, "failed", message);
             let stops = matches!(
                 (&operation.status, verb),
-                (Status::Running, Verb::Do) | (Status::Cancelling | Status::Finishing, Verb::Undo)
+                (Status::Running, Verb::Do) | (Status::Cancelling, Verb::Undo) | (Status::Finishing, _)
             );
             // A second failure while stopped keeps the first reason; one of a step that is about to be
             // taken back anyway stops nothing.
@@ -268,7 +268,10 @@ fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
         enter(operation, occasion, Status::Cancelled);
         note(operation, occasion, "", "cancelled", "everything is taken back");
     }
-    if operation.status == Status::Finishing && operation.to_finish().next().is_none() {
+    if operation.status == Status::Finishing
+        && operation.to_finish().next().is_none()
+        && operation.to_retire().next().is_none()
+    {
         enter(operation, occasion, Status::Finished);
         let writer = operation.traffic.writer;
         note(operation, occasion, "", "finished", &format!("the {writer} cluster is the cluster"));

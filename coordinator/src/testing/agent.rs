@@ -17,11 +17,14 @@ use pgleap_proto::step::{
     VerifiedOutput, action, output,
 };
 use pgleap_proto::tls::{Peer, Role, TlsIdentity};
+use pgleap_proto::traffic::traffic_server::TrafficServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
+
+use super::traffic::Traffics;
 
 /// What the next run of a step does.
 #[derive(Debug, Clone)]
@@ -57,6 +60,7 @@ struct Inner {
     inspect: Mutex<InspectReply>,
     /// Slots that were asked for.
     slots: Mutex<Vec<DatabaseSlot>>,
+    traffics: Traffics,
 }
 
 struct Run {
@@ -83,9 +87,18 @@ impl FakeAgent {
             .tls_config(identity.server_config())
             .unwrap()
             .add_service(AgentServer::new(self.clone()))
+            .add_service(TrafficServer::new(self.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);
         address
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.0.host
+    }
+
+    pub(super) fn traffics(&self) -> &Traffics {
+        &self.0.traffics
     }
 
     /// The next runs of this step.

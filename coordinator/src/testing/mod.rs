@@ -1,6 +1,7 @@
 //! For tests: certificates, and agents that act out a script instead of touching anything.
 
 mod agent;
+mod traffic;
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use jiff::Timestamp;
 use pgleap_proto::tls::{Role, TlsFiles, TlsIdentity};
 
 pub(crate) use agent::{Behaviour, FakeAgent};
+pub(crate) use traffic::{Answer, Moved};
 
 use crate::raft::{Alone, Member, Raft, RaftThread};
 use crate::state::State;

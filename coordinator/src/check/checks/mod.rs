@@ -48,6 +48,7 @@ mod unlogged_tables;
 mod versions;
 mod wal_level;
 mod wal_retention;
+mod way_back;
 
 /// Every check, in the order in which people want to read them: what makes others meaningless first.
 pub static TABLE: &[Check] = &[
@@ -69,6 +70,7 @@ pub static TABLE: &[Check] = &[
     wal_level::CHECK,
     slots::CHECK,
     senders::CHECK,
+    way_back::CHECK,
     wal_retention::CHECK,
     synchronous::CHECK,
     application_names::CHECK,

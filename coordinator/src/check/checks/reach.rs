@@ -1,4 +1,4 @@
-//! New hosts can connect to the old nodes, and new replicas to the new leader.
+//! New hosts can connect to the old nodes, new replicas to the new leader, and the old leader to it for the way back.
 
 use pgleap_proto::agent::ReachFacts;
 
@@ -24,6 +24,14 @@ fn run(view: &View<'_>) -> Verdict {
             } else {
                 problems.extend(to_old_node(subject, reach));
             }
+        }
+    }
+    // The way back: from the old leader, wherever it is.
+    for old in view.old.iter().filter(|old| old.server().is_some_and(|server| !server.in_recovery)) {
+        for reach in old.facts.into_iter().flat_map(|facts| &facts.reach) {
+            let Some(target) = &reach.target else { continue };
+            let subject = format!("from host {} to {}:{}", old.spec.host, target.host, target.port);
+            problems.extend(to_new_leader(subject, reach));
         }
     }
     seen.then_some(problems)
@@ -66,6 +74,21 @@ fn to_new_leader(subject: String, reach: &ReachFacts) -> Option<Problem> {
 mod tests {
     use crate::check::testing::healthy;
     use pgleap_proto::fleet::finding::Severity::Error;
+
+    #[test]
+    fn the_old_leader_must_reach_the_new_one() {
+        let mut case = healthy();
+        case.old(0).reach[0].replication_error = "connection timed out".into();
+        case.expect(
+            "reach",
+            Error,
+            "from host db1 to 10.0.0.3:5432: the new leader's address does not answer",
+        );
+        // A replica that cannot is no leader yet.
+        let mut case = healthy();
+        case.old(1).reach[0].replication_error = "connection timed out".into();
+        case.expect_none("reach");
+    }
 
     #[test]
     fn old_nodes_must_admit_both_kinds() {

@@ -10,6 +10,7 @@ use tonic::{Code, Response, Status};
 
 use super::super::agents::explain_status;
 use super::super::backoff::Backoff;
+use super::super::live::TrafficWait;
 use super::{Failure, Hand, Over};
 use crate::plan::Placed;
 
@@ -85,7 +86,7 @@ impl Hand<'_> {
                     }
                     Ok(Err(status)) => {
                         if status.code() == Code::Aborted {
-                            tracing::warn!(name, %status, "the ticket of a switchover is of the past");
+                            self.waits(at, name, what, &self.ahead(&status));
                             return Err(Over);
                         }
                         if status.code() == Code::Unavailable {
@@ -102,12 +103,26 @@ impl Hand<'_> {
             if self.run.raft.latest().leading != Some(self.run.term) {
                 return Err(Over);
             }
-            self.run.live.traffic(&self.ticket.operation, |now| {
-                let since = now.waiting.get(name).map_or_else(Timestamp::now, |waiting| waiting.since);
-                let why = format!("{name} (host {}) is to {what} since {since:.0}: {why}", at.host);
-                now.waiting.insert(name.to_owned(), super::super::live::TrafficWait { since, why });
-            });
+            self.waits(at, name, what, &why);
             backoff.wait().await;
         }
+    }
+
+    fn waits<T>(&self, at: &Placed<T>, name: &str, what: &str, why: &str) {
+        self.run.live.traffic(&self.ticket.operation, |now| {
+            let since = now.waiting.get(name).map_or_else(Timestamp::now, |waiting| waiting.since);
+            let why = format!("{name} (host {}) is to {what} since {since:.0}: {why}", at.host);
+            now.waiting.insert(name.to_owned(), TrafficWait { since, why });
+        });
+    }
+
+    /// The agent has seen newer tickets than this one: it is of the past, or the log is.
+    fn ahead(&self, status: &Status) -> String {
+        format!(
+            "it knows a later ticket of operation {} ({}); if this lasts, was the coordinator's data directory restored from \
+             an older copy?",
+            self.ticket.operation,
+            explain_status(status)
+        )
     }
 }

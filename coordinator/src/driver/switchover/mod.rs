@@ -74,7 +74,6 @@ impl SwitchoverRun {
     /// Works until the switchover is over, or is no longer this coordinator's business.
     pub(super) async fn run(self) {
         while let Ok(true) = self.next().await {}
-        self.live.traffic(&self.operation, |now| now.waiting.clear());
     }
 
     /// One stretch of it; false when there is nothing more to do.
@@ -100,6 +99,7 @@ impl SwitchoverRun {
             Stage::Decided => hand.complete(None).await?,
             Stage::Waiting => return Err(Over),
         }
+        self.live.traffic(&self.operation, |now| now.waiting.clear());
         Ok(true)
     }
 

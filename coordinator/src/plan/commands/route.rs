@@ -1,8 +1,8 @@
-//! Commands that make traffic movable: the marks, the fence, the way back, poolers and balancers.
+//! Commands that make traffic movable: the marks, the fence, the way back, poolers and balancers; and of the end of a side.
 
 use super::super::draft::Draft;
 use super::super::quote::{conninfo, ident, literal, psql, sh};
-use super::SLOTS_LSN;
+use super::{SLOTS_LSN, stop_server};
 use crate::fleet::{BalancerSpec, NewNodeSpec, OldNodeSpec, PoolerKind, PoolerSpec};
 
 pub(in crate::plan) fn create_marker(draft: &Draft<'_>, _: &NewNodeSpec) -> Vec<String> {
@@ -106,4 +106,12 @@ pub(in crate::plan) fn stage_balancer(_: &Draft<'_>, balancer: &BalancerSpec) ->
     };
     let show = format!("echo 'show servers state {}' | socat stdio {socket}", balancer.backend);
     std::iter::once(show).chain(balancer.new_servers.iter().map(weight)).collect()
+}
+
+pub(in crate::plan) fn retire_old(draft: &Draft<'_>, node: &OldNodeSpec) -> Vec<String> {
+    vec![stop_server(&draft.cluster.old_node(node))]
+}
+
+pub(in crate::plan) fn retire_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    vec![stop_server(&draft.cluster.new_node(node))]
 }
