@@ -123,6 +123,11 @@ pub const SERVED: Duration = Duration::from_secs(30);
 /// # Errors
 /// When clients are not served again in time or not by exactly one side, or anything was lost or doubled.
 pub async fn survive(scenario: &mut Scenario, fault: Fault, number: i32) -> Result<()> {
+    let survived = meet(scenario, fault, number).await;
+    scenario.explain(survived).await
+}
+
+async fn meet(scenario: &mut Scenario, fault: Fault, number: i32) -> Result<()> {
     let from = scenario.writer(Duration::from_secs(30)).await?;
     let watch = scenario.watch_sides();
     scenario.load(load(number)).await?;

@@ -69,6 +69,20 @@ pub fn options(settings: &[(&str, &str)]) -> Options {
 }
 
 impl Scenario {
+    /// Adds what `pgleap status` says to an error.
+    ///
+    /// # Errors
+    /// The one given.
+    pub async fn explain<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => {
+                let ran = self.fleet.pgleap(&["status", &self.fleet.name]).await;
+                Err(error.context(ran.map(|ran| ran.text()).unwrap_or_default()))
+            }
+        }
+    }
+
     /// The leader of a side.
     pub fn leader(&self, side: Side) -> &Server {
         match side {

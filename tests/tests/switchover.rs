@@ -19,6 +19,10 @@ use pgleap_tests::switching::{self, Side};
 /// `read_max_age` of the fleet file's defaults.
 const READ_MAX_AGE: Duration = Duration::from_secs(5);
 
+/// Transactions a second on each of the two databases. Not as fast as it goes: two processors that serve both sides, all
+/// replicas and all clients could not apply what they can write.
+const RATE: f64 = 550.0;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_times_forward_and_back_without_a_failed_transaction() -> Result<()> {
     let mut scenario = Scenario::begin(switching::options(&[])).await?;
@@ -30,7 +34,7 @@ async fn ten_times_forward_and_back_without_a_failed_transaction() -> Result<()>
     let readers = scenario.readers().await?;
     let watch = scenario.watch_sides();
     let options =
-        ledger::Options { rate: 0.0, light: true, workers: 8, first_worker: 100, ..Default::default() };
+        ledger::Options { rate: RATE, light: true, workers: 10, first_worker: 100, ..Default::default() };
     scenario.load(options).await?;
     scenario.write_more(1000).await?;
     refuses_what_was_not_accepted(&scenario).await?;
@@ -98,7 +102,8 @@ async fn route_reads(scenario: &Scenario, readers: &Readers, percent: u32) -> Re
     let mut seen = Reads { connections: Default::default(), ..seen };
     let new: Vec<i32> = scenario.fleet.new[1..].iter().map(|node| i32::from(node.port)).collect();
     // HAProxy deals connections out in turn, so that few of them are enough to see the share.
-    eventually(&format!("{percent} % of reads on the new side"), Duration::from_secs(60), || {
+    let what = format!("{percent} % of reads on the new side");
+    let arrived = eventually(&what, Duration::from_secs(60), || {
         let more = readers.take();
         let all = more.connections.values().sum::<u64>();
         let of_new = more.connections.iter().filter(|(port, _)| new.contains(port)).map(|(_, times)| *times);
@@ -119,8 +124,8 @@ async fn route_reads(scenario: &Scenario, readers: &Readers, percent: u32) -> Re
             seen.connections.clear();
         }
         async move { Ok(settled.then_some(())) }
-    })
-    .await?;
+    });
+    scenario.explain(arrived.await).await?;
     ensure!(seen.failures.is_empty(), "reads failed: {:?}", seen.failures);
     ensure!(seen.oldest.0 < READ_MAX_AGE, "reads were up to {:?} old", seen.oldest);
     Ok(())
