@@ -8,11 +8,14 @@ mod events;
 mod facts;
 mod fleet;
 mod lag;
+mod members;
 mod start;
 mod status;
 
 #[cfg(test)]
 mod tests;
+
+pub use members::MembersApi;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -62,7 +62,7 @@ pub(super) async fn follow(connection: &Connection, out: &mut Out, name: &str, u
     }
 }
 
-type Client = pgleap_proto::fleet::fleet_client::FleetClient<tonic::transport::Channel>;
+type Client = pgleap_proto::fleet::fleet_client::FleetClient<super::follow::Leading>;
 
 async fn look(
     connection: &Connection,

@@ -17,6 +17,8 @@ mod transport;
 mod wire;
 
 #[cfg(test)]
+mod group_tests;
+#[cfg(test)]
 mod tests;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use super::node::Node;
 use super::{Alone, Member, ProposeError, Raft, RaftError, Reports, Transport, Undelivered};
 use crate::state::{COMMAND_VERSION, Command, Envelope, Rejection, Reply, State};
 
-fn fleet(generation: u64) -> Envelope {
+pub(super) fn fleet(generation: u64) -> Envelope {
     let command = Command::ApplyFleet { toml: format!("# {generation}"), generation, keeps: vec![] };
     Envelope {
         version: COMMAND_VERSION,
@@ -45,7 +45,7 @@ fn as_if_killed(path: &Path, to: &Path) {
 }
 
 /// The state without the position, which moves with every election.
-fn content(state: &State) -> State {
+pub(super) fn content(state: &State) -> State {
     State { applied: 0, ..state.clone() }
 }
 
