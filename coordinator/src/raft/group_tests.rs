@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use pgleap_proto::raft::Group as Members;
+use pgleap_proto::raft::{Group as Members, Hello};
 use raft::eraftpb::{Message, MessageType};
 use tokio::sync::oneshot;
 
 use super::node::{Answer, Node};
 use super::tests::{content, fleet};
-use super::{Member, MembershipError, ProposeError, RaftError, Reports, Transport, Undelivered, Wish, wire};
+use super::{
+    Member, MembershipError, ProposeError, RaftError, Reports, Transport, Undelivered, Wish, group, wire,
+};
 use crate::state::{Envelope, Reply};
 
 /// Outgoing messages, as they would go over the wire.
@@ -100,7 +102,7 @@ impl Net {
         for message in mail {
             let (from, to) = (message.from, message.to);
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
-            let arrives = !self.cut.contains(&(from, to)) && self.nodes.contains_key(&to);
+            let arrives = !self.cut.contains(&(from, to)) && self.admitted(from, to);
             if arrives {
                 let (message, data) = wire::encode(message).unwrap();
                 let message = wire::decode(message, data.to_vec()).unwrap();
@@ -115,6 +117,25 @@ impl Net {
                 }
             }
         }
+    }
+
+    /// What both ends of a stream look at before they speak.
+    fn admitted(&self, from: u64, to: u64) -> bool {
+        let (Some((sender, _)), Some((receiver, _))) = (self.nodes.get(&from), self.nodes.get(&to)) else {
+            return false;
+        };
+        let known = group::find(&sender.group, to).filter(|member| !member.identity.is_empty());
+        known.is_some_and(|known| {
+            let hello = Hello {
+                group: sender.group.id.clone(),
+                from,
+                from_identity: sender.identity().to_owned(),
+                to,
+                to_identity: known.identity.clone(),
+                address: String::new(),
+            };
+            group::admit(&receiver.group, to, receiver.identity(), &hello).is_ok()
+        })
     }
 
     fn until(&mut self, what: &str, condition: impl Fn(&Net) -> bool) {

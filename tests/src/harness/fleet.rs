@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::base::Base;
 use super::cluster::{Cluster, ClusterOptions, tablespace_dir};
+use super::coordinators::Other;
 use super::eventually::eventually;
 use super::fleet_file::{FleetFile, NodeEntry};
 use super::ports::Port;
@@ -28,6 +29,8 @@ pub struct FleetOptions {
     pub options: Vec<(String, String)>,
     /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
     pub coordinator: bool,
+    /// How many coordinators form the group, when one runs.
+    pub coordinators: usize,
 }
 
 impl Default for FleetOptions {
@@ -38,6 +41,7 @@ impl Default for FleetOptions {
             new_nodes: vec!["n1".into(), "n2".into()],
             options: Vec::new(),
             coordinator: true,
+            coordinators: 1,
         }
     }
 }
@@ -64,6 +68,8 @@ pub struct Fleet {
     agents: BTreeMap<String, Agent>,
     coordinator: Option<Process>,
     coordinator_port: Port,
+    /// Members 2 and up of the group.
+    pub(super) others: Vec<Other>,
     _ports: Vec<Port>,
     /// Its directory. Dropped after the processes above, and ends whatever they left.
     pub base: Base,
@@ -103,6 +109,7 @@ impl Fleet {
             agents: BTreeMap::new(),
             coordinator: None,
             coordinator_port: Port::reserve()?,
+            others: Vec::new(),
             _ports: ports,
             base,
             _turn: turn,
@@ -114,6 +121,7 @@ impl Fleet {
         fleet.file = fleet.describe(&options)?;
         if options.coordinator {
             fleet.start_coordinator().await?;
+            fleet.grow_group(options.coordinators).await?;
         }
         for host in fleet.host_names() {
             fleet.start_agent(&host).await?;

@@ -5,6 +5,7 @@
 pub mod agent_rpc;
 pub mod base;
 pub mod cluster;
+pub mod coordinators;
 pub mod drain;
 pub mod eventually;
 pub mod fleet;
