@@ -3,8 +3,9 @@ CARGO ?= cargo
 help:
 	@echo 'make setup   install what the tests and the demo need (Debian 12, as root or with sudo)'
 	@echo 'make build   build the programs'
-	@echo 'make demo    upgrade a small fleet under load on this machine, and show what happens'
+	@echo 'make demo    upgrade a small fleet under load on this machine, move its traffic, and show what happens'
 	@echo 'make test    formatting, lints, and every test, those with real PostgreSQL included'
+	@echo 'make switchover-faults   kill everything at every step of a switchover (long; some of it is in make test)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make clean   remove what was built'
 
@@ -24,6 +25,10 @@ test: setup
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 
+switchover-faults: setup
+	$(CARGO) build --workspace --bins
+	PGLEAP_FAULTS=all $(CARGO) test -p pgleap-tests --test switchover_faults -- --nocapture
+
 bench: setup
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) run --release -p pgleap-tests --bin bench
@@ -31,4 +36,4 @@ bench: setup
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test bench clean
+.PHONY: help setup build demo test switchover-faults bench clean

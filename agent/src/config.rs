@@ -5,6 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::error::{Result as StepResult, StepError};
+
 /// `agent.toml`. Unknown keys are refused.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -19,6 +21,46 @@ pub struct AgentConfig {
     pub tls_dir: PathBuf,
     /// Directories below which steps may create, change, read and remove files. Anything else is refused.
     pub roots: Vec<PathBuf>,
+    /// Where the health endpoints of the nodes are served over plain HTTP; none without it.
+    #[serde(default)]
+    pub health_listen: Option<SocketAddr>,
+    /// Where HAProxy's `agent-check` is answered; not at all without it.
+    #[serde(default)]
+    pub agent_check_listen: Option<SocketAddr>,
+    /// Applications of this host that hold connections themselves and take part in a switchover: `[[hook]]`.
+    #[serde(default)]
+    pub hook: Vec<HookConfig>,
+}
+
+/// One `[[hook]]`: a name, and either `exec` or `url`. What is sent to it is described in docs/hooks.md.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HookConfig {
+    /// As the fleet file names it.
+    pub name: String,
+    /// An executable by absolute path, and its arguments.
+    #[serde(default)]
+    pub exec: Vec<String>,
+    /// `http://host:port/path`.
+    #[serde(default)]
+    pub url: Option<String>,
+}
+
+impl HookConfig {
+    fn validate(&self) -> Result<(), String> {
+        let HookConfig { name, exec, url } = self;
+        let wrong = |what: &str| Err(format!("hook \"{name}\": {what}"));
+        match (exec.first(), url) {
+            _ if name.is_empty() => wrong("name is empty; give it the one that the fleet file uses"),
+            (Some(program), None) if Path::new(program).is_absolute() => Ok(()),
+            (Some(_), None) => wrong("exec must begin with the absolute path of a program"),
+            (None, Some(url)) if url.starts_with("http://") => Ok(()),
+            (None, Some(_)) => {
+                wrong("url must begin with http://; it is meant for this host or a private network")
+            }
+            _ => wrong("give it either exec or url"),
+        }
+    }
 }
 
 /// The configuration file cannot be used.
@@ -89,7 +131,30 @@ impl AgentConfig {
                     .to_owned(),
             );
         }
+        for (at, hook) in self.hook.iter().enumerate() {
+            hook.validate()?;
+            if self.hook.iter().skip(at + 1).any(|other| other.name == hook.name) {
+                return Err(format!("hook \"{}\" is there twice; names must be unique", hook.name));
+            }
+        }
         Ok(())
+    }
+
+    /// Refuses a path outside the roots.
+    ///
+    /// # Errors
+    /// Names the path, the roots and the cure.
+    pub fn confine<'p>(&self, path: &'p str) -> StepResult<&'p Path> {
+        let candidate = Path::new(path);
+        if self.allows(candidate) {
+            return Ok(candidate);
+        }
+        Err(StepError::new(format!(
+            "{path} on host {} lies outside the directories this agent may touch ({}); \
+             correct the path in the fleet file, or add its parent to `roots` in agent.toml and restart the agent",
+            self.host,
+            self.roots.iter().map(|r| r.display().to_string()).collect::<Vec<_>>().join(", "),
+        )))
     }
 
     /// Whether a step may touch this path: it lies below a root and does not climb out with `..`.
@@ -133,12 +198,26 @@ mod tests {
             (("[\"/srv/pg\"]", "[\"srv\"]"), "roots"),
             (("host", "hots"), "hots"),
             (("7420", "x"), "listen"),
+            (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\""), "either exec or url"),
+            (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nexec = [\"sh\"]"), "absolute path"),
+            (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nurl = \"https://x\""), "http://"),
+            (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nuri = \"http://x\""), "uri"),
         ];
         for ((old, new), expected) in wrong {
             let error = load(&GOOD.replace(old, new)).unwrap_err();
             assert!(error.contains(expected), "{new}: {error}");
         }
         assert!(AgentConfig::load(Path::new("/nonexistent/agent.toml")).is_err());
+    }
+
+    #[test]
+    fn hooks_are_read() {
+        let hooks = "\n[[hook]]\nname = \"shop\"\nexec = [\"/opt/shop/flip\", \"-v\"]\n\n[[hook]]\nname = \"web\"\n\
+                     url = \"http://127.0.0.1:8080/db\"\n";
+        let config = load(&format!("{GOOD}{hooks}")).unwrap();
+        assert_eq!(config.hook.iter().map(|hook| hook.name.as_str()).collect::<Vec<_>>(), ["shop", "web"]);
+        let twice = hooks.replace("web", "shop");
+        assert!(load(&format!("{GOOD}{twice}")).unwrap_err().contains("twice"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use pgleap_proto::agent::Fence;
 use pgleap_proto::tls::TlsIdentity;
 
 use crate::config::AgentConfig;
-use crate::error::{Result, StepError};
+use crate::error::Result;
 use crate::jobs::Jobs;
 use crate::report::Reporter;
 
@@ -36,16 +36,7 @@ impl Context {
     /// # Errors
     /// Names the path, the roots and the cure.
     pub fn confine<'p>(&self, path: &'p str) -> Result<&'p Path> {
-        let candidate = Path::new(path);
-        if self.config.allows(candidate) {
-            return Ok(candidate);
-        }
-        Err(StepError::new(format!(
-            "{path} on host {} lies outside the directories this agent may touch ({}); \
-             correct the path in the fleet file, or add its parent to `roots` in agent.toml and restart the agent",
-            self.config.host,
-            self.config.roots.iter().map(|r| r.display().to_string()).collect::<Vec<_>>().join(", "),
-        )))
+        self.config.confine(path)
     }
 
     /// File that receives what a server started by the agent prints before its own logging begins.

@@ -1,8 +1,8 @@
 //! Files that are whole or absent after a crash. What other parts write durably goes through here.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Replaces a file's content: after a crash at any point it holds either the old or the new bytes, and once this
@@ -23,6 +23,31 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
+/// Writes a file whole and durably that is to take `model`'s place by [`replace`]: with its mode and its owner.
+///
+/// # Errors
+/// Whatever the file system says, above all when this user may not give files to that owner.
+pub fn stage(path: &Path, bytes: &[u8], model: &Metadata) -> io::Result<()> {
+    let mode = model.mode() & 0o7777;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    let own = file.metadata()?;
+    if (own.uid(), own.gid()) != (model.uid(), model.gid()) {
+        std::os::unix::fs::fchown(&file, Some(model.uid()), Some(model.gid()))?;
+    }
+    // Whatever the umask took away, and whatever an earlier file of this name had.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Puts a staged file in another's place. Durable only after [`sync_parent`], whole at once.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn replace(staged: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(staged, path)
+}
+
 /// Removes a file so that a crash does not bring it back. Absent already is fine.
 ///
 /// # Errors
@@ -36,7 +61,10 @@ pub fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in the directory that holds `path` durable.
-fn sync_parent(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

@@ -8,6 +8,7 @@ pub mod config;
 pub mod context;
 pub mod durable;
 pub mod error;
+pub mod fence;
 pub mod inspect;
 pub mod jobs;
 pub mod journal;

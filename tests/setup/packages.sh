@@ -9,13 +9,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # tables made by the newer minors cannot be restored in the PostgreSQL 18 that the suites carry; see postgres.sh.
 postgresql=(postgresql-15 postgresql-client-15)
 tools=(ca-certificates gcc jq libc6-dev make patchelf procps rsync tzdata util-linux)
+# Servers that the tests start by themselves: Debian's own services of them are kept from being enabled and started.
+servers=(haproxy pgbouncer)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 version() { dpkg-query -W -f '${Version}' "$1"; }
 
 require_debian 'its packages are installed with apt-get'
 missing=()
-for package in "${postgresql[@]}" "${tools[@]}"; do
+for package in "${postgresql[@]}" "${tools[@]}" "${servers[@]}"; do
     installed "$package" || missing+=("$package")
 done
 if [ ${#missing[@]} -eq 0 ]; then
@@ -60,4 +62,12 @@ if ! installed postgresql-15; then
         echo 'create_main_cluster = false' | as_root tee -a "$settings" >/dev/null
     fi
 fi
+# A masked unit is neither enabled nor started by its package. What was installed before is somebody's own: left alone.
+for package in "${servers[@]}"; do
+    unit=/etc/systemd/system/$package.service
+    if ! installed "$package" && [ ! -e "$unit" ] && [ ! -L "$unit" ]; then
+        as_root mkdir -p "${unit%/*}"
+        as_root ln -s /dev/null "$unit"
+    fi
+done
 apt install -y --no-install-recommends "${wanted[@]}"

@@ -5,8 +5,13 @@
 //! `scenario` puts them together.
 
 pub mod by_hand;
+pub mod by_hand_switchover;
+pub mod faults;
 pub mod harness;
 pub mod ledger;
+pub mod readers;
 pub mod scenario;
 pub mod schema;
 pub mod snapshot;
+pub mod stalls;
+pub mod switching;

@@ -83,15 +83,28 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// Starts a load on all databases of the old primary.
+    /// Starts a load on all databases: through the poolers where there are any, else on the old primary.
     ///
     /// # Errors
     /// When a database cannot be reached.
     pub async fn load(&mut self, options: ledger::Options) -> Result<()> {
         let primary = self.fleet.old.primary();
-        let target = |name: &String| Target { database: name.clone(), config: primary.config_as(APP, name) };
+        let target = |name: &String| match self.fleet.pooled(name) {
+            none if none.is_empty() => Target::new(name, primary.config_as(APP, name)),
+            pooled => Target { database: name.clone(), configs: pooled },
+        };
         self.loads.push(Ledger::start(self.databases.iter().map(target).collect(), options).await?);
         Ok(())
+    }
+
+    /// How long the first load has been running: the clock of its record.
+    pub fn elapsed(&self) -> Duration {
+        self.loads.first().map(Ledger::elapsed).unwrap_or_default()
+    }
+
+    /// Transactions of all loads that failed so far.
+    pub fn failed(&self) -> u64 {
+        self.loads.iter().map(Ledger::failed).sum()
     }
 
     /// Commits acknowledged so far, of all loads.
@@ -149,11 +162,19 @@ impl Scenario {
     /// # Errors
     /// When the load makes no progress.
     pub async fn write_more(&self, commits: u64) -> Result<()> {
+        self.write_more_within(commits, Duration::from_secs(60)).await
+    }
+
+    /// The same within a time.
+    ///
+    /// # Errors
+    /// When it has passed.
+    pub async fn write_more_within(&self, commits: u64, limit: Duration) -> Result<()> {
         if self.loads.is_empty() {
             return Ok(());
         }
         let goal = self.acknowledged() + commits;
-        eventually("more commits", Duration::from_secs(60), || async {
+        eventually(&format!("{commits} more commits"), limit, || async {
             Ok((self.acknowledged() >= goal).then_some(()))
         })
         .await
@@ -169,6 +190,15 @@ impl Scenario {
             records.push(load.stop().await?);
         }
         Ok(records)
+    }
+
+    /// Stops the load that was started first, of those that run.
+    ///
+    /// # Errors
+    /// When there is none, or a worker panicked.
+    pub async fn stop_first_load(&mut self) -> Result<Record> {
+        ensure!(!self.loads.is_empty(), "no load runs");
+        self.loads.remove(0).stop().await
     }
 
     /// Major, role, settings that come with the data, subscriptions.

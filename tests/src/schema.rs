@@ -82,7 +82,10 @@ const TABLES: &str = r#"
     CREATE TABLE measured_2025 PARTITION OF measured FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') SPACE;
     CREATE TABLE animals (id int PRIMARY KEY, name text);
     CREATE TABLE dogs (good boolean NOT NULL DEFAULT true, PRIMARY KEY (id)) INHERITS (animals);
-    CREATE SEQUENCE tickets AS smallint MINVALUE 10 MAXVALUE 30000 CYCLE CACHE 5;"#;
+    CREATE SEQUENCE tickets AS smallint MINVALUE 10 MAXVALUE 30000 CYCLE CACHE 5;
+    CREATE SEQUENCE last_ones MAXVALUE 3;
+    CREATE SEQUENCE countdown INCREMENT -3 MINVALUE -1000 MAXVALUE 1000 START 1000;
+    CREATE SEQUENCE untouched START 42;"#;
 
 const FILL: &str = r#"
     INSERT INTO customers (mail, mood, tags, balance, born, note)
@@ -103,6 +106,8 @@ const FILL: &str = r#"
     INSERT INTO animals VALUES (1, 'cat');
     INSERT INTO dogs VALUES (2, 'rex', true);
     SELECT setval('tickets', 77);
+    SELECT setval('last_ones', 3);
+    SELECT nextval('countdown'), nextval('countdown');
     RESET ROLE;"#;
 
 const AROUND: &str = r#"

@@ -18,8 +18,7 @@ async fn cluster(base: &Base, nodes: &[&str]) -> Result<Cluster> {
 }
 
 fn targets(cluster: &Cluster, databases: &[&str]) -> Vec<Target> {
-    let target =
-        |name: &&str| Target { database: name.to_string(), config: cluster.primary().config_as(APP, name) };
+    let target = |name: &&str| Target::new(name, cluster.primary().config_as(APP, name));
     databases.iter().map(target).collect()
 }
 

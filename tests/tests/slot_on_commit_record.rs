@@ -93,9 +93,7 @@ async fn is_applied_exactly_once() -> Result<()> {
         primary.execute("postgres", &format!("CREATE DATABASE {database}")).await?;
         ledger::create(&primary.connect(database).await?, None).await?;
     }
-    let targets = databases
-        .iter()
-        .map(|name| Target { database: name.clone(), config: primary.config_as("app", name) });
+    let targets = databases.iter().map(|name| Target::new(name, primary.config_as("app", name)));
     let load = ledger::Options { rate: 0.0, workers: 2, large: (2_000, 20_000), ..Default::default() };
     let load = Ledger::start(targets.collect(), load).await?;
 

@@ -17,8 +17,7 @@ async fn sees_what_is_left_behind_and_nothing_else() -> Result<()> {
     let cluster = Cluster::make(&base, ClusterOptions { tablespaces, ..ClusterOptions::default() }).await?;
     let primary = cluster.primary();
     let databases = schema::make(primary, Some("fast"), 2000).await?;
-    let targets =
-        databases.iter().map(|name| Target { database: name.clone(), config: primary.config_as(APP, name) });
+    let targets = databases.iter().map(|name| Target::new(name, primary.config_as(APP, name)));
     let load = Ledger::start(targets.collect(), Options::default()).await?;
 
     let before = Snapshot::take(&base, primary).await?;

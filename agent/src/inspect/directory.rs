@@ -44,6 +44,9 @@ mod tests {
             state_dir: "/s".into(),
             tls_dir: "/t".into(),
             roots: vec![root.path().to_owned()],
+            hook: Vec::new(),
+            health_listen: None,
+            agent_check_listen: None,
         };
         let deep = root.path().join("a/b/c");
         let absent = facts(&config, &deep.to_string_lossy());

@@ -54,6 +54,42 @@ pub fn manager(cx: &Context, node: &Node) -> Box<dyn ProcessManager> {
     Box::new(PgCtl { node: node.clone(), log: cx.server_log(&node.name, node.major) })
 }
 
+/// Whether a server runs in the node's data directory.
+///
+/// # Errors
+/// When the pid file cannot be read or understood.
+pub async fn state(node: &Node) -> Result<ServerState> {
+    // `pg_ctl status` exits 3 for "not running" and 4 for "no such directory"; the pid file's first line is
+    // the postmaster's pid. Reading it ourselves tells both apart from a failing program.
+    let file = Path::new(&node.data_dir).join("postmaster.pid");
+    let wait = Wait::of(HALF_WRITTEN);
+    let pid: i32 = loop {
+        let text = match tokio::fs::read_to_string(&file).await {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ServerState::Stopped),
+            Err(e) => return Err(e).doing(|| file.display().to_string()),
+        };
+        // A postmaster creates the file and then writes it (miscinit.c, CreateLockFile).
+        match text.split_once('\n').and_then(|(line, _)| line.trim().parse().ok()) {
+            Some(pid) => break pid,
+            None if wait.again().await => {}
+            None => {
+                return Err(StepError::new(format!(
+                    "{} does not begin with a process id; if no PostgreSQL runs in that directory, remove the file",
+                    file.display()
+                )));
+            }
+        }
+    };
+    // A stale file of a crashed server must not count: the pid has to be alive and work in this directory.
+    let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
+    let data_dir = std::fs::canonicalize(&node.data_dir);
+    Ok(match (cwd, data_dir) {
+        (Ok(cwd), Ok(data_dir)) if cwd == data_dir => ServerState::Running { pid },
+        _ => ServerState::Stopped,
+    })
+}
+
 /// Longest wait for a start or a stop, in seconds. Crash recovery and shutdown checkpoints of large clusters take
 /// minutes; `pg_ctl -t` is the only limit, and the operator sees the wait.
 const WAIT_SECONDS: &str = "3600";
@@ -104,35 +140,7 @@ impl PgCtl {
 #[async_trait]
 impl ProcessManager for PgCtl {
     async fn state(&self) -> Result<ServerState> {
-        // `pg_ctl status` exits 3 for "not running" and 4 for "no such directory"; the pid file's first line is
-        // the postmaster's pid. Reading it ourselves tells both apart from a failing program.
-        let file = Path::new(&self.node.data_dir).join("postmaster.pid");
-        let wait = Wait::of(HALF_WRITTEN);
-        let pid: i32 = loop {
-            let text = match tokio::fs::read_to_string(&file).await {
-                Ok(text) => text,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(ServerState::Stopped),
-                Err(e) => return Err(e).doing(|| file.display().to_string()),
-            };
-            // A postmaster creates the file and then writes it (miscinit.c, CreateLockFile).
-            match text.split_once('\n').and_then(|(line, _)| line.trim().parse().ok()) {
-                Some(pid) => break pid,
-                None if wait.again().await => {}
-                None => {
-                    return Err(StepError::new(format!(
-                        "{} does not begin with a process id; if no PostgreSQL runs in that directory, remove the file",
-                        file.display()
-                    )));
-                }
-            }
-        };
-        // A stale file of a crashed server must not count: the pid has to be alive and work in this directory.
-        let cwd = std::fs::read_link(format!("/proc/{pid}/cwd"));
-        let data_dir = std::fs::canonicalize(&self.node.data_dir);
-        Ok(match (cwd, data_dir) {
-            (Ok(cwd), Ok(data_dir)) if cwd == data_dir => ServerState::Running { pid },
-            _ => ServerState::Stopped,
-        })
+        state(&self.node).await
     }
 
     async fn start(&self, settings: &[(&str, &str)]) -> Result<()> {

@@ -1,29 +1,148 @@
 //! Reads: lag of the nodes of this host over both hops, the health endpoints made from it, and the balancers' weights.
+//!
+//! ```text
+//! step keep_traffic ──▶ traffic/OP/NODE.json ──▶ keeper ─┬▶ leaders: which side takes writes
+//!                                                        ├▶ sampler ▶ lag (pure) ▶ sample ▶ judge (pure) ▶ http, agent_check, Observe
+//!                                                        └▶ heartbeat, or idle slots, of a leader
+//! step stage_balancer, RouteReads ──▶ balancers/OP/NAME.json ──▶ keeper ▶ balancer ▶ weights (pure) ▶ HAProxy
+//! ```
+//!
+//! The agent never decides who takes writes: the fence in the databases, set by the coordinator's calls, says so.
 
+mod agent_check;
+pub mod balancer;
+mod bounds;
+mod clock;
+mod haproxy;
+pub mod heartbeat;
+mod http;
+mod judge;
+mod keeper;
+mod lag;
+mod leaders;
+pub mod record;
+mod sampler;
+mod weights;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use pgleap_proto::step::KeepTraffic;
 use pgleap_proto::tls::TlsIdentity;
-use pgleap_proto::traffic::{ObserveReply, ObserveRequest, RouteReadsReply, RouteReadsRequest};
+use pgleap_proto::traffic::{self as wire, ObserveReply, ObserveRequest, RouteReadsReply, RouteReadsRequest};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::AgentConfig;
 use crate::error::{Result, StepError};
+use crate::server::StartError;
 use crate::tickets::Admitted;
+pub use lag::Side;
+
+use keeper::Keeper;
+use leaders::{Leaders, STALE_US};
+use sampler::{Sample, Sampler};
 
 /// What this agent keeps going between switchovers.
 #[derive(Debug)]
-pub struct Reads {}
+pub struct Reads {
+    config: Arc<AgentConfig>,
+    keeper: Arc<Keeper>,
+    _ended: DropGuard,
+}
 
 impl Reads {
-    /// Goes on with what the state directory says.
-    pub fn new(_config: Arc<AgentConfig>, _tls: TlsIdentity) -> Arc<Reads> {
-        Arc::new(Reads {})
+    /// Goes on with what the state directory says, and opens the health endpoints; all of it ends when this is dropped.
+    ///
+    /// # Errors
+    /// When a port of the endpoints cannot be had.
+    pub fn new(config: Arc<AgentConfig>, tls: TlsIdentity) -> Result<Arc<Reads>, StartError> {
+        let ended = CancellationToken::new();
+        let keeper = Keeper::new(config.clone(), tls);
+        if let Some(address) = config.health_listen {
+            tokio::spawn(http::serve(listen(address)?, keeper.clone(), ended.clone()));
+        }
+        if let Some(address) = config.agent_check_listen {
+            tokio::spawn(agent_check::serve(listen(address)?, keeper.clone(), ended.clone()));
+        }
+        tokio::spawn(keeper.clone().run(ended.clone()));
+        Ok(Arc::new(Reads { config, keeper, _ended: ended.drop_guard() }))
     }
 
-    pub(crate) async fn route(&self, _ticket: Admitted, _r: RouteReadsRequest) -> Result<RouteReadsReply> {
-        Err(StepError::new("reads are not built yet"))
+    pub(crate) async fn route(
+        &self,
+        ticket: Admitted,
+        request: RouteReadsRequest,
+    ) -> Result<RouteReadsReply> {
+        let balancer = crate::step::given(&request.balancer, "balancer")?;
+        balancer::route(&self.config.state_dir, &ticket.operation, balancer, request.percent).await
     }
 
-    pub(crate) async fn observe(&self, _request: ObserveRequest) -> Result<ObserveReply> {
-        Err(StepError::new("reads are not built yet"))
+    pub(crate) async fn observe(&self, request: ObserveRequest) -> Result<ObserveReply> {
+        let node = crate::step::given(&request.node, "node")?;
+        let kept = self.keeper.node(&request.operation, &node.name);
+        let newest = kept.and_then(|kept| kept.sample());
+        let fresh = newest.filter(|sample| clock::now_us() - sample.at_us <= STALE_US);
+        let sample = match fresh {
+            Some(sample) => sample,
+            None => {
+                // What the server is can be said at once; its lag only by the keeper, who knows both sides.
+                let record = KeepTraffic { node: Some(node.clone()), ..Default::default() };
+                let look = Sampler::new(record, Side::Old).look(&Leaders::nobody()).await;
+                let why = "its traffic is not kept by this agent, or was not looked at for a while";
+                Sample {
+                    lag: look.server.as_ref().map_or_else(|e| Err(e.clone()), |_| Err(why.into())),
+                    ..look
+                }
+            }
+        };
+        Ok(observed(sample))
+    }
+}
+
+fn observed(sample: Sample) -> ObserveReply {
+    let (lag_bytes, lag_ms, reason) = match sample.lag {
+        Ok(lag) => (signed(lag.bytes), signed(lag.ms), String::new()),
+        Err(why) => (-1, -1, why),
+    };
+    let mut reply = ObserveReply {
+        fenced: sample.fenced.unwrap_or_default(),
+        lag_bytes,
+        lag_ms,
+        reason,
+        ..Default::default()
+    };
+    if let Ok(server) = sample.server {
+        reply.running = true;
+        reply.in_recovery = server.in_recovery;
+        reply.timeline = server.timeline;
+        reply.system_identifier = server.system_identifier;
+        reply.following = server.following;
+    }
+    reply
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let no_port = |source| StartError::Listen { address, source };
+    let listener = std::net::TcpListener::bind(address).map_err(no_port)?;
+    listener.set_nonblocking(true).map_err(no_port)?;
+    TcpListener::from_std(listener).map_err(no_port)
+}
+
+/// A side as it crosses the wire.
+///
+/// # Errors
+/// When none is given.
+pub fn side(value: i32) -> Result<Side> {
+    match wire::Side::try_from(value) {
+        Ok(wire::Side::Old) => Ok(Side::Old),
+        Ok(wire::Side::New) => Ok(Side::New),
+        _ => Err(StepError::new(
+            "the request names no side: coordinator and agent are of different versions; install the same on both",
+        )),
     }
 }

@@ -102,7 +102,7 @@ impl Server {
             tickets: Tickets::new(journal.clone()),
             poolers: Poolers::new(config.clone(), identity.clone()),
             sides: Sides::new(config.clone(), identity.clone()),
-            reads: Reads::new(config.clone(), identity.clone()),
+            reads: Reads::new(config.clone(), identity.clone())?,
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);

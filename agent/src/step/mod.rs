@@ -5,24 +5,28 @@ pub mod catch_up;
 pub mod check_upgrade;
 pub mod clean_promoted;
 pub mod clone_node;
+pub mod create_marker;
 pub mod create_physical_slot;
 pub mod create_slots;
 pub mod drop_physical_slot;
 pub mod enable_subscriptions;
+pub mod fence_node;
 pub mod halt_standby;
 pub mod init_new;
+pub mod keep_traffic;
 pub mod offer_files;
 pub mod publish;
 pub mod recover_to;
 pub mod rehearse;
 pub mod relink;
+pub mod stage_balancer;
+pub mod stage_pooler;
 pub mod start_leader;
 pub mod start_replica;
 pub mod start_standby;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod subscribe;
-pub mod unbuilt;
 pub mod update_extensions;
 pub mod upgrade;
 pub mod validate;
@@ -85,22 +89,22 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::CheckUpgrade(params) => Box::new(check_upgrade::CheckUpgradeStep(params)),
         Kind::CleanPromoted(params) => Box::new(clean_promoted::CleanPromotedStep(params)),
         Kind::CloneNode(params) => Box::new(clone_node::CloneNodeStep(params)),
-        Kind::CreateMarker(_) => Box::new(unbuilt::Unbuilt),
+        Kind::CreateMarker(params) => Box::new(create_marker::CreateMarkerStep(params)),
         Kind::CreatePhysicalSlot(params) => Box::new(create_physical_slot::CreatePhysicalSlotStep(params)),
         Kind::CreateSlots(params) => Box::new(create_slots::CreateSlotsStep(params)),
         Kind::DropPhysicalSlot(params) => Box::new(drop_physical_slot::DropPhysicalSlotStep(params)),
         Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
-        Kind::FenceNode(_) => Box::new(unbuilt::Unbuilt),
+        Kind::FenceNode(params) => Box::new(fence_node::FenceNodeStep(params)),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
-        Kind::KeepTraffic(_) => Box::new(unbuilt::Unbuilt),
+        Kind::KeepTraffic(params) => Box::new(keep_traffic::KeepTrafficStep(params)),
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
-        Kind::StageBalancer(_) => Box::new(unbuilt::Unbuilt),
-        Kind::StagePooler(_) => Box::new(unbuilt::Unbuilt),
+        Kind::StageBalancer(params) => Box::new(stage_balancer::StageBalancerStep(params)),
+        Kind::StagePooler(params) => Box::new(stage_pooler::StagePoolerStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
         Kind::StartReplica(params) => Box::new(start_replica::StartReplicaStep(params)),
         Kind::StartStandby(params) => Box::new(start_standby::StartStandbyStep(params)),

@@ -15,6 +15,7 @@ use serde::de::IgnoredAny;
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
+use crate::fence;
 use crate::pg::ctl::{self, ServerState, StopMode};
 use crate::pg::server_log::ServerLog;
 use crate::pg::sql::{self, Session};
@@ -96,6 +97,9 @@ impl Step for StartReplicaStep {
         let server = ctl::manager(cx, node);
         let log = ServerLog::from_now(cx, node);
         if server.state().await? == ServerState::Stopped {
+            for note in fence::open_clone(node).await? {
+                cx.report.log("pgleap", note);
+            }
             standby::write_identity(node)?;
             standby::write_upstream(node, upstream, &self.0.slot)?;
             server.launch(&[]).await?;

@@ -192,6 +192,9 @@ impl Servers {
             state_dir: state_dir.clone(),
             tls_dir: self.path("tls"),
             roots: vec![self.root.path().to_owned()],
+            hook: Vec::new(),
+            health_listen: None,
+            agent_check_listen: None,
         };
         Context {
             operation: "app-abc123".into(),

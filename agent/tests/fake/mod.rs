@@ -171,6 +171,9 @@ pub fn config(state_dir: &Path, host: &str) -> AgentConfig {
         state_dir: state_dir.to_owned(),
         tls_dir: state_dir.join("tls"),
         roots: vec![state_dir.join("data")],
+        hook: Vec::new(),
+        health_listen: None,
+        agent_check_listen: None,
     }
 }
 

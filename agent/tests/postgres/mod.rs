@@ -83,6 +83,30 @@ impl Cluster {
         cluster
     }
 
+    /// Makes and starts a physical replica of this server, which streams from its socket.
+    pub fn replica(&self, name: &str) -> Cluster {
+        let dir = tempfile::Builder::new().prefix("pgl").tempdir_in("/var/tmp").unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let data = dir.path().join("d");
+        let port = free_port();
+        let node = Node {
+            name: name.to_owned(),
+            port: u32::from(port),
+            socket_dir: dir.path().to_str().unwrap().to_owned(),
+            data_dir: data.to_str().unwrap().to_owned(),
+            ..self.node.clone()
+        };
+        let replica = Cluster { node, dir };
+        self.run("pg_basebackup", &["-D", &replica.node.data_dir, "-R", "-c", "fast", "-X", "stream"]);
+        let own = format!("port = {port}\nunix_socket_directories = '{}'\n", replica.node.socket_dir);
+        let file = data.join("postgresql.conf");
+        let old = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, old + &own).unwrap();
+        let log = dir_text(&data, "server.log");
+        replica.run("pg_ctl", &["-D", &replica.node.data_dir, "-l", &log, "-w", "-s", "start"]);
+        replica
+    }
+
     /// A program of this server's, as the user it runs as.
     pub fn command(&self, program: &str) -> Command {
         let path = Path::new(&self.node.bin_dir).join(program);
@@ -151,6 +175,7 @@ pub fn succeeded(program: &str, output: Output) -> String {
     text(&output.stdout)
 }
 
-fn free_port() -> u16 {
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }

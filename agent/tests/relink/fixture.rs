@@ -309,6 +309,9 @@ fn config(at: &Path, host: &str) -> AgentConfig {
         state_dir: at.join("state").join(host),
         tls_dir: at.join("tls").join(host),
         roots: vec![at.to_owned()],
+        hook: Vec::new(),
+        health_listen: None,
+        agent_check_listen: None,
     }
 }
 

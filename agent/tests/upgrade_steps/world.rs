@@ -180,6 +180,9 @@ impl World {
             state_dir: self.dir.path().join("state"),
             tls_dir: self.dir.path().join("tls"),
             roots: vec![self.dir.path().join("d")],
+            hook: Vec::new(),
+            health_listen: None,
+            agent_check_listen: None,
         })
     }
 

@@ -30,7 +30,7 @@ impl Api {
         Ok(RetryReply { operation })
     }
 
-    async fn tell(
+    pub(super) async fn tell(
         &self,
         peer: &Peer,
         name: &str,

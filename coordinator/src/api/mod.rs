@@ -11,6 +11,8 @@ mod lag;
 mod members;
 mod start;
 mod status;
+mod traffic;
+mod traffic_status;
 
 #[cfg(test)]
 mod tests;
@@ -24,8 +26,9 @@ use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
     ApplyFleetReply, ApplyFleetRequest, CancelReply, CancelRequest, CheckEvent, CheckRequest, EventsRequest,
-    OperationEvent, PlanReply, PlanRequest, RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest,
-    StartReply, StartRequest, StatusReply, StatusRequest,
+    FinishReply, FinishRequest, OperationEvent, PlanReply, PlanRequest, RetryReply, RetryRequest,
+    ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StatusReply, StatusRequest, SwitchReadsReply,
+    SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
 };
 use pgleap_proto::tls::{Peer, Role};
 use tokio_util::sync::CancellationToken;
@@ -121,5 +124,26 @@ impl Fleet for Api {
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<RetryReply>, Status> {
         let (peer, request) = allow(request, CHANGE, "retry an operation")?;
         self.retry_operation(&peer, request).await.map(Response::new)
+    }
+
+    async fn switch_reads(
+        &self,
+        request: Request<SwitchReadsRequest>,
+    ) -> Result<Response<SwitchReadsReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "move reads")?;
+        self.move_reads(&peer, request).await.map(Response::new)
+    }
+
+    async fn switchover(
+        &self,
+        request: Request<SwitchoverRequest>,
+    ) -> Result<Response<SwitchoverReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "move writes")?;
+        self.switch_writes(&peer, request).await.map(Response::new)
+    }
+
+    async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "finish an operation")?;
+        self.finish_operation(&peer, request).await.map(Response::new)
     }
 }

@@ -19,7 +19,8 @@ impl Api {
         let fleet = spec(&state)?;
         let cluster = cluster(&fleet, &request.cluster)?;
         let facts = self.facts(cluster).await;
-        let plan = build(cluster, &facts, &new_tag()).map_err(no_plan)?;
+        let id = new_id(&request.cluster);
+        let plan = build(cluster, &facts, &id, &new_tag()).map_err(no_plan)?;
         Ok(present(&plan))
     }
 
@@ -42,8 +43,8 @@ impl Api {
         let cluster = cluster(&fleet, &name)?;
         let facts = self.facts(cluster).await;
         judge(&name, &check::run(cluster, &facts), accept_warnings)?;
-        let plan = Arc::new(build(cluster, &facts, &new_tag()).map_err(no_plan)?);
-        let id = format!("{name}-{}", random_hex());
+        let id = new_id(&name);
+        let plan = Arc::new(build(cluster, &facts, &id, &new_tag()).map_err(no_plan)?);
         let command = Command::StartOperation { id, plan, generation: state.generation() };
         let reply = self.raft.propose(&peer.to_string(), given(&request_id), command).await;
         Ok(StartReply { operation: operation_of(reply.map_err(refused)?, &request_id)? })
@@ -85,6 +86,10 @@ fn line(finding: &Finding) -> String {
 
 fn no_plan(error: PlanError) -> Status {
     Status::failed_precondition(error.to_string())
+}
+
+fn new_id(cluster: &str) -> String {
+    format!("{cluster}-{}", random_hex())
 }
 
 fn new_tag() -> String {

@@ -7,12 +7,12 @@ use pgleap_proto::fleet::{
 };
 use tonic::Status;
 
-use super::Api;
 use super::error::{find, refused};
+use super::{Api, traffic_status};
 use crate::driver::LiveStatus;
 use crate::plan::PlannedStep;
 use crate::state::operation::StepRecord;
-use crate::state::{Operation, State, Status as Stands, StepState, Verb};
+use crate::state::{Operation, Side, State, Status as Stands, StepState, Verb};
 
 impl Api {
     pub(super) async fn show_status(&self, request: StatusRequest) -> Result<StatusReply, Status> {
@@ -24,7 +24,10 @@ impl Api {
         let lags = join_all(shown.iter().map(|operation| self.lag(operation))).await;
         let now = Timestamp::now();
         let live = |operation: &str, step: &str| self.live.status(operation, step);
-        let operations = shown.iter().zip(lags).map(|(operation, lag)| present(operation, lag, &live, now));
+        let operations = shown.iter().zip(lags).map(|(operation, lag)| OperationStatus {
+            traffic: traffic_status::present(operation, &self.live.traffic_now(&operation.id)),
+            ..present(operation, lag, &live, now)
+        });
         Ok(StatusReply {
             coordinator: Some(CoordinatorStatus {
                 member: view.member,
@@ -75,6 +78,7 @@ fn present(
         next: next(operation),
         lag,
         phases: phases(operation, now),
+        traffic: None,
     }
 }
 
@@ -85,7 +89,7 @@ fn present_step(
     now: Timestamp,
 ) -> StepStatus {
     let record = operation.steps.get(&step.id).cloned().unwrap_or_default();
-    let under_way = matches!(operation.status, Stands::Running | Stands::Cancelling)
+    let under_way = matches!(operation.status, Stands::Running | Stands::Cancelling | Stands::Finishing)
         || matches!(record.state, StepState::Started(_));
     let live = if under_way { live(&operation.id, &step.id) } else { LiveStatus::default() };
     let started = matches!(record.state, StepState::Started(_));
@@ -137,26 +141,48 @@ fn reason(operation: &Operation, steps: &[StepStatus]) -> (String, Vec<String>) 
             (format!("{step}{}", stop.reason), stop.evidence.clone())
         }
         Stands::AtGate => {
-            let text =
-                "burn-in: every step is done, and the new cluster follows the old one by logical replication";
+            let text = match operation.traffic.writer {
+                Side::Old => {
+                    "burn-in: every step is done, and the new cluster follows the old one by logical replication"
+                }
+                Side::New => {
+                    "the new cluster takes the writes, and the old one follows it by logical replication"
+                }
+            };
             (text.to_owned(), Vec::new())
         }
-        Stands::Running | Stands::Cancelling => {
+        Stands::Switching => traffic_status::reason(operation),
+        Stands::Running | Stands::Cancelling | Stands::Finishing => {
             let blocked = steps.iter().find(|step| step.state == "blocked");
             (blocked.map(|step| format!("{}: {}", step.id, step.message)).unwrap_or_default(), Vec::new())
         }
-        Stands::Cancelled => (String::new(), Vec::new()),
+        Stands::Cancelled | Stands::Finished => (String::new(), Vec::new()),
     }
 }
 
 /// The next command to type.
 fn next(operation: &Operation) -> String {
-    let (id, cluster) = (&operation.id, &operation.plan.cluster);
+    let (id, cluster, writer) = (&operation.id, &operation.plan.cluster, operation.traffic.writer);
     match &operation.status {
-        Stands::Running | Stands::Cancelling => format!("pgleap watch {id}"),
-        Stands::Stopped(stop) if stop.cancelling => format!("pgleap retry {id}"),
+        Stands::Running | Stands::Cancelling | Stands::Switching | Stands::Finishing => {
+            format!("pgleap watch {id}")
+        }
+        Stands::Stopped(stop) if stop.cancelling || stop.finishing || writer == Side::New => {
+            format!("pgleap retry {id}")
+        }
         Stands::Stopped(_) => format!("pgleap retry {id}   (or take everything back: pgleap cancel {id})"),
-        Stands::AtGate => format!("pgleap cancel {id}   (takes everything back; nothing else is due yet)"),
+        Stands::AtGate if operation.plan.moving().is_none() => {
+            format!("pgleap cancel {id}   (takes everything back; its plan cannot move traffic)")
+        }
+        Stands::AtGate if writer == Side::Old => {
+            format!("pgleap switchover {cluster}   (or take everything back: pgleap cancel {id})")
+        }
+        Stands::AtGate => {
+            format!(
+                "pgleap finish {cluster}   (or let the old cluster take the writes: pgleap reverse {cluster})"
+            )
+        }
+        Stands::Finished => String::new(),
         Stands::Cancelled => format!("pgleap start {cluster}"),
     }
 }
@@ -164,7 +190,7 @@ fn next(operation: &Operation) -> String {
 fn phases(operation: &Operation, now: Timestamp) -> Vec<PhaseTime> {
     // What is over does not go on counting.
     let until = match operation.status {
-        Stands::Cancelled => operation.status_since,
+        Stands::Cancelled | Stands::Finished => operation.status_since,
         _ => now,
     };
     let times = operation.phase_times().into_iter().map(|(phase, begun, ended)| PhaseTime {

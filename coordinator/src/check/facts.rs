@@ -23,6 +23,10 @@ pub struct Facts {
 /// The order of nodes in a request is fixed: old nodes, then of each new node its seed and itself. [`View`] relies on it.
 pub fn queries(cluster: &ClusterSpec) -> BTreeMap<String, InspectRequest> {
     let mut requests: BTreeMap<String, InspectRequest> = BTreeMap::new();
+    // Hosts of poolers and balancers only have to answer.
+    for host in cluster.agents().into_keys() {
+        requests.entry(host).or_default();
+    }
     let mut ask = |host: &str, query: NodeQuery| {
         requests.entry(host.to_owned()).or_default().nodes.push(query);
     };

@@ -31,7 +31,7 @@ mod tests {
         assert_eq!(host, "db3");
         assert_eq!(rehearse.upstream.as_ref().unwrap().host, "10.0.0.2");
         assert_eq!(rehearse.databases, ["app", "postgres", "template1"]);
-        let plan = crate::plan::build(&case.cluster, &case.facts, "pgleap_0123ab").unwrap();
+        let plan = crate::plan::build(&case.cluster, &case.facts, "ledger-0123ab", "pgleap_0123ab").unwrap();
         let planned = plan.step("check.rehearse").unwrap().action.kind.clone();
         assert_eq!(planned, Some(pgleap_proto::step::action::Kind::Rehearse(rehearse)));
     }

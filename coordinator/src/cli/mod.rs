@@ -8,6 +8,7 @@ mod check;
 mod client;
 mod completions;
 mod events;
+mod finish;
 mod fleet;
 pub(crate) mod follow;
 mod format;
@@ -19,6 +20,9 @@ mod retry;
 mod serve;
 mod start;
 mod status;
+mod switch_reads;
+mod switchover;
+mod traffic;
 mod watch;
 
 use std::path::PathBuf;
@@ -27,6 +31,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use output::Out;
+use pgleap_proto::traffic::Side;
 
 /// How a verb ended, when it did not simply succeed. Each is an exit code, listed in `--help`.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub enum Failure {
     Unreachable(String),
     /// Exit code 5: the operation stopped and waits for the operator.
     Stopped,
+    /// Exit code 6: the switchover was tried and taken back; clients are where they were.
+    TakenBack,
 }
 
 impl Failure {
@@ -48,6 +55,7 @@ impl Failure {
             Failure::CheckFailed => 3,
             Failure::Unreachable(_) => 4,
             Failure::Stopped => 5,
+            Failure::TakenBack => 6,
         }
     }
 }
@@ -80,7 +88,8 @@ Exit codes:
   2  wrong usage
   3  `check` found errors
   4  no coordinator could be reached
-  5  the operation stopped and waits for you (`watch`, `cancel --wait`)
+  5  the operation stopped and waits for you (`watch`, `cancel --wait`, `finish`)
+  6  `switchover` or `reverse` was tried and taken back; clients are where they were
 
 Environment:
   PGLEAP_COORDINATOR  host:port of the coordinators, separated by commas
@@ -140,7 +149,15 @@ enum Verb {
     Watch(watch::Watch),
     /// List what happened, by whom
     Events(events::Events),
-    /// Take an operation back: the old cluster is left as it was found
+    /// Let the new side serve a share of the reads
+    SwitchReads(switch_reads::SwitchReads),
+    /// Move the writes to the new cluster; the old one follows it from then on
+    Switchover(switchover::Switchover),
+    /// Move the writes back to the old cluster, losing nothing
+    Reverse(switchover::Switchover),
+    /// Give up the way back: the side that takes the writes stays
+    Finish(finish::Finish),
+    /// Take an operation back: the old cluster is left as it was found. While a switchover waits for its next try, only that is given up
     Cancel(cancel::Cancel),
     /// Try the step at which an operation stopped again
     Retry(retry::Retry),
@@ -165,6 +182,10 @@ pub async fn main() -> ExitCode {
         Verb::Watch(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Events(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Cancel(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::SwitchReads(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Switchover(verb) => verb.run(&cli.connection, &mut out, Side::New).await,
+        Verb::Reverse(verb) => verb.run(&cli.connection, &mut out, Side::Old).await,
+        Verb::Finish(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Retry(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Members(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Completions(verb) => verb.run(&mut out),

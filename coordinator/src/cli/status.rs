@@ -5,7 +5,7 @@ use pgleap_proto::fleet::{OperationStatus, StatusReply, StatusRequest, StepStatu
 
 use super::format;
 use super::output::{Out, Tone};
-use super::{Connection, Outcome, members};
+use super::{Connection, Outcome, members, traffic};
 
 #[derive(Debug, Args)]
 pub struct Status {
@@ -46,7 +46,7 @@ pub(super) fn render(out: &Out, reply: &StatusReply, all_steps: bool) -> String 
 fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lines: &mut Vec<String>) {
     let tone = match operation.state.as_str() {
         "stopped" => Tone::Bad,
-        "cancelling" | "cancelled" => Tone::Warn,
+        "cancelling" | "cancelled" | "switching" => Tone::Warn,
         _ => Tone::Good,
     };
     lines.push(format!(
@@ -91,6 +91,9 @@ fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lin
     if !lag.is_empty() {
         lines.push(format!("  {} {}", label(out, "lag"), lag.join(", ")));
     }
+    if let Some(traffic) = &operation.traffic {
+        traffic::render(out, traffic, lines);
+    }
     if !operation.reason.is_empty() {
         let name = if operation.state == "stopped" { "stopped" } else { "waits" };
         lines.push(format!("  {} {}", label(out, name), out.paint(tone, &operation.reason)));
@@ -101,7 +104,7 @@ fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lin
     }
 }
 
-fn label(out: &Out, name: &str) -> String {
+pub(super) fn label(out: &Out, name: &str) -> String {
     out.paint(Tone::Dim, &format!("{name:<8}"))
 }
 

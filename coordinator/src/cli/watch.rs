@@ -11,6 +11,8 @@ use super::{Connection, Failure, Outcome, format, status};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// Between two looks at a switchover.
+const SOON: Duration = Duration::from_millis(100);
 /// How long a coordinator may be away before `watch` gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,48 +34,72 @@ impl Watch {
 /// Follows until interrupted or, if told so, until nothing goes on by itself.
 pub(super) async fn follow(connection: &Connection, out: &mut Out, name: &str, until_idle: bool) -> Outcome {
     let mut view = View::default();
-    let mut client = None;
-    let mut away_since: Option<tokio::time::Instant> = None;
+    let mut look = Look { interval: INTERVAL, ..Look::new(connection) };
     loop {
-        match look(connection, &mut client, name).await {
-            Ok(reply) => {
-                away_since = None;
-                view.show(out, &reply)?;
-                let busy = |o: &OperationStatus| matches!(o.state.as_str(), "running" | "cancelling");
-                if until_idle && !reply.operations.iter().any(busy) {
-                    let stopped = reply.operations.iter().any(|o| o.state == "stopped");
-                    return if stopped { Err(Failure::Stopped) } else { Ok(()) };
-                }
-            }
-            // The coordinator may be starting again; the operation goes on by itself.
-            Err(Failure::Unreachable(why)) => {
-                client = None;
-                let since = *away_since.get_or_insert_with(|| {
-                    out.talk(&format!("{why}; trying again"));
-                    tokio::time::Instant::now()
-                });
-                if since.elapsed() > PATIENCE {
-                    return Err(Failure::Unreachable(why));
-                }
-            }
-            Err(other) => return Err(other),
+        let reply = look.at(out, StatusRequest { name: name.to_owned() }).await?;
+        view.show(out, &reply)?;
+        let busy = |o: &OperationStatus| {
+            matches!(o.state.as_str(), "running" | "cancelling" | "switching" | "finishing")
+        };
+        if until_idle && !reply.operations.iter().any(busy) {
+            let stopped = reply.operations.iter().any(|o| o.state == "stopped");
+            return if stopped { Err(Failure::Stopped) } else { Ok(()) };
         }
-        tokio::time::sleep(INTERVAL).await;
+        look.pause().await;
     }
 }
 
 type Client = pgleap_proto::fleet::fleet_client::FleetClient<super::follow::Leading>;
 
-async fn look(
-    connection: &Connection,
-    client: &mut Option<Client>,
-    name: &str,
-) -> Result<StatusReply, Failure> {
-    if client.is_none() {
-        *client = Some(connection.open().await?);
+/// Asks for the status again and again, and bears with a coordinator that is away for a while.
+pub(super) struct Look<'c> {
+    connection: &'c Connection,
+    client: Option<Client>,
+    interval: Duration,
+}
+
+impl<'c> Look<'c> {
+    /// At the pace at which a switchover changes.
+    pub(super) fn new(connection: &'c Connection) -> Look<'c> {
+        Look { connection, client: None, interval: SOON }
     }
-    let Some(open) = client.as_mut() else { return Err(Failure::Unreachable("no connection".to_owned())) };
-    Ok(open.status(StatusRequest { name: name.to_owned() }).await?.into_inner())
+
+    /// The status, as soon as there is one.
+    pub(super) async fn at(&mut self, out: &mut Out, request: StatusRequest) -> Result<StatusReply, Failure> {
+        let mut away_since: Option<tokio::time::Instant> = None;
+        loop {
+            match self.ask(request.clone()).await {
+                // The coordinator may be starting again; the operation goes on by itself.
+                Err(Failure::Unreachable(why)) => {
+                    self.client = None;
+                    let since = *away_since.get_or_insert_with(|| {
+                        out.talk(&format!("{why}; trying again"));
+                        tokio::time::Instant::now()
+                    });
+                    if since.elapsed() > PATIENCE {
+                        return Err(Failure::Unreachable(why));
+                    }
+                }
+                other => return other,
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Until the next look.
+    pub(super) async fn pause(&self) {
+        tokio::time::sleep(self.interval).await;
+    }
+
+    async fn ask(&mut self, request: StatusRequest) -> Result<StatusReply, Failure> {
+        let mut client = match self.client.take() {
+            Some(client) => client,
+            None => self.connection.open().await?,
+        };
+        let reply = client.status(request).await?.into_inner();
+        self.client = Some(client);
+        Ok(reply)
+    }
 }
 
 /// What was shown last, so that only changes are printed.
@@ -131,7 +157,7 @@ impl View {
             for line in &operation.evidence {
                 out.line(&format!("    {line}"))?;
             }
-            if !operation.next.is_empty() && operation.state != "running" {
+            if !operation.next.is_empty() && !matches!(operation.state.as_str(), "running" | "switching") {
                 out.line(&format!("    next: {}", operation.next))?;
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::traffic::traffic_client::TrafficClient;
 use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for a connection.
@@ -46,15 +47,30 @@ impl Agents {
     /// # Errors
     /// When no connection can be made.
     pub async fn client(&self, host: &str, address: &str) -> Result<AgentClient<Channel>, Unreachable> {
-        let channel = match self.known(host, address) {
-            Some(channel) => channel,
+        let channel = self.channel(host, address).await?;
+        Ok(AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// As [`Agents::client`], for the calls that move traffic, on the same connection.
+    ///
+    /// # Errors
+    /// When no connection can be made.
+    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficClient<Channel>, Unreachable> {
+        let channel = self.channel(host, address).await?;
+        Ok(TrafficClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    async fn channel(&self, host: &str, address: &str) -> Result<Channel, Unreachable> {
+        match self.known(host, address) {
+            Some(channel) => Ok(channel),
             None => self.connect(host, address).await.map_err(|cause| Unreachable {
                 host: host.to_owned(),
                 address: address.to_owned(),
                 cause,
-            })?,
-        };
-        Ok(AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+            }),
+        }
     }
 
     /// Drops a connection that failed, so that the next one is made anew and says why when it cannot be.

@@ -33,6 +33,11 @@ impl Backoff {
     }
 }
 
+/// Between half and one and a half of it.
+pub(super) fn jittered(delay: Duration) -> Duration {
+    delay.mul_f64(0.5 + rand::random::<f64>())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

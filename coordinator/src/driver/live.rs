@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use pgleap_proto::agent::{LogLine, Progress};
+use pgleap_proto::traffic::{ObserveReply, RouteReadsReply};
 use tokio::sync::broadcast;
 
 use super::replay::Replay;
@@ -55,18 +56,39 @@ struct Waiting {
     reason: String,
 }
 
+/// What is known of an operation's traffic besides the replicated state.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrafficNow {
+    /// Who a switchover waits for, by name.
+    pub waiting: BTreeMap<String, TrafficWait>,
+    /// Latest answer of each balancer's agent, or why there is none.
+    pub balancers: BTreeMap<String, Result<RouteReadsReply, String>>,
+    /// What each node's agent said of it, or why it said nothing.
+    pub nodes: BTreeMap<String, Result<ObserveReply, String>>,
+}
+
+/// Something that does not move.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrafficWait {
+    /// Since when.
+    pub since: Timestamp,
+    /// Who, where, what and why.
+    pub why: String,
+}
+
 type Key = (String, String);
 
 /// Shared between the driver, which writes, and the API, which reads.
 #[derive(Debug)]
 pub struct Live {
     steps: Mutex<BTreeMap<Key, LiveStep>>,
+    traffic: Mutex<BTreeMap<String, TrafficNow>>,
     lines: broadcast::Sender<LiveLine>,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Live { steps: Mutex::default(), lines: broadcast::Sender::new(1024) }
+        Live { steps: Mutex::default(), traffic: Mutex::default(), lines: broadcast::Sender::new(1024) }
     }
 }
 
@@ -148,8 +170,28 @@ impl Live {
         });
     }
 
+    /// What is known of the traffic of an operation.
+    pub fn traffic_now(&self, operation: &str) -> TrafficNow {
+        let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.get(operation).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of the traffic of an operation.
+    pub(super) fn traffic(&self, operation: &str, change: impl FnOnce(&mut TrafficNow)) {
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        change(traffic.entry(operation.to_owned()).or_default());
+    }
+
+    /// A balancer answered.
+    pub(super) fn reads(&self, operation: &str, balancer: &str, reply: RouteReadsReply) {
+        self.traffic(operation, |now| {
+            now.balancers.insert(balancer.to_owned(), Ok(reply));
+        });
+    }
+
     /// The operation is over.
     pub(super) fn forget(&self, operation: &str) {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).remove(operation);
         self.lock().retain(|(of, _), _| of != operation);
     }
 
@@ -157,6 +199,7 @@ impl Live {
     pub(super) fn operations(&self) -> Vec<String> {
         let mut ids: Vec<String> = self.lock().keys().map(|(operation, _)| operation.clone()).collect();
         ids.dedup();
+        ids.extend(self.traffic.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned());
         ids
     }
 

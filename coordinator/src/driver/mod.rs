@@ -1,5 +1,5 @@
 //! The driver, on the leader only: it makes the runs that the replicated state wants, and ends those it no longer
-//! wants. It decides nothing: what should run is [`crate::state::runnable`], what came of it goes into the log.
+//! wants: steps, a switchover, and at the gate the keeping of reads and the watch over both leaders. It decides nothing: what should run is [`crate::state::runnable`], what came of it goes into the log.
 //!
 //! A new leader (after a restart, or another member) finds steps started in the log and starts each again with a
 //! higher attempt; their agents join them to the run under way or look at the world.
@@ -7,13 +7,17 @@
 mod agents;
 mod backoff;
 mod live;
+mod reads;
 mod replay;
 mod run;
+mod switchover;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,17 +25,32 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 pub use agents::{Agents, Unreachable, explain, explain_status};
-pub use live::{Live, LiveLine, LiveStatus};
+pub use live::{Live, LiveLine, LiveStatus, TrafficNow};
 
 use crate::raft::{Raft, View};
 use crate::state::{Operation, Status, StepState, StepToRun, Verb, runnable};
+use reads::ReadsRun;
 use run::StepRun;
+use switchover::SwitchoverRun;
+use watch::WatchRun;
 
 /// A run that ended without effect is not repeated sooner than this.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// One run: what it is for, and in which term.
-type Key = (String, StepToRun, u64);
+type Key = (String, Job, u64);
+
+/// What a run is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Job {
+    Step(StepToRun),
+    /// The writes to the other side.
+    Switchover,
+    /// The reads where they are wanted.
+    Reads,
+    /// Whether both leaders are what they were.
+    Watch,
+}
 
 /// Keeps the right runs going.
 pub struct Driver {
@@ -102,20 +121,38 @@ impl Driver {
     }
 
     fn start(&mut self, view: &View, key: Key) {
-        let (operation, StepToRun { id, verb }, term) = key.clone();
-        let planned = view.state.operations.get(&operation).and_then(|op| op.plan.step(&id));
-        let Some(step) = planned.cloned() else { return };
-        let (raft, agents, live) = (self.raft.clone(), self.agents.clone(), self.live.clone());
-        let run = StepRun { raft, agents, live, by: self.by.clone(), operation, step, verb, term };
+        let Some(run) = self.run_of(view, &key) else { return };
         let before = self.last_start.insert(key.clone(), Instant::now());
         let early = before.and_then(|at| AGAIN.checked_sub(at.elapsed()));
         let task = self.tasks.spawn(async move {
             if let Some(delay) = early {
                 tokio::time::sleep(delay).await;
             }
-            run.run().await;
+            run.await;
         });
         self.running.insert(key, task);
+    }
+
+    fn run_of(&self, view: &View, key: &Key) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
+        let (operation, job, term) = key.clone();
+        let (raft, agents, live) = (self.raft.clone(), self.agents.clone(), self.live.clone());
+        let by = self.by.clone();
+        let known = view.state.operations.get(&operation)?;
+        Some(match job {
+            Job::Step(StepToRun { id, verb }) => {
+                let step = known.plan.step(&id)?.clone();
+                Box::pin(StepRun { raft, agents, live, by, operation, step, verb, term }.run())
+            }
+            Job::Switchover => Box::pin(SwitchoverRun { raft, agents, live, by, operation, term }.run()),
+            Job::Reads => {
+                let moving = known.plan.moving()?;
+                Box::pin(ReadsRun { raft, agents, live, by, operation, moving, term }.run())
+            }
+            Job::Watch => {
+                let moving = known.plan.moving()?;
+                Box::pin(WatchRun { raft, agents, live, by, operation, moving, term }.run())
+            }
+        })
     }
 
     fn forget_task(&mut self, id: Id) {
@@ -123,13 +160,23 @@ impl Driver {
     }
 }
 
-fn wanted(operation: &Operation, term: u64) -> impl Iterator<Item = Key> {
-    let id = operation.id.clone();
-    runnable(operation).into_iter().map(move |step| (id.clone(), step, term))
+fn wanted(operation: &Operation, term: u64) -> Vec<Key> {
+    let mut jobs: Vec<Job> = runnable(operation).into_iter().map(Job::Step).collect();
+    match operation.status {
+        Status::Switching => jobs.push(Job::Switchover),
+        Status::AtGate => {
+            let moving = operation.plan.moving();
+            jobs.extend(moving.as_ref().map(|_| Job::Watch));
+            jobs.extend(moving.filter(|moving| !moving.balancers.is_empty()).map(|_| Job::Reads));
+        }
+        _ => {}
+    }
+    jobs.into_iter().map(|job| (operation.id.clone(), job, term)).collect()
 }
 
 /// A stopped operation starts nothing, but what it had started is watched to its end.
-fn is_watching(view: &View, (operation, StepToRun { id, verb }, _): &Key) -> bool {
+fn is_watching(view: &View, (operation, job, _): &Key) -> bool {
+    let Job::Step(StepToRun { id, verb }) = job else { return false };
     let Some(operation) = view.state.operations.get(operation) else { return false };
     let under_way = |verb: Verb| {
         let record = operation.steps.get(id).map(|record| &record.state);

@@ -63,6 +63,7 @@ fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &m
             ("new.bin_dir", n.bin_dir.clone()),
             ("new.old_bin_dir", n.old_bin_dir.clone()),
             ("new.jobs", n.jobs.map_or("processors".into(), |jobs| jobs.to_string())),
+            ("new.replication", login(&n.replication)),
             ("new.environment", format!("{:?}", n.environment)),
             ("options.slot_timeout", format!("{} ms", p.slot_timeout_ms)),
             ("options.long_transaction", format!("{} ms", p.long_transaction_ms)),
@@ -92,6 +93,19 @@ fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &m
     compare(&what, nodes(&old.new.nodes), nodes(&new.new.nodes), changes, |node, _, _, changes| {
         changes.push(format!("{what} {node}: changed"));
     });
+    let poolers = |c: &ClusterSpec| c.poolers.iter().map(|p| (p.name.clone(), p.clone())).collect();
+    let what = format!("cluster {name}: pooler");
+    compare(&what, poolers(old), poolers(new), changes, |pooler, _, _, changes| {
+        changes.push(format!("{what} {pooler}: changed"));
+    });
+    let balancers = |c: &ClusterSpec| c.balancers.iter().map(|b| (b.name.clone(), b.clone())).collect();
+    let what = format!("cluster {name}: balancer");
+    compare(&what, balancers(old), balancers(new), changes, |balancer, _, _, changes| {
+        changes.push(format!("{what} {balancer}: changed"));
+    });
+    if old.traffic != new.traffic {
+        changes.push(format!("cluster {name}: traffic: changed"));
+    }
     let (before, after) = (leader(old), leader(new));
     if before != after {
         changes.push(format!("cluster {name}: new leader {} -> {}", shown(before), shown(after)));

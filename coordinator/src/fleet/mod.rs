@@ -6,10 +6,12 @@ mod diff;
 mod error;
 mod nodes;
 mod read;
+mod read_traffic;
 mod reader;
 mod rules;
 mod spec;
 mod suggest;
+mod traffic;
 
 pub use diff::diff;
 pub use error::{Fault, FleetError};
@@ -17,6 +19,7 @@ pub use spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
     TablespaceSpec, ValidateSpec,
 };
+pub use traffic::{BalancerSpec, PoolerKind, PoolerSpec, TrafficSpec};
 
 /// Reads and validates a fleet file. `source` is its name, for messages.
 ///

@@ -70,6 +70,13 @@ impl ClusterSpec {
     }
 }
 
+impl ClusterSpec {
+    /// How the old leader reaches the new one.
+    pub fn reach_back(&self, node: &NewNodeSpec) -> Conninfo {
+        conninfo(&self.new.replication, &node.address, node.port)
+    }
+}
+
 fn conninfo(login: &LoginSpec, address: &str, port: u16) -> Conninfo {
     Conninfo {
         host: address.to_owned(),

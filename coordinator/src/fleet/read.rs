@@ -1,5 +1,6 @@
 //! Which keys a fleet file has, with their types, bounds and defaults. Relations between keys are in `rules`.
 
+use super::read_traffic::{balancer, pooler, traffic};
 use super::reader::{Reader, Section};
 use super::spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
@@ -49,9 +50,12 @@ fn cluster(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> ClusterSpec {
         old(section.section("old", Some("add [cluster.old] with version, bin_dir and its nodes")), hosts);
     let new = section.section("new", Some("add [cluster.new] with version, bin_dir and its nodes"));
     let new = new_cluster(new, hosts, &old);
+    let poolers = section.sections("pooler", None).into_iter().map(|one| pooler(one, hosts)).collect();
+    let balancers = section.sections("balancer", None).into_iter().map(|one| balancer(one, hosts)).collect();
+    let traffic = traffic(section.section("traffic", None));
     let options = options(section.section("options", None));
     section.finish();
-    ClusterSpec { name, old, new, options }
+    ClusterSpec { name, old, new, options, poolers, balancers, traffic }
 }
 
 fn old(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldSpec {
@@ -94,7 +98,7 @@ struct Common {
 fn common(section: &mut Section<'_, '_>, hosts: &[HostSpec]) -> Common {
     let name = section.text("name", "\"ledger-1\"");
     let host = section.text("host", "\"db1\"");
-    let agent = hosts.iter().find(|h| h.name == host).map(|h| h.agent.clone()).unwrap_or_default();
+    let agent = agent_of(&host, hosts);
     let of_agent = agent.rsplit_once(':').map_or("", |(host, _)| host);
     let of_agent = of_agent.trim_start_matches('[').trim_end_matches(']').to_owned();
     Common {
@@ -109,6 +113,11 @@ fn common(section: &mut Section<'_, '_>, hosts: &[HostSpec]) -> Common {
             .optional_text("socket_dir", &format!("\"{SOCKET_DIR}\""))
             .unwrap_or_else(|| SOCKET_DIR.into()),
     }
+}
+
+/// Empty for a host that is not declared; a rule tells of it.
+pub(super) fn agent_of(host: &str, hosts: &[HostSpec]) -> String {
+    hosts.iter().find(|h| h.name == host).map(|h| h.agent.clone()).unwrap_or_default()
 }
 
 fn old_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldNodeSpec {
@@ -127,11 +136,12 @@ fn new_cluster(mut section: Section<'_, '_>, hosts: &[HostSpec], old: &OldSpec) 
         .unwrap_or_else(|| old.bin_dir.clone());
     let jobs = section.optional_number("jobs", 1, 1024).map(small);
     let environment = section.texts("environment");
+    let replication = login(section.section("replication", None)).unwrap_or_else(|| old.replication.clone());
     let nodes =
         section.sections("node", Some("add a [[cluster.new.node]]; the first becomes the new leader"));
     let nodes = nodes.into_iter().map(|node| new_node(node, hosts)).collect();
     section.finish();
-    NewSpec { version, bin_dir, old_bin_dir, jobs, environment, nodes }
+    NewSpec { version, bin_dir, old_bin_dir, jobs, environment, replication, nodes }
 }
 
 fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> NewNodeSpec {
@@ -196,6 +206,6 @@ fn options(mut section: Section<'_, '_>) -> OptionsSpec {
 }
 
 /// Bounds were checked when the number was read.
-fn small(number: u64) -> u32 {
+pub(super) fn small(number: u64) -> u32 {
     u32::try_from(number).unwrap_or_default()
 }

@@ -199,8 +199,17 @@ impl<'r, 't> Section<'r, 't> {
 
     /// A duration such as "10m", in milliseconds, that may be left out. Never zero.
     pub(super) fn optional_duration_ms(&mut self, key: &'static str) -> Option<u64> {
+        self.optional_duration(key, "a duration above zero", |ms| ms > 0)
+    }
+
+    /// As [`Section::optional_duration_ms`], and may be `"0s"`.
+    pub(super) fn optional_duration_or_none_ms(&mut self, key: &'static str) -> Option<u64> {
+        self.optional_duration(key, "a duration", |_| true)
+    }
+
+    fn optional_duration(&mut self, key: &'static str, wanted: &str, good: fn(u64) -> bool) -> Option<u64> {
         let value = self.find(key)?;
-        let parsed = value.get_ref().as_str().and_then(duration_ms);
+        let parsed = value.get_ref().as_str().and_then(duration_ms).filter(|ms| good(*ms));
         if parsed.is_none() {
             let shown = value.get_ref().as_str().map_or_else(
                 || format!("{} {}", article(value.get_ref().type_str()), value.get_ref().type_str()),
@@ -208,7 +217,7 @@ impl<'r, 't> Section<'r, 't> {
             );
             self.fault(
                 key,
-                format!("expected a duration above zero, found {shown}"),
+                format!("expected {wanted}, found {shown}"),
                 format!("write {key} = \"10m\" (units: ms, s, m, h)"),
             );
         }
@@ -293,6 +302,44 @@ impl<'r, 't> Section<'r, 't> {
         texts
     }
 
+    /// A list of texts that may be left out: it then reads as empty.
+    pub(super) fn list(&mut self, key: &'static str, example: &str) -> Vec<String> {
+        let Some(value) = self.find(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.wrong_type(key, value.get_ref(), "a list of texts", example);
+            return Vec::new();
+        };
+        let mut texts = Vec::new();
+        for element in array.iter().map(Spanned::get_ref) {
+            match element.as_str() {
+                Some(text) if !text.trim().is_empty() && !text.chars().any(char::is_control) => {
+                    texts.push(text.to_owned());
+                }
+                Some(_) => {
+                    self.fault(key, "has an element that is empty or has a control character", "remove it")
+                }
+                None => self.wrong_type(key, element, "a text in the list", example),
+            }
+        }
+        texts
+    }
+
+    /// One of these texts, that may be left out.
+    pub(super) fn optional_choice(
+        &mut self,
+        key: &'static str,
+        choices: &[&'static str],
+    ) -> Option<&'static str> {
+        let example = choices.first().map_or_else(String::new, |first| format!("\"{first}\""));
+        let text = self.optional_text(key, &example)?;
+        let found = choices.iter().find(|choice| **choice == text).copied();
+        if found.is_none() {
+            let known: Vec<String> = choices.iter().map(|choice| format!("\"{choice}\"")).collect();
+            self.fault(key, format!("\"{text}\" is not known"), format!("write {}", known.join(" or ")));
+        }
+        found
+    }
+
     /// Whether the table stands in the file.
     pub(super) fn exists(&self) -> bool {
         self.table.is_some()
@@ -320,7 +367,7 @@ fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
-/// `250ms`, `90s`, `10m`, `2h`; none when it is not a duration, or zero, or beyond reason.
+/// `250ms`, `90s`, `10m`, `2h`; none when it is not a duration, or beyond reason.
 fn duration_ms(text: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
@@ -331,7 +378,7 @@ fn duration_ms(text: &str) -> Option<u64> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number.parse::<u64>().ok()?.checked_mul(scale).filter(|ms| (1..=86_400_000 * 30).contains(ms))
+    number.parse::<u64>().ok()?.checked_mul(scale).filter(|ms| *ms <= 86_400_000 * 30)
 }
 
 #[cfg(test)]
@@ -342,7 +389,8 @@ mod tests {
     fn durations() {
         assert_eq!(duration_ms("10m"), Some(600_000));
         assert_eq!(duration_ms("250 ms"), Some(250));
-        for text in ["", "10", "m", "0s", "-1s", "1.5h", "10 weeks", "99999999999999999999s", "9000h"] {
+        assert_eq!(duration_ms("0s"), Some(0));
+        for text in ["", "10", "m", "-1s", "1.5h", "10 weeks", "99999999999999999999s", "9000h"] {
             assert_eq!(duration_ms(text), None, "{text}");
         }
     }

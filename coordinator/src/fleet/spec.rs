@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::traffic::{BalancerSpec, PoolerSpec, TrafficSpec};
+
 /// A whole fleet file.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct FleetSpec {
@@ -37,6 +39,12 @@ pub struct ClusterSpec {
     pub new: NewSpec,
     /// How.
     pub options: OptionsSpec,
+    /// Processes through which clients write; may be none.
+    pub poolers: Vec<PoolerSpec>,
+    /// Processes that spread reads; may be none.
+    pub balancers: Vec<BalancerSpec>,
+    /// How traffic is moved.
+    pub traffic: TrafficSpec,
 }
 
 /// The old cluster.
@@ -103,6 +111,8 @@ pub struct NewSpec {
     pub jobs: Option<u32>,
     /// Environment of the new binaries.
     pub environment: BTreeMap<String, String>,
+    /// How the old leader reaches the new one; [`OldSpec::replication`] unless the file says otherwise.
+    pub replication: LoginSpec,
     /// The first becomes the new leader.
     pub nodes: Vec<NewNodeSpec>,
 }
@@ -204,7 +214,9 @@ impl ClusterSpec {
     pub fn agents(&self) -> BTreeMap<String, String> {
         let old = self.old.nodes.iter().map(|node| (node.host.clone(), node.agent.clone()));
         let new = self.new.nodes.iter().map(|node| (node.host.clone(), node.agent.clone()));
-        old.chain(new).collect()
+        let poolers = self.poolers.iter().map(|pooler| (pooler.host.clone(), pooler.agent.clone()));
+        let balancers = self.balancers.iter().map(|one| (one.host.clone(), one.agent.clone()));
+        old.chain(new).chain(poolers).chain(balancers).collect()
     }
 
     /// The node that becomes the new leader. A parsed cluster always has one.

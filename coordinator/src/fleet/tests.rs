@@ -3,6 +3,7 @@
 use super::*;
 
 const LEDGER: &str = include_str!("golden/ledger.toml");
+const TRAFFIC: &str = include_str!("golden/traffic.toml");
 
 fn broken(edits: &[(&str, &str)]) -> String {
     let mut text = LEDGER.to_owned();
@@ -38,11 +39,44 @@ fn a_sound_file_is_read_with_its_defaults() {
 }
 
 #[test]
+fn what_moves_traffic_is_read_with_its_defaults() {
+    let spec = parse(&format!("{LEDGER}{TRAFFIC}"), "fleet.toml").unwrap();
+    let cluster = spec.cluster("ledger").unwrap();
+    let names: Vec<&str> = cluster.poolers.iter().map(|pooler| pooler.name.as_str()).collect();
+    assert_eq!(names, ["pool-1", "pool-2", "shop"]);
+    assert_eq!(cluster.poolers[0].agent, "10.0.0.1:7432");
+    let PoolerKind::PgBouncer { port, .. } = &cluster.poolers[1].kind else { panic!() };
+    assert_eq!(*port, 6432);
+    assert_eq!(cluster.poolers[2].kind, PoolerKind::Hook { name: "flip".into(), drain_ms: 2000 });
+    assert_eq!(cluster.balancers[0].new_servers, ["new2"]);
+    let usual = TrafficSpec::default();
+    assert_eq!(cluster.traffic, TrafficSpec { hold_ms: 10_000, tries: 3, ..usual });
+    assert_eq!(cluster.new.replication, cluster.old.replication);
+    let text = broken(&[("version = 18", "version = 18\nreplication = { user = \"back\" }")]);
+    let spec = parse(&text, "fleet.toml").unwrap();
+    assert_eq!(spec.clusters[0].new.replication.user, "back");
+    assert_eq!(
+        (spec.clusters[0].traffic.clone(), spec.clusters[0].poolers.len()),
+        (TrafficSpec::default(), 0)
+    );
+}
+
+#[test]
+fn hosts_of_poolers_and_balancers_are_hosts_of_the_cluster() {
+    let more = "[[host]]\nname = \"app1\"\nagent = \"10.0.0.9:7432\"\n\n[[cluster]]";
+    let text = broken(&[("[[cluster]]", more)]) + &TRAFFIC.replacen("db1", "app1", 1);
+    let spec = parse(&text, "fleet.toml").unwrap();
+    assert_eq!(spec.clusters[0].agents().get("app1").unwrap(), "10.0.0.9:7432");
+}
+
+#[test]
 fn an_ipv6_agent_gives_a_bare_address() {
     let text = broken(&[("10.0.0.1:7432", "[fd00::1]:7432")]);
     let spec = parse(&text, "f").unwrap();
     assert_eq!(spec.cluster("ledger").unwrap().old.nodes.first().unwrap().address, "fd00::1");
 }
+
+const OPTIONS: &str = "[cluster.options]";
 
 /// Every way a file is known to go wrong. Each must be refused; the words are in the golden file.
 const CASES: &[(&str, &[(&str, &str)])] = &[
@@ -155,6 +189,35 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         "no common parent",
         &[("seed_dir = \"/var/lib/postgresql/15/ledger\"", "seed_dir = \"/data/15/ledger\"")],
     ),
+    (
+        "a pooler of no kind and one of both",
+        &[(
+            OPTIONS,
+            "[[cluster.pooler]]\nname = \"a\"\nhost = \"db1\"\n[[cluster.pooler]]\nname = \"b\"\nhost = \"db1\"\nhook = { name = \"h\" }\npgbouncer = { config = \"/c\", socket_dir = \"/s\", user = \"u\" }\n[cluster.options]",
+        )],
+    ),
+    (
+        "poolers that are one, and on no host",
+        &[(
+            OPTIONS,
+            "[[cluster.pooler]]\nname = \"a\"\nhost = \"db1\"\nhook = { name = \"h\" }\n[[cluster.pooler]]\nname = \"a\"\nhost = \"db1\"\nhook = { name = \"h\", drain = \"1\" }\n[[cluster.pooler]]\nname = \"c\"\nhost = \"nowhere\"\npgbouncer = { config = \"c\", socket_dir = \"/s\", user = \"u\" }\n[cluster.options]",
+        )],
+    ),
+    (
+        "a balancer with one side, twice",
+        &[(
+            OPTIONS,
+            "[[cluster.balancer]]\nname = \"a\"\nhost = \"db1\"\nhaproxy = { socket = \"/s\", backend = \"b\", old_servers = [\"x\", 1], new_servers = [\"x\"] }\n[[cluster.balancer]]\nname = \"b\"\nhost = \"db1\"\nhaproxy = { socket = \"/s\", backend = \"b\", new_servers = [\"y\"] }\n[[cluster.balancer]]\nname = \"c\"\nhost = \"db2\"\n[cluster.options]",
+        )],
+    ),
+    (
+        "a hold shorter than the pause",
+        &[(
+            OPTIONS,
+            "[cluster.traffic]\nacquire = \"20s\"\nsession_pools = \"maybe\"\ntries = 0\n[cluster.options]",
+        )],
+    ),
+    ("a hold that is an outage", &[(OPTIONS, "[cluster.traffic]\nhold = \"10m\"\n[cluster.options]")]),
     (
         "no nodes",
         &[(

@@ -3,14 +3,15 @@
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
-    Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreatePhysicalSlot, CreateSlots,
-    DropPhysicalSlot, EnableSubscriptions, HaltStandby, InitNew, OfferFiles, Publish, RecoverTo, Rehearse,
-    Relink, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions,
-    Upgrade, Validate, VerifyRelink,
+    Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
+    CreateSlots, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, InitNew, KeepTraffic,
+    OfferFiles, Publish, RecoverTo, Rehearse, Relink, StageBalancer, StagePooler, StartLeader, StartReplica,
+    StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate, VerifyRelink,
 };
 
 use super::draft::Draft;
-use crate::fleet::NewNodeSpec;
+use super::traffic::Side;
+use crate::fleet::{BalancerSpec, NewNodeSpec, OldNodeSpec, PoolerSpec};
 
 fn of(kind: Kind) -> Action {
     Action { kind: Some(kind) }
@@ -249,5 +250,96 @@ pub(super) fn validate(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         parallel: options.parallel,
         chunk_rows: options.chunk_rows,
         rows_per_second: options.rows_per_second,
+    }))
+}
+
+pub(super) fn create_marker(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
+    of(Kind::CreateMarker(CreateMarker {
+        node: Some(draft.old_leader_node()),
+        tag: draft.tag.to_owned(),
+        databases: draft.replicated_names(),
+        inherited: false,
+    }))
+}
+
+pub(super) fn inherited_marker(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CreateMarker(CreateMarker {
+        node: Some(draft.cluster.new_node(node)),
+        tag: draft.tag.to_owned(),
+        databases: draft.replicated_names(),
+        inherited: true,
+    }))
+}
+
+pub(super) fn fence_node(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::FenceNode(FenceNode {
+        operation: draft.operation.to_owned(),
+        node: Some(draft.cluster.new_node(node)),
+        login: draft.cluster.new.replication.user.clone(),
+    }))
+}
+
+pub(super) fn reverse_publish(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Publish(Publish {
+        node: Some(draft.cluster.new_node(node)),
+        publication: draft.reverse_tag(),
+        databases: draft.replicated_names(),
+    }))
+}
+
+pub(super) fn reverse_slots(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::CreateSlots(CreateSlots {
+        node: Some(draft.cluster.new_node(node)),
+        slots: draft.reverse_slots.clone(),
+        timeout_ms: draft.cluster.options.slot_timeout_ms,
+    }))
+}
+
+pub(super) fn reverse_subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::Subscribe(Subscribe {
+        node: Some(draft.old_leader_node()),
+        publisher: Some(draft.cluster.reach_back(node)),
+        publication: draft.reverse_tag(),
+        subscription: draft.reverse_tag(),
+        slots: draft.reverse_slots.clone(),
+        target_lsn: 0,
+    }))
+}
+
+pub(super) fn keep_old(draft: &Draft<'_>, node: &OldNodeSpec) -> Action {
+    let leader = node.name == draft.old_leader.name;
+    of(Kind::KeepTraffic(keep_traffic(draft, draft.cluster.old_node(node), Side::Old, leader)))
+}
+
+pub(super) fn keep_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    let leader = node.name == draft.new_leader.name;
+    of(Kind::KeepTraffic(keep_traffic(draft, draft.cluster.new_node(node), Side::New, leader)))
+}
+
+fn keep_traffic(draft: &Draft<'_>, node: Node, side: Side, leader: bool) -> KeepTraffic {
+    KeepTraffic {
+        node: Some(node),
+        side: side.message(),
+        leader,
+        cluster: Some(draft.traffic_cluster()),
+        max_lag_bytes: draft.cluster.traffic.read_max_lag_bytes,
+        max_lag_ms: draft.cluster.traffic.read_max_age_ms,
+    }
+}
+
+pub(super) fn stage_pooler(draft: &Draft<'_>, pooler: &PoolerSpec) -> Action {
+    of(Kind::StagePooler(StagePooler {
+        operation: draft.operation.to_owned(),
+        pooler: Some(pooler.message()),
+        old_leader: Some(draft.old_leader_party()),
+        new_leader: Some(draft.new_leader_party()),
+        refuse_session_pools: draft.cluster.traffic.refuse_session_pools,
+    }))
+}
+
+pub(super) fn stage_balancer(draft: &Draft<'_>, balancer: &BalancerSpec) -> Action {
+    of(Kind::StageBalancer(StageBalancer {
+        operation: draft.operation.to_owned(),
+        balancer: Some(balancer.message()),
     }))
 }

@@ -72,7 +72,9 @@ struct Sources<'a> {
 impl Sources<'_> {
     /// The slots with the positions at which they became consistent.
     fn slots(&self) -> Result<Vec<DatabaseSlot>, BindError> {
-        let source = self.id(Phase::Convert, "create_slots", Each::Leader)?;
+        // The way back has its own slots, made on the other leader.
+        let phase = if self.step.phase == Phase::Route { Phase::Route } else { Phase::Convert };
+        let source = self.id(phase, "create_slots", Each::Leader)?;
         let Some(OutputKind::Slots(output)) = self.output(&source)? else {
             return Err(self.wrong(&source, "it told of no slots"));
         };

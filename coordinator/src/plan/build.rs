@@ -1,12 +1,14 @@
 //! From specification and facts to a plan.
 
+use pgleap_proto::agent::DatabaseFacts;
 use pgleap_proto::step::DatabaseSlot;
 
-use super::draft::Draft;
+use super::draft::{Draft, reverse_tag};
+use super::subject::Subject;
 use super::table::{After, At, Each, Row, TABLE};
 use super::types::{Plan, PlannedStep};
 use crate::check::{Facts, View, replicated};
-use crate::fleet::{ClusterSpec, NewNodeSpec};
+use crate::fleet::ClusterSpec;
 
 /// No plan can be made from these facts: what, why and what to do. `check` tells the whole of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,27 +22,30 @@ pub struct PlanError {
 
 /// Decides everything that can be decided beforehand. The same arguments give the same plan.
 ///
-/// `tag` is `pgleap_` and six hexadecimal digits; it names the publication, the subscription and the slots.
+/// `tag` is `pgleap_` and six hexadecimal digits; it names the publications, the subscriptions, the slots and the schema of
+/// marks. `operation` is the id under which agents will know it.
 ///
 /// # Errors
 /// When the facts do not show exactly one old leader and its databases, or when something in it has the tag already.
-pub fn build(cluster: &ClusterSpec, facts: &Facts, tag: &str) -> Result<Plan, PlanError> {
+pub fn build(cluster: &ClusterSpec, facts: &Facts, operation: &str, tag: &str) -> Result<Plan, PlanError> {
     let view = View::new(cluster, facts);
-    let draft = draft(&view, tag).map_err(|reason| PlanError { cluster: cluster.name.clone(), reason })?;
+    let no_plan = |reason| PlanError { cluster: cluster.name.clone(), reason };
+    let draft = draft(&view, operation, tag).map_err(no_plan)?;
     let mut steps = Vec::new();
     for row in TABLE {
-        steps.extend(subjects(row, cluster).map(|node| step(row, &draft, node)));
+        steps.extend(subjects(row, cluster).into_iter().filter_map(|subject| step(row, &draft, subject)));
     }
     Ok(Plan {
         cluster: cluster.name.clone(),
         old_major: cluster.old.version,
         new_major: cluster.new.version,
         tag: tag.to_owned(),
+        traffic: cluster.traffic.clone(),
         steps,
     })
 }
 
-fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
+fn draft<'a>(view: &View<'a>, operation: &'a str, tag: &'a str) -> Result<Draft<'a>, String> {
     if let Some((host, error)) = view.facts.unreachable.first_key_value() {
         return Err(format!("the agent of host {host} cannot be reached ({error})"));
     }
@@ -58,9 +63,15 @@ fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
         ));
     }
     let connectable: Vec<_> = server.databases.iter().filter(|db| db.allow_connections).collect();
-    let slots: Vec<DatabaseSlot> = replicated(server)
-        .map(|db| DatabaseSlot { database: db.name.clone(), slot: format!("{tag}_{}", db.oid), lsn: 0 })
-        .collect();
+    let slots = |prefix: String| -> Vec<DatabaseSlot> {
+        let one = |db: &DatabaseFacts| {
+            let slot = format!("{prefix}_{}", db.oid);
+            DatabaseSlot { database: db.name.clone(), slot, lsn: 0 }
+        };
+        replicated(server).map(one).collect()
+    };
+    // The way back has its own names; the old oid is as good a suffix as any.
+    let (slots, reverse_slots) = (slots(tag.to_owned()), slots(reverse_tag(tag)));
     if slots.is_empty() {
         return Err("it has no database that can be connected to".to_owned());
     }
@@ -73,6 +84,7 @@ fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
     let cpus = view.host(&new_leader.host).map_or(1, |host| host.cpus);
     Ok(Draft {
         cluster,
+        operation,
         tag,
         old_leader: leader.spec,
         upstream: upstream.spec,
@@ -80,49 +92,56 @@ fn draft<'a>(view: &View<'a>, tag: &'a str) -> Result<Draft<'a>, String> {
         server,
         upstream_server: upstream.server(),
         slots,
+        reverse_slots,
         connectable,
         jobs: cluster.new.jobs.unwrap_or(cpus).max(1),
     })
 }
 
-fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> impl Iterator<Item = &'c NewNodeSpec> + use<'c> {
-    let (skip, take) = match row.each {
-        Each::Leader => (0, 1),
-        Each::Replica => (1, usize::MAX),
-    };
-    cluster.new.nodes.iter().skip(skip).take(take)
+fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
+    let new = cluster.new.nodes.iter().map(Subject::New);
+    match row.each {
+        Each::Leader => new.take(1).collect(),
+        Each::Replica => new.skip(1).collect(),
+        Each::New => new.collect(),
+        Each::Old => cluster.old.nodes.iter().map(Subject::Old).collect(),
+        Each::Pooler => cluster.poolers.iter().map(Subject::Pooler).collect(),
+        Each::Balancer => cluster.balancers.iter().map(Subject::Balancer).collect(),
+    }
 }
 
-fn step(row: &'static Row, draft: &Draft<'_>, node: &NewNodeSpec) -> PlannedStep {
+/// None when the row makes nothing for such a subject, which is a fault of the table; a test keeps it sound.
+fn step(row: &'static Row, draft: &Draft<'_>, subject: Subject<'_>) -> Option<PlannedStep> {
     let (host, agent) = match row.at {
         At::OldLeader => (&draft.old_leader.host, &draft.old_leader.agent),
         At::Upstream => (&draft.upstream.host, &draft.upstream.agent),
         At::NewLeader => (&draft.new_leader.host, &draft.new_leader.agent),
-        At::Node => (&node.host, &node.agent),
+        At::Node => subject.place(),
     };
     let words = |text: &str| {
-        text.replace("{node}", &node.name)
+        text.replace("{node}", subject.name())
             .replace("{upstream}", &draft.upstream.name)
             .replace("{old}", &draft.old_leader.name)
             .replace("{leader}", &draft.new_leader.name)
     };
-    PlannedStep {
-        id: row.id(&node.name),
+    Some(PlannedStep {
+        id: row.id(subject.name()),
         phase: row.phase,
         host: host.clone(),
         agent: agent.clone(),
         title: words(row.title),
-        action: (row.action)(draft, node),
-        commands: (row.commands)(draft, node),
+        action: row.action.of(draft, subject)?,
+        commands: row.commands.of(draft, subject)?,
         undo: row.undo.map(str::to_owned),
         waits_for: row.waits_for.map(words),
-        after: after(row, draft.cluster, node),
-    }
+        after: after(row, draft.cluster, subject.name()),
+        finish: row.finish,
+    })
 }
 
 /// Ids of the steps that this one follows.
-fn after(row: &Row, cluster: &ClusterSpec, node: &NewNodeSpec) -> Vec<String> {
-    let own = row.id(&node.name);
+fn after(row: &Row, cluster: &ClusterSpec, subject: &str) -> Vec<String> {
+    let own = row.id(subject);
     let mut ids: Vec<String> = Vec::new();
     for dependency in row.after {
         match *dependency {
@@ -133,11 +152,13 @@ fn after(row: &Row, cluster: &ClusterSpec, node: &NewNodeSpec) -> Vec<String> {
             ),
             After::Same(phase, name) => {
                 let row = Row::find(phase, name, row.each).or_else(|| Row::find(phase, name, Each::Leader));
-                ids.extend(row.map(|row| row.id(&node.name)));
+                ids.extend(row.map(|row| row.id(subject)));
             }
             After::All(phase, name) => {
                 let rows = TABLE.iter().filter(|row| row.phase == phase && row.name == name);
-                ids.extend(rows.flat_map(|row| subjects(row, cluster).map(|node| row.id(&node.name))));
+                ids.extend(rows.flat_map(|row| {
+                    subjects(row, cluster).into_iter().map(|subject| row.id(subject.name()))
+                }));
             }
         }
     }

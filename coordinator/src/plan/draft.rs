@@ -3,12 +3,20 @@
 use pgleap_proto::agent::{DatabaseFacts, ServerFacts};
 use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
 use pgleap_proto::step::DatabaseSlot;
+use pgleap_proto::traffic::{Cluster, Leader, SideDatabase};
 
 use crate::fleet::{ClusterSpec, NewNodeSpec, OldNodeSpec};
+
+/// Publication and subscription of the way back.
+pub(super) fn reverse_tag(tag: &str) -> String {
+    format!("{tag}_r")
+}
 
 /// Read by `action` and `commands`.
 pub(super) struct Draft<'a> {
     pub cluster: &'a ClusterSpec,
+    /// Id under which agents know the operation.
+    pub operation: &'a str,
     /// `pgleap_` and six hexadecimal digits.
     pub tag: &'a str,
     /// The old node that is not in recovery.
@@ -22,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub upstream_server: Option<&'a ServerFacts>,
     /// Databases with a publication and a slot.
     pub slots: Vec<DatabaseSlot>,
+    /// The same databases, with the slots of the new leader for the way back.
+    pub reverse_slots: Vec<DatabaseSlot>,
     /// Every database that can be connected to, templates too.
     pub connectable: Vec<&'a DatabaseFacts>,
     /// Parallel jobs.
@@ -81,6 +91,39 @@ impl Draft<'_> {
         let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         let name: String = node.name.chars().map(|c| if usable(c) { c } else { '_' }).collect();
         format!("{}_{name}", self.tag)
+    }
+
+    /// Publication and subscription of the way back.
+    pub fn reverse_tag(&self) -> String {
+        reverse_tag(self.tag)
+    }
+
+    /// What both sides' agents know of a cluster whose traffic can be moved.
+    pub fn traffic_cluster(&self) -> Cluster {
+        let pairs = self.slots.iter().zip(&self.reverse_slots);
+        let databases = pairs.map(|(forward, reverse)| SideDatabase {
+            database: forward.database.clone(),
+            forward_slot: forward.slot.clone(),
+            reverse_slot: reverse.slot.clone(),
+        });
+        Cluster {
+            operation: self.operation.to_owned(),
+            tag: self.tag.to_owned(),
+            reverse_tag: self.reverse_tag(),
+            databases: databases.collect(),
+            old_leader: Some(self.old_leader_party()),
+            new_leader: Some(self.new_leader_party()),
+            old_login: self.cluster.new.replication.user.clone(),
+            new_login: self.cluster.old.replication.user.clone(),
+        }
+    }
+
+    pub fn old_leader_party(&self) -> Leader {
+        Leader { node: Some(self.old_leader_node()), agent: self.old_leader.agent.clone() }
+    }
+
+    pub fn new_leader_party(&self) -> Leader {
+        Leader { node: Some(self.leader_node()), agent: self.new_leader.agent.clone() }
     }
 
     pub fn connectable_names(&self) -> Vec<String> {

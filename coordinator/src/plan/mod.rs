@@ -10,13 +10,16 @@ mod commands;
 mod draft;
 mod present;
 mod quote;
+mod subject;
 pub mod table;
+mod traffic;
 pub mod types;
 
 pub use bind::{BindError, bind};
 pub use build::{PlanError, build};
 pub use present::present;
-pub use types::{Phase, Plan, PlannedStep};
+pub use traffic::{Moving, Placed, Side};
+pub use types::{Finish, Phase, Plan, PlannedStep};
 
 #[cfg(test)]
 mod tests;

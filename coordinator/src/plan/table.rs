@@ -3,10 +3,9 @@
 
 use pgleap_proto::step::Action;
 
-use super::draft::Draft;
-use super::types::Phase;
+use super::subject::Make;
+use super::types::{Finish, Phase};
 use super::{action, commands};
-use crate::fleet::NewNodeSpec;
 
 /// One kind of step.
 pub struct Row {
@@ -18,7 +17,7 @@ pub struct Row {
     pub each: Each,
     /// On whose host it runs.
     pub at: At,
-    /// One line for people; `{node}` is the node it is for, `{upstream}` the old node the new leader streams from,
+    /// One line for people; `{node}` is what it is for, `{upstream}` the old node the new leader streams from,
     /// `{old}` the old leader, `{leader}` the new one.
     pub title: &'static str,
     /// How it is taken back; none when there is nothing to take back.
@@ -27,8 +26,10 @@ pub struct Row {
     pub waits_for: Option<&'static str>,
     /// What must be done before it starts.
     pub after: &'static [After],
-    pub(super) action: fn(&Draft<'_>, &NewNodeSpec) -> Action,
-    pub(super) commands: fn(&Draft<'_>, &NewNodeSpec) -> Vec<String>,
+    /// Whether `finish` takes it back.
+    pub finish: Finish,
+    pub(super) action: Make<Action>,
+    pub(super) commands: Make<Vec<String>>,
 }
 
 /// For which nodes a row makes a step.
@@ -38,6 +39,14 @@ pub enum Each {
     Leader,
     /// One step for each new replica.
     Replica,
+    /// One step for each new node, the leader included.
+    New,
+    /// One step for each old node.
+    Old,
+    /// One step for each pooler.
+    Pooler,
+    /// One step for each balancer.
+    Balancer,
 }
 
 /// On whose host a step runs.
@@ -49,7 +58,7 @@ pub enum At {
     Upstream,
     /// The new leader.
     NewLeader,
-    /// The node the step is for.
+    /// The node, pooler or balancer the step is for.
     Node,
 }
 
@@ -66,7 +75,7 @@ pub enum After {
 
 use After::{All, Leader as OfLeader, Same};
 use Each::{Leader, Replica};
-use Phase::{Check, Convert, Replicate, Seed, Upgrade};
+use Phase::{Check, Convert, Replicate, Route, Seed, Upgrade};
 
 /// In the order in which steps run where `after` leaves a choice.
 pub static TABLE: &[Row] = &[
@@ -79,8 +88,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[],
-        action: action::rehearse,
-        commands: commands::check::rehearse,
+        finish: Finish::Keep,
+        action: Make::New(action::rehearse),
+        commands: Make::New(commands::check::rehearse),
     },
     Row {
         phase: Seed,
@@ -91,8 +101,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the slot"),
         waits_for: None,
         after: &[OfLeader(Check, "rehearse")],
-        action: action::seed_slot,
-        commands: commands::seed::slot,
+        finish: Finish::Keep,
+        action: Make::New(action::seed_slot),
+        commands: Make::New(commands::seed::slot),
     },
     Row {
         phase: Seed,
@@ -103,8 +114,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the standby and removes its data directory; an adopted one is left alone"),
         waits_for: Some("the base backup, which waits for a checkpoint"),
         after: &[Same(Seed, "create_physical_slot")],
-        action: action::clone_seed,
-        commands: commands::seed::clone,
+        finish: Finish::Keep,
+        action: Make::New(action::clone_seed),
+        commands: Make::New(commands::seed::clone),
     },
     Row {
         phase: Seed,
@@ -115,8 +127,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the standby, unless it was adopted"),
         waits_for: Some("{node} to replay what {upstream} has"),
         after: &[Same(Seed, "clone_node")],
-        action: action::start_seed,
-        commands: commands::seed::start,
+        finish: Finish::Keep,
+        action: Make::New(action::start_seed),
+        commands: Make::New(commands::seed::start),
     },
     Row {
         phase: Seed,
@@ -127,8 +140,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the slot"),
         waits_for: None,
         after: &[OfLeader(Seed, "start_standby")],
-        action: action::seed_slot,
-        commands: commands::seed::slot,
+        finish: Finish::Keep,
+        action: Make::New(action::seed_slot),
+        commands: Make::New(commands::seed::slot),
     },
     Row {
         phase: Seed,
@@ -139,8 +153,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the standby and removes its data directory; an adopted one is left alone"),
         waits_for: Some("the base backup, which waits for a restart point"),
         after: &[Same(Seed, "create_physical_slot")],
-        action: action::clone_seed,
-        commands: commands::seed::clone,
+        finish: Finish::Keep,
+        action: Make::New(action::clone_seed),
+        commands: Make::New(commands::seed::clone),
     },
     Row {
         phase: Seed,
@@ -151,8 +166,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the standby, unless it was adopted"),
         waits_for: Some("{node} to replay what {leader} has"),
         after: &[Same(Seed, "clone_node")],
-        action: action::start_seed,
-        commands: commands::seed::start,
+        finish: Finish::Keep,
+        action: Make::New(action::start_seed),
+        commands: Make::New(commands::seed::start),
     },
     Row {
         phase: Seed,
@@ -163,8 +179,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("removes the new data directory"),
         waits_for: None,
         after: &[OfLeader(Seed, "start_standby")],
-        action: action::init_new,
-        commands: commands::seed::init_new,
+        finish: Finish::Keep,
+        action: Make::New(action::init_new),
+        commands: Make::New(commands::seed::init_new),
     },
     Row {
         phase: Seed,
@@ -175,8 +192,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[OfLeader(Seed, "init_new")],
-        action: action::check_upgrade,
-        commands: commands::seed::check_upgrade,
+        finish: Finish::Keep,
+        action: Make::New(action::check_upgrade),
+        commands: Make::New(commands::seed::check_upgrade),
     },
     Row {
         phase: Convert,
@@ -187,8 +205,22 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the publications"),
         waits_for: None,
         after: &[All(Seed, "start_standby"), OfLeader(Seed, "check_upgrade")],
-        action: action::publish,
-        commands: commands::convert::publish,
+        finish: Finish::TakeBack,
+        action: Make::New(action::publish),
+        commands: Make::New(commands::convert::publish),
+    },
+    Row {
+        phase: Convert,
+        name: "create_marker",
+        each: Leader,
+        at: At::OldLeader,
+        title: "Make the table of marks in every database of {old}",
+        undo: Some("drops its schema"),
+        waits_for: None,
+        after: &[OfLeader(Convert, "publish")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::create_marker),
+        commands: Make::New(commands::route::create_marker),
     },
     Row {
         phase: Convert,
@@ -198,9 +230,11 @@ pub static TABLE: &[Row] = &[
         title: "Stop {node}, so that it cannot replay past the slots",
         undo: Some("starts an adopted standby again; one that was cloned goes with its clone"),
         waits_for: None,
-        after: &[OfLeader(Convert, "publish")],
-        action: action::halt_standby,
-        commands: commands::convert::halt,
+        // The new side has the marks physically.
+        after: &[OfLeader(Convert, "create_marker")],
+        finish: Finish::Keep,
+        action: Make::New(action::halt_standby),
+        commands: Make::New(commands::convert::halt),
     },
     Row {
         phase: Convert,
@@ -211,9 +245,10 @@ pub static TABLE: &[Row] = &[
         undo: Some("starts an adopted standby again; one that was cloned goes with its clone"),
         waits_for: None,
         // Replicas first: a standby that outlives its upstream would find nothing to stream from.
-        after: &[OfLeader(Convert, "publish"), All(Convert, "halt_standby")],
-        action: action::halt_standby,
-        commands: commands::convert::halt,
+        after: &[OfLeader(Convert, "create_marker"), All(Convert, "halt_standby")],
+        finish: Finish::Keep,
+        action: Make::New(action::halt_standby),
+        commands: Make::New(commands::convert::halt),
     },
     Row {
         phase: Convert,
@@ -224,8 +259,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the slots"),
         waits_for: Some("transactions of {old} that are older than the slots, up to slot_timeout"),
         after: &[All(Convert, "halt_standby")],
-        action: action::create_slots,
-        commands: commands::convert::create_slots,
+        finish: Finish::TakeBack,
+        action: Make::New(action::create_slots),
+        commands: Make::New(commands::convert::create_slots),
     },
     Row {
         phase: Convert,
@@ -238,8 +274,9 @@ pub static TABLE: &[Row] = &[
         ),
         waits_for: Some("the WAL up to the slots' position"),
         after: &[OfLeader(Convert, "create_slots")],
-        action: action::recover_to,
-        commands: commands::convert::recover_to,
+        finish: Finish::Keep,
+        action: Make::New(action::recover_to),
+        commands: Make::New(commands::convert::recover_to),
     },
     Row {
         phase: Convert,
@@ -250,8 +287,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[OfLeader(Convert, "recover_to")],
-        action: action::clean_promoted,
-        commands: commands::convert::clean_promoted,
+        finish: Finish::Keep,
+        action: Make::New(action::clean_promoted),
+        commands: Make::New(commands::convert::clean_promoted),
     },
     Row {
         phase: Convert,
@@ -262,8 +300,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[OfLeader(Convert, "recover_to")],
-        action: action::drop_seed_slot,
-        commands: commands::convert::drop_slot,
+        finish: Finish::Keep,
+        action: Make::New(action::drop_seed_slot),
+        commands: Make::New(commands::convert::drop_slot),
     },
     Row {
         phase: Convert,
@@ -274,8 +313,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the standby"),
         waits_for: Some("{node} to follow {leader} to its new timeline"),
         after: &[OfLeader(Convert, "clean_promoted"), Same(Seed, "start_standby")],
-        action: action::start_seed,
-        commands: commands::convert::follow,
+        finish: Finish::Keep,
+        action: Make::New(action::start_seed),
+        commands: Make::New(commands::convert::follow),
     },
     Row {
         phase: Upgrade,
@@ -290,8 +330,9 @@ pub static TABLE: &[Row] = &[
             OfLeader(Convert, "drop_physical_slot"),
             All(Convert, "start_standby"),
         ],
-        action: action::stop_leader,
-        commands: commands::upgrade::stop,
+        finish: Finish::Keep,
+        action: Make::New(action::stop_leader),
+        commands: Make::New(commands::upgrade::stop),
     },
     Row {
         phase: Upgrade,
@@ -302,8 +343,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: Some("{node} to replay the leader's shutdown checkpoint"),
         after: &[OfLeader(Upgrade, "stop_leader")],
-        action: action::stop_replica,
-        commands: commands::upgrade::stop_replica,
+        finish: Finish::Keep,
+        action: Make::New(action::stop_replica),
+        commands: Make::New(commands::upgrade::stop_replica),
     },
     Row {
         phase: Upgrade,
@@ -314,8 +356,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("gives the seed its control file back, unless the new server was ever started"),
         waits_for: None,
         after: &[OfLeader(Upgrade, "stop_leader"), All(Upgrade, "stop_replica")],
-        action: action::upgrade,
-        commands: commands::upgrade::upgrade,
+        finish: Finish::Keep,
+        action: Make::New(action::upgrade),
+        commands: Make::New(commands::upgrade::upgrade),
     },
     Row {
         phase: Upgrade,
@@ -326,8 +369,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("withdraws the offer"),
         waits_for: None,
         after: &[OfLeader(Upgrade, "upgrade")],
-        action: action::offer_files,
-        commands: commands::upgrade::offer,
+        finish: Finish::TakeBack,
+        action: Make::New(action::offer_files),
+        commands: Make::New(commands::upgrade::offer),
     },
     Row {
         phase: Upgrade,
@@ -338,8 +382,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("removes the new data directory; the seed goes with its clone"),
         waits_for: None,
         after: &[OfLeader(Upgrade, "offer_files"), Same(Upgrade, "stop_replica")],
-        action: action::relink,
-        commands: commands::upgrade::relink,
+        finish: Finish::Keep,
+        action: Make::New(action::relink),
+        commands: Make::New(commands::upgrade::relink),
     },
     Row {
         phase: Upgrade,
@@ -350,8 +395,22 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[Same(Upgrade, "relink")],
-        action: action::verify_relink,
-        commands: commands::upgrade::verify_relink,
+        finish: Finish::Keep,
+        action: Make::New(action::verify_relink),
+        commands: Make::New(commands::upgrade::verify_relink),
+    },
+    Row {
+        phase: Upgrade,
+        name: "fence_node",
+        each: Leader,
+        at: At::NewLeader,
+        title: "Keep clients out of {node} until it takes the writes",
+        undo: Some("lets them in"),
+        waits_for: None,
+        after: &[OfLeader(Upgrade, "offer_files"), All(Upgrade, "verify_relink")],
+        finish: Finish::TakeBackWhenLeading,
+        action: Make::New(action::fence_node),
+        commands: Make::New(commands::route::fence_node),
     },
     Row {
         phase: Upgrade,
@@ -362,9 +421,23 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the server"),
         waits_for: None,
         // Not before the last comparison: once it runs, its files differ from what the replicas copied.
-        after: &[OfLeader(Upgrade, "offer_files"), All(Upgrade, "verify_relink")],
-        action: action::start_leader,
-        commands: commands::upgrade::start,
+        after: &[OfLeader(Upgrade, "fence_node"), All(Upgrade, "verify_relink")],
+        finish: Finish::Keep,
+        action: Make::New(action::start_leader),
+        commands: Make::New(commands::upgrade::start),
+    },
+    Row {
+        phase: Upgrade,
+        name: "create_marker",
+        each: Leader,
+        at: At::NewLeader,
+        title: "See that {node} has the table of marks",
+        undo: Some("drops its schema"),
+        waits_for: None,
+        after: &[OfLeader(Upgrade, "start_leader")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::inherited_marker),
+        commands: Make::New(commands::route::inherited_marker),
     },
     Row {
         phase: Upgrade,
@@ -375,8 +448,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the slot"),
         waits_for: None,
         after: &[OfLeader(Upgrade, "start_leader")],
-        action: action::new_slot,
-        commands: commands::upgrade::slot,
+        finish: Finish::Keep,
+        action: Make::New(action::new_slot),
+        commands: Make::New(commands::upgrade::slot),
     },
     Row {
         phase: Upgrade,
@@ -387,8 +461,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the replica and removes what was cloned"),
         waits_for: Some("the base backup, if one is needed"),
         after: &[Same(Upgrade, "create_physical_slot"), Same(Upgrade, "verify_relink")],
-        action: action::clone_new,
-        commands: commands::upgrade::clone,
+        finish: Finish::Keep,
+        action: Make::New(action::clone_new),
+        commands: Make::New(commands::upgrade::clone),
     },
     Row {
         phase: Upgrade,
@@ -399,8 +474,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("stops the server"),
         waits_for: Some("{node} to stream from {leader}"),
         after: &[Same(Upgrade, "clone_node")],
-        action: action::start_replica,
-        commands: commands::upgrade::start_replica,
+        finish: Finish::Keep,
+        action: Make::New(action::start_replica),
+        commands: Make::New(commands::upgrade::start_replica),
     },
     Row {
         phase: Upgrade,
@@ -412,8 +488,9 @@ pub static TABLE: &[Row] = &[
         waits_for: None,
         // Slots first: what follows writes WAL that replicas will want.
         after: &[OfLeader(Upgrade, "start_leader"), All(Upgrade, "create_physical_slot")],
-        action: action::update_extensions,
-        commands: commands::upgrade::update_extensions,
+        finish: Finish::Keep,
+        action: Make::New(action::update_extensions),
+        commands: Make::New(commands::upgrade::update_extensions),
     },
     Row {
         phase: Upgrade,
@@ -424,8 +501,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         after: &[OfLeader(Upgrade, "update_extensions")],
-        action: action::analyze,
-        commands: commands::upgrade::analyze,
+        finish: Finish::Keep,
+        action: Make::New(action::analyze),
+        commands: Make::New(commands::upgrade::analyze),
     },
     Row {
         phase: Replicate,
@@ -436,9 +514,10 @@ pub static TABLE: &[Row] = &[
         undo: Some("drops the subscriptions and leaves the slots to their own undo"),
         waits_for: None,
         // Not after start_replica: a replica that must be cloned anew takes hours, while the old cluster keeps WAL.
-        after: &[OfLeader(Upgrade, "analyze")],
-        action: action::subscribe,
-        commands: commands::replicate::subscribe,
+        after: &[OfLeader(Upgrade, "analyze"), OfLeader(Upgrade, "create_marker")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::subscribe),
+        commands: Make::New(commands::replicate::subscribe),
     },
     Row {
         phase: Replicate,
@@ -449,8 +528,9 @@ pub static TABLE: &[Row] = &[
         undo: Some("disables the subscriptions"),
         waits_for: None,
         after: &[OfLeader(Replicate, "subscribe")],
-        action: action::enable_subscriptions,
-        commands: commands::replicate::enable,
+        finish: Finish::Keep,
+        action: Make::New(action::enable_subscriptions),
+        commands: Make::New(commands::replicate::enable),
     },
     Row {
         phase: Replicate,
@@ -461,8 +541,9 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: Some("every slot confirmed past a mark, and every table subscribed and ready"),
         after: &[OfLeader(Replicate, "enable_subscriptions")],
-        action: action::catch_up,
-        commands: commands::replicate::catch_up,
+        finish: Finish::Keep,
+        action: Make::New(action::catch_up),
+        commands: Make::New(commands::replicate::catch_up),
     },
     Row {
         phase: Replicate,
@@ -473,15 +554,107 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: Some("chunks that differ to agree once the lag has passed"),
         after: &[OfLeader(Replicate, "catch_up")],
-        action: action::validate,
-        commands: commands::replicate::validate,
+        finish: Finish::Keep,
+        action: Make::New(action::validate),
+        commands: Make::New(commands::replicate::validate),
+    },
+    Row {
+        phase: Route,
+        name: "publish",
+        each: Leader,
+        at: At::NewLeader,
+        title: "Publish all tables of every database of {node}, for the way back",
+        undo: Some("drops the publications"),
+        waits_for: None,
+        after: &[OfLeader(Replicate, "validate")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::reverse_publish),
+        commands: Make::New(commands::route::publish),
+    },
+    Row {
+        phase: Route,
+        name: "create_slots",
+        each: Leader,
+        at: At::NewLeader,
+        title: "Make a logical slot in every database of {node}, for the way back",
+        undo: Some("drops the slots"),
+        waits_for: Some("transactions of {node} that are older than the slots, up to slot_timeout"),
+        after: &[OfLeader(Route, "publish")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::reverse_slots),
+        commands: Make::New(commands::route::create_slots),
+    },
+    Row {
+        phase: Route,
+        name: "subscribe",
+        each: Leader,
+        at: At::OldLeader,
+        title: "Subscribe every database of {old} to {node}, disabled",
+        undo: Some("drops the subscriptions and leaves the slots to their own undo"),
+        waits_for: None,
+        after: &[OfLeader(Route, "create_slots")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::reverse_subscribe),
+        commands: Make::New(commands::route::subscribe),
+    },
+    Row {
+        phase: Route,
+        name: "keep_traffic",
+        each: Each::Old,
+        at: At::Node,
+        title: "Watch the lag of {node} and keep the way back short",
+        undo: Some("ends it"),
+        waits_for: None,
+        after: &[OfLeader(Route, "subscribe")],
+        finish: Finish::TakeBack,
+        action: Make::Old(action::keep_old),
+        commands: Make::Old(commands::route::keep_old),
+    },
+    Row {
+        phase: Route,
+        name: "keep_traffic",
+        each: Each::New,
+        at: At::Node,
+        title: "Watch the lag of {node} and keep the way back short",
+        undo: Some("ends it"),
+        waits_for: None,
+        after: &[OfLeader(Route, "subscribe"), All(Upgrade, "start_replica")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::keep_new),
+        commands: Make::New(commands::route::keep_new),
+    },
+    Row {
+        phase: Route,
+        name: "stage_pooler",
+        each: Each::Pooler,
+        at: At::Node,
+        title: "Look at the pooler {node} and keep its configuration beside it",
+        undo: Some("points it to the side that takes the writes, and removes what was kept"),
+        waits_for: None,
+        after: &[All(Route, "keep_traffic")],
+        finish: Finish::TakeBack,
+        action: Make::Pooler(action::stage_pooler),
+        commands: Make::Pooler(commands::route::stage_pooler),
+    },
+    Row {
+        phase: Route,
+        name: "stage_balancer",
+        each: Each::Balancer,
+        at: At::Node,
+        title: "Look at the balancer {node} and send no reads to the new side yet",
+        undo: Some("restores the weights found"),
+        waits_for: None,
+        after: &[All(Route, "keep_traffic")],
+        finish: Finish::TakeBack,
+        action: Make::Balancer(action::stage_balancer),
+        commands: Make::Balancer(commands::route::stage_balancer),
     },
 ];
 
 impl Row {
     /// Whether steps of this name exist for several nodes, so that ids carry the node's name.
     pub fn is_per_node(&self) -> bool {
-        self.each == Each::Replica
+        !matches!(self.each, Each::Leader)
             || TABLE
                 .iter()
                 .any(|row| row.phase == self.phase && row.name == self.name && row.each == Each::Replica)

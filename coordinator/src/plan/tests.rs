@@ -11,7 +11,9 @@ use proptest::prelude::*;
 use super::table::{After, At, Each, TABLE};
 use super::*;
 use crate::check::testing::{self, Case, database};
+use crate::fleet::{BalancerSpec, PoolerKind, PoolerSpec};
 
+const OPERATION: &str = "ledger-0123ab";
 const TAG: &str = "pgleap_0123ab";
 
 /// A cluster with so many nodes and databases; the first old node is the leader.
@@ -35,6 +37,17 @@ fn case(old: usize, new: usize, databases: usize) -> Case {
         })
         .collect();
     let mut case = testing::of(cluster);
+    for n in 0..2 {
+        let (name, host, agent) = (format!("pool-{n}"), format!("p{n}"), format!("10.3.0.{n}:7432"));
+        let kind = PoolerKind::Hook { name: name.clone(), drain_ms: 1 };
+        case.cluster.poolers.push(PoolerSpec {
+            name: name.clone(),
+            host: host.clone(),
+            agent: agent.clone(),
+            kind,
+        });
+        case.cluster.balancers.push(BalancerSpec { name, host, agent, ..BalancerSpec::default() });
+    }
     for n in 0..databases {
         let odd = ["we\"ird ☃", "it's", "a=b", "$x `y`", " ", "UPPER"][n % 6];
         case.server(0).databases.push(database(&format!("{odd}{n}"), 20_000 + n as u32, n % 5 == 4));
@@ -43,7 +56,7 @@ fn case(old: usize, new: usize, databases: usize) -> Case {
 }
 
 fn plan(case: &Case) -> Plan {
-    build(&case.cluster, &case.facts, TAG).unwrap()
+    build(&case.cluster, &case.facts, OPERATION, TAG).unwrap()
 }
 
 /// What an agent might say to a step that is done.
@@ -92,8 +105,8 @@ fn ancestors<'p>(plan: &'p Plan, id: &str) -> BTreeSet<&'p str> {
     found
 }
 
-/// The node on which a step acts.
-fn acts_on(kind: &Kind) -> &Node {
+/// The node on which a step acts; none for poolers and balancers.
+fn acts_on(kind: &Kind) -> Option<&Node> {
     let node = match kind {
         Kind::Rehearse(a) => &a.node,
         Kind::CreatePhysicalSlot(a) => &a.node,
@@ -121,8 +134,12 @@ fn acts_on(kind: &Kind) -> &Node {
         Kind::EnableSubscriptions(a) => &a.node,
         Kind::CatchUp(a) => &a.node,
         Kind::Validate(a) => &a.node,
+        Kind::CreateMarker(a) => &a.node,
+        Kind::FenceNode(a) => &a.node,
+        Kind::KeepTraffic(a) => &a.node,
+        Kind::StagePooler(_) | Kind::StageBalancer(_) => return None,
     };
-    node.as_ref().unwrap()
+    node.as_ref()
 }
 
 /// Steps that leave nothing behind of their own; all others must say how they are taken back.
@@ -168,11 +185,13 @@ proptest! {
             prop_assert!(!step.commands.is_empty() || step.id == "upgrade.update_extensions", "{}", step.id);
             prop_assert!(!step.title.contains('{'), "{}", step.title);
             prop_assert_eq!(agents.get(&step.host), Some(&step.agent));
-            prop_assert_eq!(&acts_on(step.action.kind.as_ref().unwrap()).host, &step.host, "{}", step.id);
+            if let Some(node) = acts_on(step.action.kind.as_ref().unwrap()) {
+                prop_assert_eq!(&node.host, &step.host, "{}", step.id);
+            }
             let nothing = NOTHING_TO_TAKE_BACK.contains(&kind_of(&step.id));
             prop_assert_eq!(step.undo.is_none(), nothing, "{}", step.id);
         }
-        prop_assert_eq!(&plan, &build(&case.cluster, &case.facts, TAG).unwrap());
+        prop_assert_eq!(&plan, &build(&case.cluster, &case.facts, OPERATION, TAG).unwrap());
     }
 
     #[test]
@@ -199,6 +218,17 @@ proptest! {
             ("upgrade.update_extensions", "replicate.subscribe"),
             ("replicate.subscribe", "replicate.enable_subscriptions"),
             ("replicate.catch_up", "replicate.validate"),
+            ("convert.publish", "convert.create_marker"),
+            ("convert.create_marker", "convert.halt_standby"),
+            ("convert.create_marker", "convert.create_slots"),
+            ("upgrade.verify_relink", "upgrade.fence_node"),
+            ("upgrade.fence_node", "upgrade.start_leader"),
+            ("upgrade.create_marker", "replicate.subscribe"),
+            ("replicate.validate", "route.publish"),
+            ("route.create_slots", "route.subscribe"),
+            ("route.subscribe", "route.keep_traffic"),
+            ("route.keep_traffic", "route.stage_pooler"),
+            ("route.keep_traffic", "route.stage_balancer"),
         ];
         for (before, after) in rules {
             let node_of = |id: &str| id.split_once('/').map(|(_, node)| node.to_owned());
@@ -239,6 +269,9 @@ proptest! {
                 Kind::RecoverTo(a) => prop_assert_eq!(a.target_lsn, highest),
                 Kind::Subscribe(a) => {
                     prop_assert_eq!(a.target_lsn, highest);
+                    let way_back = step.phase == Phase::Route;
+                    prop_assert_eq!(a.subscription.ends_with("_r"), way_back);
+                    prop_assert!(a.slots.iter().all(|slot| slot.slot.starts_with("pgleap_0123ab_r_") == way_back));
                     prop_assert!(a.slots.iter().all(|slot| slot.lsn > 0));
                 }
                 Kind::EnableSubscriptions(a) => prop_assert_eq!(a.target_lsn, highest),
@@ -321,7 +354,7 @@ fn databases_are_all_but_empty_templates() {
 
 #[test]
 fn no_plan_from_half_the_facts() {
-    let error = |case: &Case| build(&case.cluster, &case.facts, TAG).unwrap_err().to_string();
+    let error = |case: &Case| build(&case.cluster, &case.facts, OPERATION, TAG).unwrap_err().to_string();
     let mut lost = case(2, 2, 0);
     lost.facts.replies.remove("n1");
     lost.facts.unreachable.insert("n1".into(), "timed out".into());
@@ -340,10 +373,47 @@ fn no_plan_from_half_the_facts() {
     assert!(error(&taken).contains("\"pgleap_0123ab\" exists already"));
 }
 
+/// The healthy cluster with poolers and a balancer.
+fn movable() -> Case {
+    let ledger = include_str!("../fleet/golden/ledger.toml");
+    let traffic = include_str!("../fleet/golden/traffic.toml");
+    let fleet = crate::fleet::parse(&format!("{ledger}{traffic}"), "f").unwrap();
+    testing::of(fleet.cluster("ledger").unwrap().clone())
+}
+
+#[test]
+fn every_row_makes_steps_and_everything_movable_is_found_again() {
+    let case = movable();
+    let plan = plan(&case);
+    for row in TABLE {
+        let steps =
+            plan.steps.iter().filter(|step| kind_of(&step.id) == format!("{}.{}", row.phase, row.name));
+        let expected: usize = TABLE
+            .iter()
+            .filter(|other| (other.phase, other.name) == (row.phase, row.name))
+            .map(|other| match other.each {
+                Each::Leader | Each::Replica | Each::Balancer => 1,
+                Each::New | Each::Old => 2,
+                Each::Pooler => 3,
+            })
+            .sum();
+        assert_eq!(steps.count(), expected, "{}.{}", row.phase, row.name);
+    }
+    let moving = plan.moving().unwrap();
+    assert_eq!((moving.old.host.as_str(), moving.new.host.as_str()), ("db1", "db3"));
+    assert_eq!((moving.nodes.len(), moving.poolers.len(), moving.balancers.len()), (4, 3, 1));
+    assert_eq!(moving.cluster.operation, OPERATION);
+    assert_eq!(moving.cluster.databases[0].forward_slot, "pgleap_0123ab_16400");
+    assert_eq!(moving.cluster.databases[0].reverse_slot, "pgleap_0123ab_r_16400");
+    assert_eq!(moving.party(Side::New).unwrap().agent, "10.0.0.3:7432");
+    let without =
+        Plan { steps: plan.steps.into_iter().filter(|step| step.phase != Phase::Route).collect(), ..plan };
+    assert_eq!(without.moving(), None);
+}
+
 #[test]
 fn the_plan_reads_like_this() {
-    let case = testing::healthy();
-    let plan = plan(&case);
+    let plan = plan(&movable());
     let mut text = String::new();
     for step in present(&plan).steps {
         text.push_str(&format!("{} on {}: {}\n", step.id, step.host, step.title));
@@ -370,21 +440,26 @@ fn the_documentation_is_the_table() {
          Generated from the step table, `coordinator/src/plan/table.rs`; a test fails when this page is stale\n\
          (`PGLEAP_UPDATE_GOLDEN=1 cargo test -p pgleap-coordinator the_documentation` writes it anew).\n\n\
          Steps start as soon as everything in *follows* is done, so replicas are worked on side by side. An undo takes back\n\
-         every started step, the last one first; where nothing is said, the step leaves nothing to take back.\n",
+         every started step, the last one first; where nothing is said, the step leaves nothing to take back. `finish` takes back\n\
+         only what was needed while there were two sides.\n",
     );
     let mut phase = None;
     for row in TABLE {
         if phase != Some(row.phase) {
             phase = Some(row.phase);
             text.push_str(&format!(
-                "\n## {}\n\n| step | for | runs on | what | follows | may wait for | taken back by |\n\
-                 | --- | --- | --- | --- | --- | --- | --- |\n",
+                "\n## {}\n\n| step | for | runs on | what | follows | may wait for | taken back by | by `finish` too |\n\
+                 | --- | --- | --- | --- | --- | --- | --- | --- |\n",
                 row.phase
             ));
         }
         let each = match row.each {
             Each::Leader => "new leader",
             Each::Replica => "each new replica",
+            Each::New => "each new node",
+            Each::Old => "each old node",
+            Each::Pooler => "each pooler",
+            Each::Balancer => "each balancer",
         };
         let at = match row.at {
             At::OldLeader => "old leader",
@@ -392,8 +467,20 @@ fn the_documentation_is_the_table() {
             At::NewLeader => "new leader",
             At::Node => each.trim_start_matches("each "),
         };
+        let node = match row.each {
+            Each::Leader => "*leader*",
+            Each::Replica => "*replica*",
+            Each::New | Each::Old => "*node*",
+            Each::Pooler => "*pooler*",
+            Each::Balancer => "*balancer*",
+        };
+        let finish = match row.finish {
+            Finish::Keep => "",
+            Finish::TakeBack => "yes",
+            Finish::TakeBackWhenLeading => "if the new side takes the writes",
+        };
         let words = |text: &str| {
-            text.replace("{node}", if row.each == Each::Leader { "*leader*" } else { "*replica*" })
+            text.replace("{node}", node)
                 .replace("{upstream}", "*upstream*")
                 .replace("{leader}", "*leader*")
                 .replace("{old}", "*old leader*")
@@ -407,7 +494,7 @@ fn the_documentation_is_the_table() {
             })
             .collect();
         text.push_str(&format!(
-            "| `{}` | {each} | {at} | {} | {} | {} | {} |\n",
+            "| `{}` | {each} | {at} | {} | {} | {} | {} | {finish} |\n",
             row.name,
             words(row.title),
             follows.join(", "),

@@ -7,6 +7,8 @@ use std::fmt;
 use pgleap_proto::step::Action;
 use serde::{Deserialize, Serialize};
 
+use crate::fleet::TrafficSpec;
+
 /// One cluster's upgrade, decided completely. It is never changed after it was proposed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -18,6 +20,9 @@ pub struct Plan {
     pub new_major: u32,
     /// Prefix of everything pgleap makes inside PostgreSQL: publication, slots, subscriptions.
     pub tag: String,
+    /// The bounds within which traffic is moved.
+    #[serde(default)]
+    pub traffic: TrafficSpec,
     /// In the order in which they are shown, and in which they run where `after` leaves a choice.
     pub steps: Vec<PlannedStep>,
 }
@@ -52,6 +57,22 @@ pub struct PlannedStep {
     pub waits_for: Option<String>,
     /// Ids of the steps that must be done before it starts.
     pub after: Vec<String>,
+    /// Whether `finish` takes it back.
+    #[serde(default)]
+    pub finish: Finish,
+}
+
+/// What `finish` does with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Finish {
+    /// What it made stays.
+    #[default]
+    Keep,
+    /// It was only needed while there are two sides.
+    TakeBack,
+    /// Taken back when the new side takes the writes; else what it made stays.
+    TakeBackWhenLeading,
 }
 
 /// A stretch of an operation, in the order of its life.
@@ -68,6 +89,8 @@ pub enum Phase {
     Upgrade,
     /// Subscriptions enabled, caught up, validated.
     Replicate,
+    /// Everything that makes reads and writes movable, in both directions.
+    Route,
 }
 
 impl fmt::Display for Phase {
@@ -78,6 +101,7 @@ impl fmt::Display for Phase {
             Phase::Convert => "convert",
             Phase::Upgrade => "upgrade",
             Phase::Replicate => "replicate",
+            Phase::Route => "route",
         })
     }
 }

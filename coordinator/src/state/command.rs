@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use pgleap_proto::step::Output;
+use pgleap_proto::traffic::{SlotAt, Timing};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
+use crate::plan::{Plan, Side};
 
 /// Version of the commands this program writes and the highest it understands.
-pub const COMMAND_VERSION: u32 = 1;
+pub const COMMAND_VERSION: u32 = 2;
 
 /// A command as it lies in a log entry, in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +92,88 @@ pub enum Command {
     Retry {
         /// Operation id.
         operation: String,
+    },
+    /// Another share of reads for the new side.
+    SetReads {
+        /// Operation id.
+        operation: String,
+        /// From 0 to 100.
+        percent: u8,
+    },
+    /// The driver needs a ticket of its own term, to keep balancers as they should be.
+    TakeTicket {
+        /// Operation id.
+        operation: String,
+    },
+    /// Move the writes to the other side.
+    BeginSwitchover {
+        /// Operation id.
+        operation: String,
+        /// The side that is to take them.
+        to: Side,
+        /// What the operator accepted to lose or to do by hand.
+        accepted: Vec<String>,
+    },
+    /// A coordinator takes the switchover in hand. The state assigns the attempt; the ticket's term is the entry's own.
+    SwitchoverStarted {
+        /// Operation id.
+        operation: String,
+    },
+    /// THE decision: the register moves. Refused unless the try is under way, under this attempt and in this term.
+    Decide {
+        /// Operation id.
+        operation: String,
+        /// Of the try.
+        attempt: u64,
+        /// Where the side that follows from now on begins.
+        positions: Vec<SlotAt>,
+    },
+    /// The try cannot be decided any more; it is taken back.
+    SwitchoverFailed {
+        /// Operation id.
+        operation: String,
+        /// Of the try.
+        attempt: u64,
+        /// What, where, why.
+        reason: String,
+        /// Lines that show it.
+        evidence: Vec<String>,
+        /// The reason may pass: try again while tries are left.
+        again: bool,
+    },
+    /// The try is taken back.
+    SwitchoverUndone {
+        /// Operation id.
+        operation: String,
+        /// Of the ticket under which it was taken back.
+        attempt: u64,
+    },
+    /// What follows the decision is done.
+    SwitchoverDone {
+        /// Operation id.
+        operation: String,
+        /// Of the ticket under which it was completed.
+        attempt: u64,
+        /// How long clients waited, in microseconds; none when nobody measured it whole.
+        pause_us: Option<u64>,
+        /// Its parts.
+        timings: Vec<Timing>,
+    },
+    /// Give up the way back: take away what was needed while there were two sides.
+    Finish {
+        /// Operation id.
+        operation: String,
+        /// Stop the servers of the side that does not take writes, too.
+        decommission: bool,
+    },
+    /// One of the leaders is not what it was: a person is needed.
+    Disturbed {
+        /// Operation id.
+        operation: String,
+        /// What, where, why, what to do.
+        reason: String,
+        /// Lines that show it.
+        evidence: Vec<String>,
     },
     /// An agent's journal was seen; another one than before means that the host lost its memory of fences.
     AgentSeen {
@@ -189,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_newer_entry_is_refused_with_the_cure() {
-        let error = Envelope::decode(br#"{"version":2,"command":{"kind":"fly"}}"#).unwrap_err();
+        let error = Envelope::decode(br#"{"version":99,"command":{"kind":"fly"}}"#).unwrap_err();
         assert!(error.to_string().contains("start the pgleap version that wrote it"), "{error}");
     }
 

@@ -7,6 +7,8 @@ pub mod next;
 pub mod operation;
 pub mod rejection;
 pub mod requests;
+mod switchover;
+pub mod traffic;
 mod transition;
 
 #[cfg(test)]
@@ -24,18 +26,20 @@ pub use command::{COMMAND_VERSION, Command, Envelope, Outcome, Verb};
 pub use next::{StepToRun, runnable};
 pub use operation::{Operation, Status, StepState};
 pub use rejection::Rejection;
+pub use traffic::{Side, Stage, Traffic};
 
 use crate::plan::Plan;
 use events::{Event, Events};
 use operation::StepRecord;
 use requests::Requests;
+use switchover::Move;
 use transition::{Happening, Occasion};
 
-/// Cancelled operations kept for `status` and `events`; the oldest are forgotten first.
+/// Cancelled and finished operations kept for `status` and `events`; the oldest are forgotten first.
 const FINISHED_KEPT: usize = 50;
 
 /// Version of the snapshot this program writes, and the highest it reads.
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
 
 /// Where a command lies in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +155,34 @@ impl State {
             }
             Command::Cancel { operation } => self.happen(occasion, operation, Happening::Cancel),
             Command::Retry { operation } => self.happen(occasion, operation, Happening::Retry),
+            Command::SetReads { operation, percent } => {
+                self.traffic(occasion, operation, Move::SetReads { percent: *percent })
+            }
+            Command::TakeTicket { operation } => self.traffic(occasion, operation, Move::NewTicket),
+            Command::BeginSwitchover { operation, to, accepted } => {
+                self.traffic(occasion, operation, Move::Begin { to: *to, accepted })
+            }
+            Command::SwitchoverStarted { operation } => self.traffic(occasion, operation, Move::Started),
+            Command::Decide { operation, attempt, positions } => {
+                self.traffic(occasion, operation, Move::Decide { attempt: *attempt, positions })
+            }
+            Command::SwitchoverFailed { operation, attempt, reason, evidence, again } => {
+                let (attempt, again) = (*attempt, *again);
+                self.traffic(occasion, operation, Move::Failed { attempt, reason, evidence, again })
+            }
+            Command::SwitchoverUndone { operation, attempt } => {
+                self.traffic(occasion, operation, Move::Undone { attempt: *attempt })
+            }
+            Command::SwitchoverDone { operation, attempt, pause_us, timings } => {
+                let (attempt, pause_us) = (*attempt, *pause_us);
+                self.traffic(occasion, operation, Move::Done { attempt, pause_us, timings })
+            }
+            Command::Finish { operation, decommission } => {
+                self.traffic(occasion, operation, Move::Finish { decommission: *decommission })
+            }
+            Command::Disturbed { operation, reason, evidence } => {
+                self.traffic(occasion, operation, Move::Disturbed { reason, evidence })
+            }
             Command::AgentSeen { host, journal } => self.agent_seen(occasion, host, journal),
         }
     }
@@ -220,6 +252,7 @@ impl State {
             started_by: occasion.by.to_owned(),
             status_since: occasion.at,
             events,
+            traffic: Traffic::default(),
         };
         self.operations.insert(id.to_owned(), Arc::new(operation));
         self.forget_oldest();
@@ -235,6 +268,10 @@ impl State {
         let unknown = || Rejection::UnknownOperation(id.to_owned());
         let operation = self.operations.get_mut(id).ok_or_else(unknown)?;
         transition::apply(Arc::make_mut(operation), occasion, happening)
+    }
+
+    fn traffic(&mut self, occasion: Occasion<'_>, id: &str, what: Move<'_>) -> Result<Reply, Rejection> {
+        self.happen(occasion, id, Happening::Traffic(what))
     }
 
     fn agent_seen(&mut self, occasion: Occasion<'_>, host: &str, journal: &str) -> Result<Reply, Rejection> {

@@ -17,7 +17,8 @@ pub struct StepToRun {
 /// leader starts them again, with a higher attempt.
 ///
 /// Forward, in parallel: every step that is not done and whose `after` are all done. Back, one by one: the last of the steps that
-/// were ever started and are not taken back; a step that was never started is left alone.
+/// were ever started and are not taken back; a step that was never started is left alone. So also when it
+/// finishes, but only those steps that `finish` takes back.
 pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
     match operation.status {
         Status::Running => {
@@ -28,7 +29,13 @@ pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
             let last = operation.touched().next_back();
             last.map(|(id, _)| StepToRun { id: id.to_owned(), verb: Verb::Undo }).into_iter().collect()
         }
-        Status::Stopped(_) | Status::AtGate | Status::Cancelled => Vec::new(),
+        Status::Finishing => {
+            let last = operation.to_finish().next_back();
+            last.map(|id| StepToRun { id: id.to_owned(), verb: Verb::Undo }).into_iter().collect()
+        }
+        Status::Stopped(_) | Status::AtGate | Status::Switching | Status::Cancelled | Status::Finished => {
+            Vec::new()
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Verb;
 use super::events::Events;
-use crate::plan::{Phase, Plan};
+use super::traffic::{Side, Traffic};
+use crate::plan::{Finish, Phase, Plan};
 
 /// One cluster's upgrade.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct Operation {
     pub status_since: Timestamp,
     /// What happened, newest last.
     pub events: Events,
+    /// Who takes writes and reads.
+    #[serde(default)]
+    pub traffic: Traffic,
 }
 
 /// Where an operation stands.
@@ -42,8 +46,14 @@ pub enum Status {
     Running,
     /// A person is needed.
     Stopped(Stop),
-    /// Every step is done; it waits at the burn-in gate.
+    /// Every step is done; it waits at the burn-in gate, and traffic can be moved.
     AtGate,
+    /// Writes are being moved to the other side, or what was tried is being taken back.
+    Switching,
+    /// What was needed while there were two sides is being taken away.
+    Finishing,
+    /// One side is left. The end.
+    Finished,
     /// Steps are being taken back.
     Cancelling,
     /// Everything is taken back. The end.
@@ -61,6 +71,9 @@ pub struct Stop {
     pub evidence: Vec<String>,
     /// It stopped while it was taking steps back.
     pub cancelling: bool,
+    /// It stopped while it was finishing.
+    #[serde(default)]
+    pub finishing: bool,
 }
 
 /// What is known of one step.
@@ -118,15 +131,18 @@ pub struct Run {
 impl Operation {
     /// Still in the way of another operation on the same cluster or hosts.
     pub fn is_active(&self) -> bool {
-        self.status != Status::Cancelled
+        !matches!(self.status, Status::Cancelled | Status::Finished)
     }
 
-    /// Name of the status: "running", "stopped", "waiting", "cancelling" or "cancelled".
+    /// Name of the status: "running", "stopped", "waiting", "switching", "finishing", "finished", "cancelling" or "cancelled".
     pub fn status_name(&self) -> &'static str {
         match self.status {
             Status::Running => "running",
             Status::Stopped(_) => "stopped",
             Status::AtGate => "waiting",
+            Status::Switching => "switching",
+            Status::Finishing => "finishing",
+            Status::Finished => "finished",
             Status::Cancelling => "cancelling",
             Status::Cancelled => "cancelled",
         }
@@ -143,6 +159,16 @@ impl Operation {
             let record = self.steps.get(&step.id)?;
             let open = record.touched_at.is_some() && record.state != StepState::Undone;
             open.then_some((step.id.as_str(), record))
+        })
+    }
+
+    /// Steps that `finish` still has to take back, in the plan's order.
+    pub fn to_finish(&self) -> impl DoubleEndedIterator<Item = &str> {
+        let leads = self.traffic.writer == Side::New;
+        self.touched().map(|(id, _)| id).filter(move |id| match self.plan.step(id).map(|step| step.finish) {
+            Some(Finish::TakeBack) => true,
+            Some(Finish::TakeBackWhenLeading) => leads,
+            Some(Finish::Keep) | None => false,
         })
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use pgleap_proto::step::{Action, Publish, action};
 
-use crate::plan::{Phase, Plan, PlannedStep};
+use crate::fleet::TrafficSpec;
+use crate::plan::{Finish, Phase, Plan, PlannedStep};
 
 /// A step with a harmless action.
 pub(crate) fn step(id: &str, host: &str, agent: &str, after: &[&str]) -> PlannedStep {
@@ -19,6 +20,7 @@ pub(crate) fn step(id: &str, host: &str, agent: &str, after: &[&str]) -> Planned
         undo: Some(format!("undo {id}")),
         waits_for: None,
         after: after.iter().map(|id| (*id).to_owned()).collect(),
+        finish: Finish::Keep,
     }
 }
 
@@ -29,6 +31,7 @@ pub(crate) fn plan(cluster: &str, steps: Vec<PlannedStep>) -> Arc<Plan> {
         old_major: 15,
         new_major: 18,
         tag: "pgleap_aaaaaa".into(),
+        traffic: TrafficSpec::default(),
         steps,
     })
 }

@@ -9,6 +9,8 @@ use super::events::Event;
 use super::next::{StepToRun, runnable};
 use super::operation::{Operation, Run, Status, StepRecord, StepState, Stop};
 use super::rejection::Rejection;
+use super::switchover::{self, Move};
+use super::traffic::Side;
 
 /// What can happen to an operation that exists.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,7 @@ pub(super) enum Happening<'a> {
     Cancel,
     Retry,
     JournalLost { host: &'a str },
+    Traffic(Move<'a>),
 }
 
 /// Where and when it happened.
@@ -38,32 +41,41 @@ pub(super) fn apply(
     use Happening as H;
     let id = operation.id.clone();
     let reply = match (&operation.status, happening) {
-        (Status::Running | Status::Cancelling, H::Started { step, verb }) => {
+        (Status::Running | Status::Cancelling | Status::Finishing, H::Started { step, verb }) => {
             start(operation, occasion, step, verb)?
         }
         (
-            Status::Running | Status::Stopped(_) | Status::Cancelling,
+            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
             H::Finished { step, attempt, outcome },
         ) => {
             finish(operation, occasion, step, attempt, outcome)?;
             Reply::Accepted
         }
-        (Status::Running | Status::Stopped(_) | Status::Cancelling, H::Blocked { step, attempt, reason }) => {
+        (
+            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
+            H::Blocked { step, attempt, reason },
+        ) => {
             block(operation, occasion, step, attempt, reason)?;
             Reply::Accepted
         }
-        (Status::Running | Status::AtGate, H::Cancel) => {
+        (Status::Running | Status::AtGate, H::Cancel) if operation.traffic.writer == Side::Old => {
             enter(operation, occasion, Status::Cancelling);
             note(operation, occasion, "", "cancelling", "everything is taken back");
             Reply::Operation { id }
         }
-        (Status::Stopped(stop), H::Cancel) if !stop.cancelling => {
+        (Status::Stopped(stop), H::Cancel)
+            if !stop.cancelling && !stop.finishing && operation.traffic.writer == Side::Old =>
+        {
             enter(operation, occasion, Status::Cancelling);
             note(operation, occasion, "", "cancelling", "everything is taken back");
             Reply::Operation { id }
         }
         (Status::Stopped(stop), H::Retry) => {
-            let next = if stop.cancelling { Status::Cancelling } else { Status::Running };
+            let next = match stop {
+                Stop { cancelling: true, .. } => Status::Cancelling,
+                Stop { finishing: true, .. } => Status::Finishing,
+                Stop { .. } => Status::Running,
+            };
             enter(operation, occasion, next);
             note(operation, occasion, "", "retry", "the failed steps are tried again");
             Reply::Operation { id }
@@ -73,7 +85,10 @@ pub(super) fn apply(
             Reply::Accepted
         }
         // Undo looks at the world only; a lost journal does not hold it up.
-        (Status::Cancelling | Status::AtGate, H::JournalLost { host }) => {
+        (
+            Status::Cancelling | Status::AtGate | Status::Switching | Status::Finishing,
+            H::JournalLost { host },
+        ) => {
             note(
                 operation,
                 occasion,
@@ -83,9 +98,38 @@ pub(super) fn apply(
             );
             Reply::Accepted
         }
-        (status, happening) => {
-            return Err(illegal(&operation.id, status, operation.status_name(), happening));
+        (Status::AtGate, H::Traffic(Move::SetReads { percent })) => {
+            switchover::set_reads(operation, occasion, percent)?
         }
+        (Status::AtGate, H::Traffic(Move::NewTicket)) => switchover::take_ticket(operation, occasion),
+        (Status::AtGate, H::Traffic(Move::Begin { to, accepted })) => {
+            switchover::begin(operation, occasion, to, accepted)?
+        }
+        (Status::AtGate, H::Traffic(Move::Finish { decommission })) => {
+            switchover::finish(operation, occasion, decommission)?
+        }
+        (Status::AtGate, H::Traffic(Move::Disturbed { reason, evidence })) => {
+            let (reason, evidence) = (reason.to_owned(), evidence.to_vec());
+            note(operation, occasion, "", "disturbed", &reason);
+            let stop = Stop { step: None, reason, evidence, cancelling: false, finishing: false };
+            enter(operation, occasion, Status::Stopped(stop));
+            Reply::Accepted
+        }
+        (Status::Switching, H::Cancel) => switchover::give_up(operation, occasion)?,
+        (Status::Switching, H::Traffic(Move::Started)) => switchover::started(operation, occasion)?,
+        (Status::Switching, H::Traffic(Move::Decide { attempt, positions })) => {
+            switchover::decide(operation, occasion, attempt, positions)?
+        }
+        (Status::Switching, H::Traffic(Move::Failed { attempt, reason, evidence, again })) => {
+            switchover::failed(operation, occasion, attempt, (reason, evidence, again))?
+        }
+        (Status::Switching, H::Traffic(Move::Undone { attempt })) => {
+            switchover::undone(operation, occasion, attempt)?
+        }
+        (Status::Switching, H::Traffic(Move::Done { attempt, pause_us, timings })) => {
+            switchover::done(operation, occasion, attempt, (pause_us, timings))?
+        }
+        (_, happening) => return Err(illegal(operation, happening)),
     };
     settle(operation, occasion);
     Ok(reply)
@@ -157,14 +201,15 @@ fn finish(
             note(operation, occasion, step, "failed", message);
             let stops = matches!(
                 (&operation.status, verb),
-                (Status::Running, Verb::Do) | (Status::Cancelling, Verb::Undo)
+                (Status::Running, Verb::Do) | (Status::Cancelling | Status::Finishing, Verb::Undo)
             );
             // A second failure while stopped keeps the first reason; one of a step that is about to be
             // taken back anyway stops nothing.
             if stops {
-                let cancelling = verb == Verb::Undo;
+                let cancelling = operation.status == Status::Cancelling;
+                let finishing = operation.status == Status::Finishing;
                 let (reason, evidence) = (message.clone(), evidence.clone());
-                let stop = Stop { step: Some(step.to_owned()), reason, evidence, cancelling };
+                let stop = Stop { step: Some(step.to_owned()), reason, evidence, cancelling, finishing };
                 enter(operation, occasion, Status::Stopped(stop));
             }
         }
@@ -208,7 +253,7 @@ fn journal_lost(operation: &mut Operation, occasion: Occasion<'_>, host: &str) {
     }
     note(operation, occasion, "", "journal-lost", &reason);
     if operation.status == Status::Running {
-        let stop = Stop { step: None, reason, evidence: Vec::new(), cancelling: false };
+        let stop = Stop { step: None, reason, evidence: Vec::new(), cancelling: false, finishing: false };
         enter(operation, occasion, Status::Stopped(stop));
     }
 }
@@ -223,14 +268,19 @@ fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
         enter(operation, occasion, Status::Cancelled);
         note(operation, occasion, "", "cancelled", "everything is taken back");
     }
+    if operation.status == Status::Finishing && operation.to_finish().next().is_none() {
+        enter(operation, occasion, Status::Finished);
+        let writer = operation.traffic.writer;
+        note(operation, occasion, "", "finished", &format!("the {writer} cluster is the cluster"));
+    }
 }
 
-fn enter(operation: &mut Operation, occasion: Occasion<'_>, status: Status) {
+pub(super) fn enter(operation: &mut Operation, occasion: Occasion<'_>, status: Status) {
     operation.status = status;
     operation.status_since = occasion.at;
 }
 
-fn note(operation: &mut Operation, occasion: Occasion<'_>, step: &str, kind: &str, message: &str) {
+pub(super) fn note(operation: &mut Operation, occasion: Occasion<'_>, step: &str, kind: &str, message: &str) {
     operation.events.push(Event {
         index: occasion.position.index,
         at: occasion.at,
@@ -259,18 +309,36 @@ fn started<'o>(
     }
 }
 
-fn illegal(id: &str, status: &Status, name: &'static str, happening: Happening<'_>) -> Rejection {
-    let why = match (status, happening) {
-        (Status::Cancelled, _) => "it is over".to_owned(),
-        (Status::Stopped(stop), Happening::Cancel) if stop.cancelling => {
+fn illegal(operation: &Operation, happening: Happening<'_>) -> Rejection {
+    use Happening as H;
+    let id = &operation.id;
+    let why = match (&operation.status, happening) {
+        (Status::Cancelled | Status::Finished, _) => "it is over".to_owned(),
+        (Status::Stopped(stop), H::Cancel) if stop.cancelling => {
             format!("taking it back failed; remove the cause and `pgleap retry {id}`")
         }
-        (Status::Cancelling, Happening::Cancel) => "it is being taken back already".to_owned(),
-        (_, Happening::Retry) => "only a stopped operation can be retried".to_owned(),
-        (_, Happening::Started { step, .. }) => format!("step {step} cannot be started"),
+        (Status::Finishing, H::Cancel) => {
+            "it is being finished, and there is no way back any more".to_owned()
+        }
+        (Status::Stopped(stop), H::Cancel) if stop.finishing => {
+            format!("finishing it failed; remove the cause and `pgleap retry {id}`")
+        }
+        (Status::Cancelling, H::Cancel) => "it is being taken back already".to_owned(),
+        (_, H::Cancel) if operation.traffic.writer == Side::New => {
+            "the new cluster takes the writes: `pgleap reverse` first, or `pgleap finish`".to_owned()
+        }
+        (_, H::Retry) => "only a stopped operation can be retried".to_owned(),
+        (_, H::Started { step, .. }) => format!("step {step} cannot be started"),
+        (Status::Switching, H::Traffic(Move::Begin { .. })) => "a switchover is under way already".to_owned(),
+        (Status::Switching, H::Traffic(Move::SetReads { .. } | Move::Finish { .. })) => {
+            "a switchover is under way; wait for its end".to_owned()
+        }
+        (_, H::Traffic(Move::Begin { .. })) => "writes can be moved when every step is done".to_owned(),
+        (_, H::Traffic(Move::SetReads { .. })) => "reads can be moved when every step is done".to_owned(),
+        (_, H::Traffic(Move::Finish { .. })) => "it can be finished when every step is done".to_owned(),
         (_, other) => format!("{other:?} is not legal now"),
     };
-    Rejection::Illegal { operation: id.to_owned(), status: name, why }
+    Rejection::Illegal { operation: id.clone(), status: operation.status_name(), why }
 }
 
 impl StepRecord {

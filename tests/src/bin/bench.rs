@@ -1,19 +1,24 @@
 //! `make bench`: what pgleap costs beside the tools it calls, on the same data, and how much memory it takes.
 //!
-//! The upgrade runs through pgleap, is cancelled, and is then done by hand on the same machine with the same data.
-//! `PGLEAP_BENCH_ROWS` sets the number of orders in each of the two databases.
+//! The upgrade runs through pgleap, writes are moved forward and back under load, all of it is cancelled, and is then done by
+//! hand on the same machine with the same data and the same clients. `PGLEAP_BENCH_ROWS` sets the number of orders in
+//! each of the two databases, `PGLEAP_BENCH_SWITCHOVERS` how often writes are moved (an even number).
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use comfy_table::presets::UTF8_BORDERS_ONLY;
 use comfy_table::{CellAlignment, Table};
 use pgleap_proto::fleet::OperationStatus;
 use pgleap_tests::by_hand::{self, Raw};
-use pgleap_tests::harness::FleetOptions;
+use pgleap_tests::by_hand_switchover::ByHand;
+use pgleap_tests::ledger::{self, Record};
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
+use pgleap_tests::stalls::Stalls;
+use pgleap_tests::switching::{self, Side};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -35,11 +40,13 @@ fn say(text: &str) -> Result<()> {
 }
 
 async fn bench() -> Result<()> {
-    let rows =
-        std::env::var("PGLEAP_BENCH_ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    let setting = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let rows = setting("PGLEAP_BENCH_ROWS").unwrap_or(1_000_000);
+    let switchovers = setting("PGLEAP_BENCH_SWITCHOVERS").unwrap_or(20);
     say(&format!("Making two databases with {rows} orders each."))?;
     // Without load, which would slow both sides down unequally; without a tablespace, which the tools by hand lack.
-    let options = Options { rows, rate: 0.0, fleet: FleetOptions::default(), held: None };
+    let mut options = Options { rows, ..switching::options(&[]) };
+    options.fleet.old.tablespaces = Vec::new();
     let mut scenario = Scenario::begin(options).await?;
     let primary = scenario.fleet.old.primary();
     let size = "SELECT pg_size_pretty(sum(pg_database_size(oid))) FROM pg_database";
@@ -48,6 +55,8 @@ async fn bench() -> Result<()> {
     say(&format!("Old cluster: {size}. Upgrading it with pgleap."))?;
     scenario.start().await?;
     let status = scenario.fleet.wait_done(LIMIT).await?;
+    say(&format!("Moving writes forward and back {switchovers} times under load."))?;
+    let ours = moved_by_pgleap(&mut scenario, switchovers).await?;
     let peak = scenario.fleet.memory();
 
     say("Cancelling, and doing the same by hand.")?;
@@ -56,12 +65,103 @@ async fn bench() -> Result<()> {
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let [leader, replica] = &fleet.new[..] else { anyhow::bail!("two new nodes are needed") };
     let raw = by_hand::convert(&fleet.base, &fleet.old, leader, replica, jobs).await?;
+    let theirs = moved_by_hand(&mut scenario, switchovers).await?;
 
     say(&format!("\n{}", steps(&status, &raw)))?;
     say(&format!("\n{}", phases(&status, &raw)))?;
     say(&format!("\n{}", memory(&rest, &peak)?))?;
+    say(&format!("\n{}", stalls(&[("pgleap", &ours), ("psql and shell", &theirs)])))?;
     scenario.fleet.passed();
     Ok(())
+}
+
+/// What clients saw of several switchovers.
+struct Moved {
+    stalls: Stalls,
+    transactions_per_second: f64,
+    failed: u64,
+}
+
+impl Moved {
+    fn of(record: &Record, windows: &[(Duration, Duration)]) -> Moved {
+        Moved {
+            stalls: Stalls::of(record, windows),
+            transactions_per_second: record.acknowledged() as f64 / record.seconds,
+            failed: record.failed(),
+        }
+    }
+}
+
+/// Transactions of a few milliseconds, from numbers on that no other load has.
+fn light(first_worker: i32) -> ledger::Options {
+    ledger::Options { light: true, rate: 500.0, workers: 8, first_worker, ..ledger::Options::default() }
+}
+
+async fn moved_by_pgleap(scenario: &mut Scenario, times: u32) -> Result<Moved> {
+    scenario.load(light(100)).await?;
+    let mut windows = Vec::new();
+    for _ in 0..times {
+        scenario.write_more(500).await?;
+        let switched = scenario.switch().await?;
+        windows.push((switched.began, switched.ended));
+    }
+    let record = scenario.stop_first_load().await?;
+    let writer = scenario.writer(Duration::from_secs(10)).await?;
+    scenario.prove_both_sides(writer, std::slice::from_ref(&record)).await?;
+    Ok(Moved::of(&record, &windows))
+}
+
+async fn moved_by_hand(scenario: &mut Scenario, times: u32) -> Result<Moved> {
+    // Nothing has been written since the conversion: the load begins when the new side follows.
+    by_hand_switchover(scenario)?.prepare().await?;
+    scenario.load(light(200)).await?;
+    let mut windows = Vec::new();
+    for round in 0..times {
+        scenario.write_more(500).await?;
+        let began = scenario.elapsed();
+        by_hand_switchover(scenario)?.switch(round % 2 == 0).await?;
+        windows.push((began, scenario.elapsed()));
+    }
+    let record = scenario.stop_first_load().await?;
+    let writer = if times.is_multiple_of(2) { Side::Old } else { Side::New };
+    scenario.prove_both_sides(writer, std::slice::from_ref(&record)).await?;
+    Ok(Moved::of(&record, &windows))
+}
+
+fn by_hand_switchover(scenario: &Scenario) -> Result<ByHand<'_>> {
+    let fleet = &scenario.fleet;
+    let [new, replica] = &fleet.new[..] else { anyhow::bail!("two new nodes are needed") };
+    Ok(ByHand {
+        base: &fleet.base,
+        old: fleet.old.primary(),
+        new,
+        replica,
+        passfile: &fleet.old.passfile,
+        databases: &scenario.databases,
+        poolers: &fleet.poolers,
+    })
+}
+
+fn stalls(rows: &[(&str, &Moved)]) -> Table {
+    let header =
+        ["stall of a switchover, ms", "times", "p50", "p99", "max", "transactions/s", "transactions failed"];
+    let mut table = table(&header);
+    for (name, moved) in rows {
+        let stalls = &moved.stalls;
+        let figures =
+            [stalls.percentile(50.0), stalls.percentile(99.0), stalls.max()].map(|ms| format!("{ms:.0}"));
+        let [p50, p99, max] = figures;
+        table.add_row([
+            (*name).to_owned(),
+            stalls.ms.len().to_string(),
+            p50,
+            p99,
+            max,
+            format!("{:.0}", moved.transactions_per_second),
+            moved.failed.to_string(),
+        ]);
+    }
+    table
 }
 
 fn table(header: &[&str]) -> Table {

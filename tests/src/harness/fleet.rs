@@ -6,14 +6,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::balancer::{BACKEND, Balancer};
 use super::base::Base;
 use super::cluster::{Cluster, ClusterOptions, tablespace_dir};
 use super::coordinators::Other;
+use super::daemons::Agent;
 use super::eventually::eventually;
-use super::fleet_file::{FleetFile, NodeEntry};
+use super::fleet_file::{BalancerEntry, FleetFile, NodeEntry, PoolerEntry};
+use super::pooler::{CONSOLE, PoolerHost};
 use super::ports::Port;
 use super::postgres::Server;
 use super::process::Process;
+use super::traffic::TrafficOptions;
 use super::turn::Turn;
 
 /// What the fleet is like.
@@ -31,6 +35,8 @@ pub struct FleetOptions {
     pub coordinator: bool,
     /// How many coordinators form the group, when one runs.
     pub coordinators: usize,
+    /// Poolers and balancer, where there are any.
+    pub traffic: Option<TrafficOptions>,
 }
 
 impl Default for FleetOptions {
@@ -42,16 +48,17 @@ impl Default for FleetOptions {
             options: Vec::new(),
             coordinator: true,
             coordinators: 1,
+            traffic: None,
         }
     }
 }
 
-/// One host's agent.
-#[derive(Debug)]
-struct Agent {
-    config: PathBuf,
-    port: Port,
-    process: Option<Process>,
+impl FleetOptions {
+    /// Names of all hosts: the old nodes', the new nodes', the poolers', the balancer's.
+    fn hosts(&self) -> impl Iterator<Item = &String> {
+        let traffic = self.traffic.iter().flat_map(TrafficOptions::hosts);
+        self.old.nodes.iter().chain(&self.new_nodes).chain(traffic)
+    }
 }
 
 /// It runs as long as it lives; dropping it ends everything and removes the directory.
@@ -65,8 +72,12 @@ pub struct Fleet {
     pub new: Vec<Server>,
     /// What [`Fleet::apply`] writes; scenarios of bad input change it before.
     pub file: FleetFile,
-    agents: BTreeMap<String, Agent>,
-    coordinator: Option<Process>,
+    /// Hosts with poolers; none by default.
+    pub poolers: Vec<PoolerHost>,
+    /// The balancer of clients that read; none by default.
+    pub balancer: Option<Balancer>,
+    pub(super) agents: BTreeMap<String, Agent>,
+    pub(super) coordinator: Option<Process>,
     coordinator_port: Port,
     /// Members 2 and up of the group.
     pub(super) others: Vec<Other>,
@@ -106,6 +117,8 @@ impl Fleet {
             old,
             new,
             file: FleetFile::default(),
+            poolers: Vec::new(),
+            balancer: None,
             agents: BTreeMap::new(),
             coordinator: None,
             coordinator_port: Port::reserve()?,
@@ -115,8 +128,12 @@ impl Fleet {
             _turn: turn,
         };
         fleet.issue_certificates(&options).await?;
-        for host in fleet.host_names() {
-            fleet.add_agent(&host)?;
+        for host in options.hosts() {
+            // The old code of an agent knows no health endpoints: only where something asks for them.
+            fleet.add_agent(host, options.traffic.is_some())?;
+        }
+        if let Some(traffic) = &options.traffic {
+            fleet.start_traffic(traffic).await?;
         }
         fleet.file = fleet.describe(&options)?;
         if options.coordinator {
@@ -129,9 +146,9 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Names of all hosts: the old nodes', then the new nodes'.
+    /// Names of all hosts, each of which has an agent.
     pub fn host_names(&self) -> Vec<String> {
-        self.old.nodes.iter().chain(&self.new).map(|node| node.name.clone()).collect()
+        self.agents.keys().cloned().collect()
     }
 
     /// The seed of a new node: the same place with the old major's binaries.
@@ -163,8 +180,8 @@ impl Fleet {
             ("operator".to_owned(), "alice".to_owned(), "operator".to_owned()),
             ("viewer".to_owned(), "victor".to_owned(), "viewer".to_owned()),
         ];
-        let hosts = options.old.nodes.iter().chain(&options.new_nodes);
-        holders.extend(hosts.map(|host| ("agent".to_owned(), host.clone(), format!("agent-{host}"))));
+        holders
+            .extend(options.hosts().map(|host| ("agent".to_owned(), host.clone(), format!("agent-{host}"))));
         for (role, name, directory) in holders {
             self.issue(&ca, &role, &name, &directory).await?;
         }
@@ -179,27 +196,6 @@ impl Fleet {
         let out = self.base.join("pki").join(directory).to_string_lossy().into_owned();
         let arguments = ["pki", "issue", "--dir", ca, "--role", role, "--name", name, "--out", &out];
         self.base.run(self.base.join("bin/pgleap"), &arguments).await.map(drop)
-    }
-
-    fn add_agent(&mut self, host: &str) -> Result<()> {
-        let port = Port::reserve()?;
-        let state_dir = self.base.join(format!("{host}/agent"));
-        self.base.user.make_dir(&state_dir, 0o700)?;
-        let config = self.base.join(format!("{host}/agent.toml"));
-        let table = toml::toml! {
-            host = "HOST"
-        };
-        let mut table = table;
-        let mut set = |key: &str, value: String| table.insert(key.to_owned(), toml::Value::String(value));
-        set("host", host.to_owned());
-        set("listen", format!("127.0.0.1:{}", port.number));
-        set("state_dir", state_dir.to_string_lossy().into_owned());
-        set("tls_dir", self.base.join(format!("pki/agent-{host}")).to_string_lossy().into_owned());
-        let root = toml::Value::String(self.base.join(host).to_string_lossy().into_owned());
-        table.insert("roots".into(), toml::Value::Array(vec![root]));
-        self.base.user.write(&config, &table.to_string(), 0o600)?;
-        self.agents.insert(host.to_owned(), Agent { config, port, process: None });
-        Ok(())
     }
 
     /// The file an operator would write for this fleet.
@@ -244,6 +240,30 @@ impl Fleet {
                 })
                 .collect(),
             options: options.options.clone(),
+            poolers: self
+                .pooler_processes()
+                .map(|pooler| PoolerEntry {
+                    name: pooler.name.clone(),
+                    host: pooler.host.clone(),
+                    config: text(&pooler.config),
+                    socket_dir: text(&pooler.socket_dir),
+                    port: pooler.port,
+                    user: CONSOLE.to_owned(),
+                })
+                .collect(),
+            balancers: self
+                .balancer
+                .iter()
+                .map(|balancer| BalancerEntry {
+                    name: balancer.host.clone(),
+                    host: balancer.host.clone(),
+                    socket: text(&balancer.socket),
+                    backend: BACKEND.to_owned(),
+                    old_servers: self.old.nodes[1..].iter().map(|node| node.name.clone()).collect(),
+                    new_servers: self.new[1..].iter().map(|node| node.name.clone()).collect(),
+                })
+                .collect(),
+            traffic: options.traffic.iter().flat_map(|traffic| traffic.settings.clone()).collect(),
         })
     }
 
@@ -272,83 +292,6 @@ impl Fleet {
             Ok((!reply.agents.is_empty()).then_some(()))
         })
         .await
-    }
-
-    /// Starts the coordinator, and waits until it answers.
-    ///
-    /// # Errors
-    /// When it ends or does not answer within half a minute.
-    pub async fn start_coordinator(&mut self) -> Result<()> {
-        let mut command = self.base.command(self.base.join("bin/pgleap"));
-        command.arg("serve").arg("--data-dir").arg(self.base.join("coordinator"));
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.coordinator_port()));
-        command.arg("--tls-dir").arg(self.base.join("pki/coordinator"));
-        command.env("RUST_BACKTRACE", "1");
-        let log = self.base.join("log/coordinator.log");
-        self.coordinator = Some(Process::start("coordinator", command, log)?);
-        let answered = eventually("the coordinator to answer", Duration::from_secs(30), || async {
-            let ran = self.pgleap(&["status", "--json"]).await?;
-            anyhow::ensure!(ran.code == 0, "{}", ran.text());
-            Ok(Some(()))
-        })
-        .await;
-        if let Some(process) = &mut self.coordinator {
-            process.check()?;
-        }
-        answered
-    }
-
-    /// SIGKILL to the coordinator.
-    pub fn kill_coordinator(&mut self) {
-        if let Some(mut process) = self.coordinator.take() {
-            process.kill();
-        }
-    }
-
-    /// Starts the agent of a host, and waits until it listens.
-    ///
-    /// # Errors
-    /// When it ends or does not listen within half a minute.
-    pub async fn start_agent(&mut self, host: &str) -> Result<()> {
-        let log = self.base.join(format!("log/agent-{host}.log"));
-        let mut command = self.base.command(self.base.join("bin/pgleap-agent"));
-        let agent = self.agents.get_mut(host).with_context(|| format!("no host {host}"))?;
-        command.arg("run").arg("--config").arg(&agent.config).env("RUST_BACKTRACE", "1");
-        let address = ("127.0.0.1", agent.port.number);
-        let mut process = Process::start(&format!("agent of {host}"), command, log)?;
-        eventually(&format!("the agent of {host}"), Duration::from_secs(30), || {
-            let lives = process.check();
-            async move {
-                match lives {
-                    Err(ended) => Ok(Some(Err(ended))),
-                    Ok(()) => Ok(tokio::net::TcpStream::connect(address).await.ok().map(|_| Ok(()))),
-                }
-            }
-        })
-        .await??;
-        agent.process = Some(process);
-        Ok(())
-    }
-
-    /// SIGKILL to the agent of a host; servers and jobs it started go on.
-    pub fn kill_agent(&mut self, host: &str) {
-        if let Some(mut process) = self.agents.get_mut(host).and_then(|agent| agent.process.take()) {
-            process.kill();
-        }
-    }
-
-    /// Address of a host's agent.
-    pub fn agent_address(&self, host: &str) -> Option<String> {
-        self.agents.get(host).map(|agent| format!("127.0.0.1:{}", agent.port.number))
-    }
-
-    /// Resident memory of the coordinator and of each agent, now and at its peak, in bytes.
-    pub fn memory(&self) -> Vec<(String, u64, u64)> {
-        let agents = self.agents.values().filter_map(|agent| agent.process.as_ref());
-        let processes = self.coordinator.iter().chain(agents);
-        processes
-            .filter_map(|process| process.memory().map(|(now, peak)| (process.name.clone(), now, peak)))
-            .collect()
     }
 
     /// To be called when all claims of the scenario hold: its logs need not be kept.

@@ -23,6 +23,40 @@ pub struct NodeEntry {
     pub tablespaces: Vec<(String, String)>,
 }
 
+/// A PgBouncer as the file declares it.
+#[derive(Debug, Clone, Default)]
+pub struct PoolerEntry {
+    /// Name of the pooler.
+    pub name: String,
+    /// Name of its host.
+    pub host: String,
+    /// Its configuration file.
+    pub config: String,
+    /// Directory of its own socket.
+    pub socket_dir: String,
+    /// Its port.
+    pub port: u16,
+    /// User of its console.
+    pub user: String,
+}
+
+/// An HAProxy as the file declares it.
+#[derive(Debug, Clone, Default)]
+pub struct BalancerEntry {
+    /// Name of the balancer.
+    pub name: String,
+    /// Name of its host.
+    pub host: String,
+    /// Its runtime socket.
+    pub socket: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// Its servers on the old side.
+    pub old_servers: Vec<String>,
+    /// Its servers on the new side.
+    pub new_servers: Vec<String>,
+}
+
 /// The whole file, with one cluster.
 #[derive(Debug, Clone, Default)]
 pub struct FleetFile {
@@ -48,6 +82,12 @@ pub struct FleetFile {
     pub new: Vec<NodeEntry>,
     /// Lines of `[cluster.options]`.
     pub options: Vec<(String, String)>,
+    /// Poolers of the cluster.
+    pub poolers: Vec<PoolerEntry>,
+    /// Balancers of the cluster.
+    pub balancers: Vec<BalancerEntry>,
+    /// Lines of `[cluster.traffic]`.
+    pub traffic: Vec<(String, String)>,
 }
 
 impl FleetFile {
@@ -100,11 +140,49 @@ impl FleetFile {
             }
             writeln!(out)?;
         }
-        if !self.options.is_empty() {
-            writeln!(out, "[cluster.options]")?;
-            for (key, value) in &self.options {
-                writeln!(out, "{key} = {value}")?;
+        self.write_traffic(out)?;
+        for (section, lines) in [("options", &self.options), ("traffic", &self.traffic)] {
+            if !lines.is_empty() {
+                writeln!(out, "[cluster.{section}]")?;
+                for (key, value) in lines {
+                    writeln!(out, "{key} = {value}")?;
+                }
+                writeln!(out)?;
             }
+        }
+        Ok(())
+    }
+
+    fn write_traffic(&self, out: &mut String) -> std::fmt::Result {
+        for pooler in &self.poolers {
+            writeln!(
+                out,
+                "[[cluster.pooler]]\nname = {}\nhost = {}\n\
+                 pgbouncer = {{ config = {}, socket_dir = {}, port = {}, user = {} }}\n",
+                quoted(&pooler.name),
+                quoted(&pooler.host),
+                quoted(&pooler.config),
+                quoted(&pooler.socket_dir),
+                pooler.port,
+                quoted(&pooler.user),
+            )?;
+        }
+        let list = |names: &[String]| {
+            let names: Vec<String> = names.iter().map(|name| quoted(name)).collect();
+            names.join(", ")
+        };
+        for balancer in &self.balancers {
+            writeln!(
+                out,
+                "[[cluster.balancer]]\nname = {}\nhost = {}\n\
+                 haproxy = {{ socket = {}, backend = {}, old_servers = [{}], new_servers = [{}] }}\n",
+                quoted(&balancer.name),
+                quoted(&balancer.host),
+                quoted(&balancer.socket),
+                quoted(&balancer.backend),
+                list(&balancer.old_servers),
+                list(&balancer.new_servers),
+            )?;
         }
         Ok(())
     }
@@ -143,11 +221,20 @@ mod tests {
             old: vec![node.clone()],
             new: vec![node],
             options: vec![("slot_timeout".into(), "\"5s\"".into())],
+            poolers: vec![PoolerEntry { name: r#"p"1"#.into(), port: 6432, ..PoolerEntry::default() }],
+            balancers: vec![BalancerEntry {
+                new_servers: vec!["a".into(), "b".into()],
+                ..Default::default()
+            }],
+            traffic: vec![("tries".into(), "3".into())],
             ..FleetFile::default()
         };
         let parsed: toml::Table = file.text().parse().unwrap();
         let cluster = parsed["cluster"].as_array().unwrap()[0].as_table().unwrap();
         assert_eq!(cluster["new"]["node"][0]["name"].as_str(), Some(r#"a"b\c"#));
         assert_eq!(cluster["options"]["slot_timeout"].as_str(), Some("5s"));
+        assert_eq!(cluster["pooler"][0]["pgbouncer"]["port"].as_integer(), Some(6432));
+        assert_eq!(cluster["balancer"][0]["haproxy"]["new_servers"].as_array().map(Vec::len), Some(2));
+        assert_eq!(cluster["traffic"]["tries"].as_integer(), Some(3));
     }
 }

@@ -3,20 +3,25 @@
 //! It starts processes and ends exactly those it started; what a scenario claims is asserted elsewhere.
 
 pub mod agent_rpc;
+pub mod balancer;
 pub mod base;
 pub mod cluster;
 pub mod coordinators;
+mod daemons;
 pub mod drain;
 pub mod eventually;
+pub mod failpoints;
 pub mod fleet;
 pub mod fleet_file;
 pub mod os_user;
 pub mod paths;
 pub mod pgleap;
+pub mod pooler;
 pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod reap;
+pub mod traffic;
 pub mod turn;
 
 pub use base::Base;
@@ -25,3 +30,4 @@ pub use eventually::eventually;
 pub use fleet::{Fleet, FleetOptions};
 pub use paths::Binaries;
 pub use postgres::{Server, connect};
+pub use traffic::TrafficOptions;

@@ -28,6 +28,43 @@ impl Ran {
     }
 }
 
+/// A verb under way.
+#[derive(Debug)]
+pub struct Running {
+    /// As typed.
+    pub name: String,
+    task: tokio::task::JoinHandle<Result<Ran>>,
+}
+
+impl Running {
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it could not be started, or does not end within `limit`.
+    pub async fn end(self, limit: Duration) -> Result<Ran> {
+        let ended = tokio::time::timeout(limit, self.task).await;
+        ended.with_context(|| format!("pgleap {} did not end within {limit:?}", self.name))??
+    }
+}
+
+async fn run(mut command: std::process::Command, name: String, limit: Duration) -> Result<Ran> {
+    command.stdin(Stdio::null());
+    let running = tokio::process::Command::from(command).kill_on_drop(true).output();
+    let output = tokio::time::timeout(limit, running)
+        .await
+        .with_context(|| format!("pgleap {name} took longer than {limit:?}"))??;
+    Ok(Ran {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code().unwrap_or(-1),
+    })
+}
+
 /// Longest time a verb that only asks may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -61,21 +98,17 @@ impl Fleet {
     /// When it cannot be started or takes longer than `limit`.
     pub async fn run_verb(
         &self,
-        mut command: std::process::Command,
+        command: std::process::Command,
         arguments: &[&str],
         limit: Duration,
     ) -> Result<Ran> {
-        command.stdin(Stdio::null());
-        let running = tokio::process::Command::from(command).kill_on_drop(true).output();
-        let output = tokio::time::timeout(limit, running)
-            .await
-            .with_context(|| format!("pgleap {} took longer than {limit:?}", arguments.join(" ")))??;
-        let ran = Ran {
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-            code: output.status.code().unwrap_or(-1),
-        };
-        Ok(ran)
+        run(command, arguments.join(" "), limit).await
+    }
+
+    /// Starts a verb, and lets it run while the scenario does other things.
+    pub fn begin(&self, arguments: &[&str]) -> Running {
+        let (name, command) = (arguments.join(" "), self.operator(arguments));
+        Running { task: tokio::spawn(run(command, name.clone(), Duration::from_secs(600))), name }
     }
 
     /// Runs a verb that has to succeed; gives its stdout.

@@ -50,6 +50,14 @@ impl Server {
         config
     }
 
+    /// How the application connects over TCP, around any pooler.
+    pub fn direct(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host("127.0.0.1").port(self.port).user(APP).password(PASSWORD).dbname(database);
+        config.connect_timeout(Duration::from_secs(10)).application_name("pgleap-tests-direct");
+        config
+    }
+
     /// A superuser's connection over the socket.
     ///
     /// # Errors

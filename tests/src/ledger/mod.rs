@@ -11,6 +11,7 @@
 
 mod effect;
 mod expect;
+mod light;
 mod model;
 mod perform;
 mod record;
@@ -37,8 +38,15 @@ use tokio_postgres::Config;
 pub struct Target {
     /// Its name.
     pub database: String,
-    /// How to reach it, now and after every broken connection.
-    pub config: Config,
+    /// How to reach it, now and after every broken connection: worker by worker another one, in turn.
+    pub configs: Vec<Config>,
+}
+
+impl Target {
+    /// A database that every worker reaches in the same way.
+    pub fn new(database: &str, config: Config) -> Target {
+        Target { database: database.to_owned(), configs: vec![config] }
+    }
 }
 
 /// How much of what.
@@ -56,6 +64,8 @@ pub struct Options {
     pub hold: Duration,
     /// Bytes of large values, from and to.
     pub large: (usize, usize),
+    /// Mostly transactions of one statement and one round trip, and no large values: many of them.
+    pub light: bool,
     /// A statement that takes longer counts as a broken connection.
     pub patience: Duration,
 }
@@ -69,6 +79,7 @@ impl Default for Options {
             first_worker: 1,
             hold: Duration::ZERO,
             large: (20_000, 160_000),
+            light: false,
             patience: Duration::from_secs(60),
         }
     }
@@ -99,7 +110,8 @@ impl Ledger {
     /// When a database cannot be reached or lacks the tables.
     pub async fn start(targets: Vec<Target>, options: Options) -> Result<Ledger> {
         for target in &targets {
-            tables::prepare(&target.config, &options)
+            let config = target.configs.first().context("a target without a way to reach it")?;
+            tables::prepare(config, &options)
                 .await
                 .with_context(|| format!("preparing the load in database {}", target.database))?;
         }
@@ -114,11 +126,17 @@ impl Ledger {
         for (index, target) in targets.iter().enumerate() {
             for n in 0..shared.options.workers {
                 let worker = shared.options.first_worker + i32::try_from(n)?;
-                let task = worker::run(shared.clone(), target.config.clone(), worker, index as u64);
+                let config = target.configs[n % target.configs.len()].clone();
+                let task = worker::run(shared.clone(), config, worker, index as u64);
                 workers.push((index, tokio::spawn(task)));
             }
         }
         Ok(Ledger { shared, workers, targets })
+    }
+
+    /// How long it has been running: the clock of its [`Record`].
+    pub fn elapsed(&self) -> Duration {
+        self.shared.started.elapsed()
     }
 
     /// Commits acknowledged so far.

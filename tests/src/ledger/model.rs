@@ -36,6 +36,8 @@ pub(super) struct Planned {
     pub roll_back: bool,
     /// With a subtransaction that writes and is rolled back.
     pub savepoint: bool,
+    /// One statement that commits by itself, with at most one change besides the entry in the books.
+    pub single: bool,
 }
 
 /// A worker's view of its own rows. Rows touched by a transaction of unknown outcome are never touched again, so that
@@ -47,6 +49,7 @@ pub(super) struct Model {
     counter: i64,
     large: (usize, usize),
     holds: bool,
+    light: bool,
     items: Vec<i64>,
     blobs: Vec<i64>,
     plain: Vec<(i64, u64)>,
@@ -66,6 +69,7 @@ impl Model {
             counter: 0,
             large: options.large,
             holds: !options.hold.is_zero(),
+            light: options.light,
             items: Vec::new(),
             blobs: Vec::new(),
             plain: Vec::new(),
@@ -76,6 +80,19 @@ impl Model {
     /// The next transaction.
     pub(super) fn next(&mut self) -> Planned {
         self.counter += 1;
+        if self.light {
+            let dice = self.dice.random_range(0..100);
+            if dice < 85 {
+                let ops = if dice < 65 { Vec::new() } else { vec![self.transfer()] };
+                return Planned {
+                    counter: self.counter,
+                    ops,
+                    roll_back: false,
+                    savepoint: false,
+                    single: true,
+                };
+            }
+        }
         let several = self.dice.random_ratio(1, 3);
         let wanted = if several { self.dice.random_range(2..6) } else { 1 };
         let mut ops: Vec<Op> = Vec::new();
@@ -96,22 +113,27 @@ impl Model {
             ops,
             roll_back: self.dice.random_ratio(1, 25),
             savepoint: self.dice.random_ratio(1, 12),
+            single: false,
         }
     }
 
     fn op(&mut self) -> Op {
         match self.dice.random_range(0..100) {
             0..35 => self.item(),
-            35..55 => {
-                let from = self.dice.random_range(0..ACCOUNTS);
-                let to = (from + self.dice.random_range(1..ACCOUNTS)) % ACCOUNTS;
-                let amount = self.dice.random_range(1..100);
-                Op::Transfer { from: account(self.worker, from), to: account(self.worker, to), amount }
-            }
+            35..55 => self.transfer(),
             55..75 => self.plain(),
             75..95 => self.event(),
+            // Large values take more time than everything else together.
+            _ if self.light => self.item(),
             _ => self.blob(),
         }
+    }
+
+    fn transfer(&mut self) -> Op {
+        let from = self.dice.random_range(0..ACCOUNTS);
+        let to = (from + self.dice.random_range(1..ACCOUNTS)) % ACCOUNTS;
+        let amount = self.dice.random_range(1..100);
+        Op::Transfer { from: account(self.worker, from), to: account(self.worker, to), amount }
     }
 
     fn item(&mut self) -> Op {
@@ -265,5 +287,16 @@ mod tests {
         assert_eq!(seen.len(), 15, "{seen:?}");
         assert!(rolled_back > 50);
         assert!(one.items.len() <= KEPT + 5 && one.blobs.len() <= KEPT_LARGE + 5);
+    }
+
+    #[test]
+    fn a_light_load_is_mostly_single_statements_and_has_no_large_values() {
+        let mut model = Model::new(&Options { light: true, ..Options::default() }, 1, 0);
+        let planned: Vec<Planned> = (0..2000).map(|_| model.next()).collect();
+        let single = planned.iter().filter(|planned| planned.single).count();
+        assert!((1600..1800).contains(&single), "{single}");
+        assert!(planned.iter().all(|p| !p.single || (p.ops.len() < 2 && !p.roll_back && !p.savepoint)));
+        assert!(!planned.iter().any(|p| p.ops.iter().any(|op| matches!(op, Op::InsertBlob { .. }))));
+        assert!(planned.iter().any(|planned| planned.roll_back));
     }
 }

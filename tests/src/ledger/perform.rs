@@ -7,6 +7,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error};
 
 use super::effect::{Effect, Outcome};
+use super::light;
 use super::model::{Op, Planned};
 
 /// What came of it.
@@ -27,6 +28,9 @@ pub(super) async fn perform(
     hold: Duration,
     patience: Duration,
 ) -> Performed {
+    if planned.single {
+        return light::perform(client, worker, planned, patience).await;
+    }
     let mut done = Performed {
         effects: Vec::new(),
         outcome: Outcome::RolledBack,
@@ -189,7 +193,7 @@ pub(super) fn digest(body: &str) -> String {
     Sha256::digest(body.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn text(error: &Error) -> String {
+pub(super) fn text(error: &Error) -> String {
     match error.as_db_error() {
         Some(db) => format!("{}: {}", db.code().code(), db.message()),
         None => error.to_string(),

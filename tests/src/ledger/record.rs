@@ -6,7 +6,7 @@ use super::effect::{Effect, Logged, Outcome};
 use super::{Options, Target};
 
 /// The books of one worker.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct WorkerRecord {
     /// Its number.
     pub worker: i32,
@@ -33,7 +33,7 @@ impl WorkerRecord {
 }
 
 /// The books of one database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DatabaseRecord {
     /// Its name.
     pub database: String,
@@ -42,7 +42,7 @@ pub struct DatabaseRecord {
 }
 
 /// The books of a whole load.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Record {
     /// Parallel to the targets.
     pub databases: Vec<DatabaseRecord>,
@@ -130,6 +130,21 @@ impl Record {
         times.sort_unstable();
         let gaps = times.windows(2).map(|pair| (pair[0], pair[1].saturating_sub(pair[0])));
         gaps.filter(|(_, gap)| *gap > least).collect()
+    }
+
+    /// Longest time in which no worker on any database got a commit acknowledged, of those that touch the time from
+    /// `from` to `to`: the stall of what happened in between.
+    pub fn stall(&self, from: Duration, to: Duration) -> Duration {
+        let mut times: Vec<Duration> = self.acknowledged_at(|_| true);
+        times.sort_unstable();
+        let gaps = times.windows(2).filter(|pair| pair[1] >= from && pair[0] <= to);
+        gaps.map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
+    }
+
+    /// Connections that were refused, and those made again after one broke.
+    pub fn reconnections(&self) -> u64 {
+        let workers = self.databases.iter().flat_map(|database| &database.workers);
+        workers.map(|worker| worker.refused + worker.connections.saturating_sub(1)).sum()
     }
 
     fn acknowledged_at(&self, counts: impl Fn(i32) -> bool) -> Vec<Duration> {

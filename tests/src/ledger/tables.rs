@@ -68,6 +68,8 @@ pub async fn create(superuser: &Client, tablespace: Option<&str>) -> Result<()> 
          CREATE TABLE events_rest PARTITION OF events DEFAULT;
          -- A row of it that has arrived proves that all before it have.
          CREATE TABLE marks (id uuid PRIMARY KEY);
+         -- Counted up, so that those who read it know how old it is.
+         CREATE TABLE beats (id int PRIMARY KEY, n bigint NOT NULL);
          RESET ROLE;
          RESET search_path;"
     );

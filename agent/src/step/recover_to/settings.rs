@@ -18,16 +18,22 @@ const SCHEDULERS: [&str; 2] = ["pg_cron", "pg_partman_bgw"];
 pub(super) async fn write_fence(cx: &Context, node: &Node) -> Result<Option<String>> {
     let original = configured(node, "hba_file").await?;
     let text = tokio::fs::read_to_string(&original).await.doing(|| original.clone())?;
-    let Some(fenced) = hba::fenced(&text, &node.superuser) else {
-        cx.report.log(
-            "pgleap",
-            format!(
-                "{original} includes other files, so clients are not kept out of node {} while it is converted: \
-                 make sure that none connects to it",
-                node.name
-            ),
-        );
-        return Ok(None);
+    let kept = hba::Kept { superuser: node.superuser.clone(), logins: Vec::new(), major: node.major };
+    let fenced = match hba::narrowed(&text, &kept, &hba::Answers::new()) {
+        Ok(lines) => {
+            format!("# Written by pgleap for the time of a conversion: clients are kept out.\n{lines}")
+        }
+        Err(refused) => {
+            cx.report.log(
+                "pgleap",
+                format!(
+                    "{original}: {refused}. Until then clients are not kept out of node {} while it is converted: make \
+                     sure that none connects to it",
+                    node.name
+                ),
+            );
+            return Ok(None);
+        }
     };
     let path = fence_path(cx, node);
     if let Some(parent) = path.parent() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::reader::Reader;
 use super::super::spec::FleetSpec;
 use super::super::suggest::nearest;
-use super::{new_path, old_path};
+use super::{balancer_path, new_path, old_path, pooler_path};
 
 pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
     let mut agents: BTreeMap<&str, String> = BTreeMap::new();
@@ -33,7 +33,11 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
     for (c, cluster) in spec.clusters.iter().enumerate() {
         let old = cluster.old.nodes.iter().enumerate().map(|(n, node)| (&node.host, old_path(c, n)));
         let new = cluster.new.nodes.iter().enumerate().map(|(n, node)| (&node.host, new_path(c, n)));
-        for (host, path) in old.chain(new) {
+        let poolers = cluster.poolers.iter().enumerate();
+        let poolers = poolers.map(|(n, pooler)| (&pooler.host, pooler_path(c, n)));
+        let balancers = cluster.balancers.iter().enumerate();
+        let balancers = balancers.map(|(n, balancer)| (&balancer.host, balancer_path(c, n)));
+        for (host, path) in old.chain(new).chain(poolers).chain(balancers) {
             // Without any host the fault is that there is none.
             if host.is_empty() || known.is_empty() || known.contains(&host.as_str()) {
                 continue;

@@ -6,13 +6,14 @@ mod hosts;
 mod layout;
 mod names;
 mod paths;
+mod traffic;
 mod versions;
 
 use super::reader::Reader;
 use super::spec::FleetSpec;
 
 /// All rules, in the order in which their faults matter.
-const RULES: [fn(&FleetSpec, &Reader<'_>); 7] = [
+const RULES: [fn(&FleetSpec, &Reader<'_>); 8] = [
     names::apply,
     hosts::apply,
     versions::apply,
@@ -20,6 +21,7 @@ const RULES: [fn(&FleetSpec, &Reader<'_>); 7] = [
     directories::apply,
     endpoints::apply,
     layout::apply,
+    traffic::apply,
 ];
 
 /// Reports every broken rule to the reader.
@@ -32,6 +34,16 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
 /// Path of an old node in the file.
 fn old_path(cluster: usize, node: usize) -> String {
     format!("cluster[{cluster}].old.node[{node}]")
+}
+
+/// Path of a pooler in the file.
+fn pooler_path(cluster: usize, pooler: usize) -> String {
+    format!("cluster[{cluster}].pooler[{pooler}]")
+}
+
+/// Path of a balancer in the file.
+fn balancer_path(cluster: usize, balancer: usize) -> String {
+    format!("cluster[{cluster}].balancer[{balancer}]")
 }
 
 /// Path of a new node in the file.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::reader::Reader;
 use super::super::spec::FleetSpec;
-use super::{new_path, old_path};
+use super::{balancer_path, new_path, old_path, pooler_path};
 
 /// `pgleap_` and six hexadecimal digits and `_` precede a node's name in its slot's name, which PostgreSQL limits to 63
 /// bytes (`NAMEDATALEN`).
@@ -31,6 +31,18 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
         clusters.add(&cluster.name, path);
         // Slots are made on this cluster's nodes only, one for each new node.
         let mut slots = Seen::new("slot", reader);
+        let mut poolers = Seen::new("pooler", reader);
+        for (n, pooler) in cluster.poolers.iter().enumerate() {
+            let path = format!("{}.name", pooler_path(c, n));
+            check(reader, &path, &pooler.name, LABEL_MAX, "-_", shape);
+            poolers.add(&pooler.name, path);
+        }
+        let mut balancers = Seen::new("balancer", reader);
+        for (n, balancer) in cluster.balancers.iter().enumerate() {
+            let path = format!("{}.name", balancer_path(c, n));
+            check(reader, &path, &balancer.name, LABEL_MAX, "-_", shape);
+            balancers.add(&balancer.name, path);
+        }
         let old = cluster.old.nodes.iter().enumerate().map(|(n, node)| (&node.name, old_path(c, n)));
         let new = cluster.new.nodes.iter().enumerate().map(|(n, node)| (&node.name, new_path(c, n)));
         for (name, path) in old.chain(new) {

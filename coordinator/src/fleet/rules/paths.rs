@@ -2,7 +2,8 @@
 
 use super::super::reader::Reader;
 use super::super::spec::FleetSpec;
-use super::{new_path, old_path};
+use super::super::traffic::PoolerKind;
+use super::{balancer_path, new_path, old_path, pooler_path};
 
 pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
     for (c, cluster) in spec.clusters.iter().enumerate() {
@@ -10,6 +11,20 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
         check(reader, &format!("cluster[{c}].old.bin_dir"), &old.bin_dir);
         check(reader, &format!("cluster[{c}].old.replication.passfile"), &old.replication.passfile);
         check(reader, &format!("cluster[{c}].old.rehearsal.passfile"), &old.rehearsal.passfile);
+        if new.replication.passfile != old.replication.passfile {
+            let key = format!("cluster[{c}].new.replication.passfile");
+            check(reader, &key, &new.replication.passfile);
+        }
+        for (n, pooler) in cluster.poolers.iter().enumerate() {
+            if let PoolerKind::PgBouncer { config, socket_dir, .. } = &pooler.kind {
+                let path = pooler_path(c, n);
+                check(reader, &format!("{path}.pgbouncer.config"), config);
+                check(reader, &format!("{path}.pgbouncer.socket_dir"), socket_dir);
+            }
+        }
+        for (n, balancer) in cluster.balancers.iter().enumerate() {
+            check(reader, &format!("{}.haproxy.socket", balancer_path(c, n)), &balancer.socket);
+        }
         check(reader, &format!("cluster[{c}].new.bin_dir"), &new.bin_dir);
         if new.old_bin_dir != old.bin_dir {
             check(reader, &format!("cluster[{c}].new.old_bin_dir"), &new.old_bin_dir);

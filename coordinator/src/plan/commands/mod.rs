@@ -6,6 +6,7 @@
 pub(super) mod check;
 pub(super) mod convert;
 pub(super) mod replicate;
+pub(super) mod route;
 pub(super) mod seed;
 pub(super) mod upgrade;
 

@@ -1,0 +1,200 @@
+//! Looks at one node once: what it is, and what it holds of every database. Reads only.
+
+use std::collections::HashMap;
+
+use pgleap_proto::Lsn;
+use pgleap_proto::agent::LeadershipRequest;
+use pgleap_proto::node::Node;
+use pgleap_proto::step::KeepTraffic;
+
+use super::clock::now_us;
+use super::lag::{self, Held, Lag, Own, Side};
+use super::leaders::Leaders;
+use crate::error::{Doing, Result};
+use crate::pg::sql::{self, Session};
+
+/// A node at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample {
+    /// On this agent's clock.
+    pub at_us: i64,
+    /// What the server said; else why it said nothing.
+    pub server: Result<Server, String>,
+    /// Clients are kept out by pgleap's fence; none when that could not be told.
+    pub fenced: Option<bool>,
+    /// Side that takes writes; none when unknown.
+    pub writer: Option<Side>,
+    /// Behind that side; else why that is unknown.
+    pub lag: Result<Lag, String>,
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// It is a standby.
+    pub in_recovery: bool,
+    /// Of what it writes or replays.
+    pub timeline: u32,
+    /// Of its cluster.
+    pub system_identifier: u64,
+    /// Replayed on a standby, written on a primary.
+    pub lsn: Lsn,
+    /// Databases in which a subscription of pgleap is enabled.
+    pub following: Vec<String>,
+}
+
+const SERVER: &str = "SELECT pg_is_in_recovery() AS in_recovery, \
+    (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END)::text AS lsn, \
+    (SELECT system_identifier FROM pg_control_system()) AS system_identifier, \
+    CASE WHEN pg_is_in_recovery() \
+         THEN coalesce((SELECT max(received_tli) FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint())) \
+         ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline";
+/// The catalogs and the origins' progress are replayed on physical replicas too (`xact_redo_commit` advances the origin).
+const SUBSCRIPTIONS: &str = "SELECT d.datname::text AS database, s.subname::text AS name, s.subenabled AS enabled, \
+    o.remote_lsn::text AS remote \
+    FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+    LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid \
+    WHERE s.subname::text = ANY ($1) ORDER BY 1";
+
+/// Sessions with one node, kept from one look to the next.
+pub struct Sampler {
+    kept: KeepTraffic,
+    side: Side,
+    sessions: HashMap<String, Session>,
+}
+
+impl Sampler {
+    /// Nothing is open yet.
+    pub fn new(kept: KeepTraffic, side: Side) -> Sampler {
+        Sampler { kept, side, sessions: HashMap::new() }
+    }
+
+    fn node(&self) -> Node {
+        self.kept.node.clone().unwrap_or_default()
+    }
+
+    /// Looks once. A server that cannot be asked is part of the answer.
+    pub async fn look(&mut self, leaders: &Leaders) -> Sample {
+        let fenced = crate::side::leadership(LeadershipRequest { node: Some(self.node()) }).await;
+        let fenced = fenced.ok().filter(|reply| reply.running).map(|reply| reply.fenced);
+        let seen = self.server(leaders).await;
+        let at_us = now_us();
+        let writer = leaders.writer(at_us);
+        let side = writer.as_ref().ok().map(|writer| writer.side);
+        match seen {
+            Ok((server, databases)) => {
+                let databases = databases.map(|databases| Own {
+                    side: self.side,
+                    in_recovery: server.in_recovery,
+                    lsn: server.lsn,
+                    databases,
+                });
+                let lag = writer.and_then(|writer| lag::hybrid(at_us, &databases?, &writer));
+                Sample { at_us, server: Ok(server), fenced, writer: side, lag }
+            }
+            Err(error) => {
+                self.sessions.clear();
+                let lag = Err(error.message.clone());
+                Sample { at_us, server: Err(error.message), fenced, writer: side, lag }
+            }
+        }
+    }
+
+    /// The server, and what it holds; the latter may be unknown while the former is not.
+    async fn server(&mut self, leaders: &Leaders) -> Result<(Server, Result<Vec<Held>, String>)> {
+        let node = self.node();
+        let session = any(&mut self.sessions, &node, &self.kept).await?;
+        let doing = || format!("looking at node {}", node.name);
+        let row = session.query_one(SERVER, &[]).await.doing(doing)?;
+        let cluster = self.kept.cluster.clone().unwrap_or_default();
+        let names = [cluster.tag.clone(), cluster.reverse_tag.clone()];
+        let rows = session.query(SUBSCRIPTIONS, &[&names.as_slice()]).await.doing(doing)?;
+        let own_name = &names[usize::from(self.side == Side::Old)];
+        let (mut following, mut origins) = (Vec::new(), HashMap::new());
+        for row in &rows {
+            let (database, name): (String, String) = (row.get("database"), row.get("name"));
+            if name == *own_name {
+                origins.insert(database.clone(), sql::lsn(row, "remote")?);
+            }
+            if row.get("enabled") {
+                following.push(database);
+            }
+        }
+        let server = Server {
+            in_recovery: row.get("in_recovery"),
+            timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default().cast_unsigned(),
+            system_identifier: row.get::<_, i64>("system_identifier").cast_unsigned(),
+            lsn: sql::lsn(&row, "lsn")?,
+            following,
+        };
+        let mut databases = Vec::new();
+        for database in cluster.databases.iter().map(|database| &database.database) {
+            match self.mark(&node, database, &cluster.tag, leaders).await {
+                Ok(mark_us) => databases.push(Held {
+                    database: database.clone(),
+                    mark_us,
+                    origin: origins.get(database).copied().filter(|lsn| lsn.is_valid()),
+                }),
+                Err(error) => {
+                    self.sessions.remove(database);
+                    return Ok((server, Err(error.message)));
+                }
+            }
+        }
+        Ok((server, Ok(databases)))
+    }
+
+    /// The younger of the marker rows whose clock is known, on this agent's clock.
+    async fn mark(
+        &mut self,
+        node: &Node,
+        database: &str,
+        tag: &str,
+        leaders: &Leaders,
+    ) -> Result<Option<i64>> {
+        let session = session(&mut self.sessions, node, database).await?;
+        let statement = format!(
+            "SELECT side, (extract(epoch FROM at) * 1000000)::bigint FROM {}.marker WHERE isfinite(at)",
+            sql::ident(tag)
+        );
+        let doing = || format!("reading the marker of database \"{database}\" of node {}", node.name);
+        let rows = session.query(&statement, &[]).await.doing(doing)?;
+        let times = rows.iter().filter_map(|row| {
+            let side =
+                [Side::Old, Side::New].into_iter().find(|side| side.name() == row.get::<_, &str>(0))?;
+            leaders.local_us(side, row.get(1))
+        });
+        let youngest = times.max();
+        if database == "template1" {
+            // A session there would keep CREATE DATABASE from working.
+            self.sessions.remove(database);
+        }
+        Ok(youngest)
+    }
+}
+
+/// The kept session with a database, or a new one.
+async fn session<'s>(
+    sessions: &'s mut HashMap<String, Session>,
+    node: &Node,
+    database: &str,
+) -> Result<&'s Session> {
+    if sessions.get(database).is_none_or(|session| session.is_closed()) {
+        sessions.insert(database.to_owned(), sql::connect(node, database).await?);
+    }
+    match sessions.get(database) {
+        Some(session) => Ok(session),
+        None => unreachable!("it was put there above"),
+    }
+}
+
+/// A session with any database: one of the cluster's, so that none is needed beside those.
+async fn any<'s>(
+    sessions: &'s mut HashMap<String, Session>,
+    node: &Node,
+    kept: &KeepTraffic,
+) -> Result<&'s Session> {
+    let databases = kept.cluster.iter().flat_map(|cluster| &cluster.databases);
+    let first = databases.map(|database| database.database.as_str()).find(|name| *name != "template1");
+    session(sessions, node, first.unwrap_or("postgres")).await
+}

@@ -1,0 +1,65 @@
+//! Abort: brings one leader to what the register says, whatever a try, a crash or an operator left. Knows nothing but the request.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use pgleap_proto::traffic::{AbortReply, AbortRequest, Side};
+
+use super::sessions::Sessions;
+use super::view::View;
+use super::{Call, following, lead, locks};
+use crate::error::{Doing, Result, StepError};
+use crate::fence;
+use crate::pg::ctl::{self, ServerState};
+
+/// How long clients may take to leave a node that has to be fenced.
+const EVICT: Duration = Duration::from_secs(30);
+
+pub(super) async fn run(call: &Call, request: AbortRequest) -> Result<AbortReply> {
+    let writer = Side::try_from(request.writer).ok().filter(|writer| *writer != Side::Unspecified);
+    let writer = writer.ok_or_else(|| StepError::new("the request does not say which side takes writes"))?;
+    let view = View::of(&call.config, request.cluster, request.side)?;
+    let _held = locks::hold(view.node()).await;
+    let running = ctl::state(view.node()).await? != ServerState::Stopped;
+    let mut notes = if view.side == writer {
+        open(call, &view, running).await?
+    } else {
+        close(call, &view, running).await?
+    };
+    if !running {
+        notes.push(format!("node {} does not run", view.node().name));
+    }
+    // What the register says is in force now, and needs no other memory.
+    call.records.remove(&call.ticket.operation)?;
+    pgleap_proto::failpoint::reach("side.aborted").await.doing(|| "taking a switchover back")?;
+    Ok(AbortReply { notes })
+}
+
+/// This side takes writes: it follows nobody, and clients get in.
+async fn open(_call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
+    if running {
+        lead::check_primary(view).await?;
+        lead::stop_following(view, &Sessions::open(view).await?).await?;
+    }
+    fence::lift(view.node(), &view.cluster.operation).await
+}
+
+/// The other side takes writes: clients are kept out here, and it follows from where it stopped.
+async fn close(call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
+    let fence = fence::prepare(&call.config, view.node(), &view.cluster.operation, &view.logins()).await?;
+    let applied = fence.ensure(EVICT).await?;
+    let mut notes = applied.notes;
+    if applied.terminated > 0 {
+        notes.push(format!("{} sessions of node {} were ended", applied.terminated, view.node().name));
+    }
+    if running {
+        let sessions = Sessions::open(view).await?;
+        let resumed =
+            try_join_all(sessions.0.iter().map(|database| following::resume(view, database))).await?;
+        let resumed = resumed.into_iter().filter(|resumed| *resumed).count();
+        if resumed > 0 {
+            notes.push(format!("{resumed} subscriptions of node {} go on", view.node().name));
+        }
+    }
+    Ok(notes)
+}

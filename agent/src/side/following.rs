@@ -1,0 +1,175 @@
+//! This side's own subscriptions, one a database: stopped, resumed where they were, or begun at a position. A side that takes
+//! writes follows nobody, and its subscriptions then name no slot, so that nobody can enable one by accident.
+
+use futures::future::try_join_all;
+use pgleap_proto::Lsn;
+
+use super::sessions::{Database, Limit, Sessions};
+use super::view::View;
+use crate::error::{Doing, Result, StepError};
+use crate::pg::sql::{ident, literal};
+use crate::pg::subscriptions::{self, Subscription};
+
+/// The subscription of a database, which must be there and of the right publication.
+pub(super) async fn find(view: &View, database: &Database) -> Result<Subscription> {
+    let name = view.subscription();
+    let found = subscriptions::find(&database.session, name).await?;
+    let slot = view.upstream_slot(&database.facts);
+    match found {
+        Some(found) if found.publications == name && (found.slot.is_empty() || found.slot == slot) => {
+            Ok(found)
+        }
+        Some(found) => Err(StepError::new(format!(
+            "subscription {name} in database \"{}\" of node {} is not the one that pgleap made: publications {}, slot \"{}\" \
+             instead of \"{slot}\"",
+            database.facts.database,
+            view.node().name,
+            found.publications,
+            found.slot
+        ))),
+        None => Err(StepError::new(format!(
+            "database \"{}\" of node {} has no subscription {name}; route traffic anew, or cancel",
+            database.facts.database,
+            view.node().name
+        ))),
+    }
+}
+
+/// All of them, in the order of the databases.
+pub(super) async fn find_all(view: &View, sessions: &Sessions) -> Result<Vec<Subscription>> {
+    try_join_all(sessions.0.iter().map(|database| find(view, database))).await
+}
+
+/// Disables it, takes its slot's name away, and waits until no worker of it is left. Done already when that is so.
+pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Result<()> {
+    let name = view.subscription();
+    let doing = || format!("disabling subscription {name} in database \"{}\"", database.facts.database);
+    let sub = ident(name);
+    let statements = format!(
+        "BEGIN; SET LOCAL lock_timeout = '{}ms'; ALTER SUBSCRIPTION {sub} DISABLE; \
+         ALTER SUBSCRIPTION {sub} SET (slot_name = NONE); COMMIT",
+        limit.left().as_millis().max(1)
+    );
+    if let Err(error) = database.session.batch_execute(&statements).await {
+        // The session may be needed again.
+        let _ = database.session.batch_execute("ROLLBACK").await;
+        return Err(error).doing(doing);
+    }
+    // A worker notices only when something wakes it: ending it is faster, and the launcher starts none for a disabled one.
+    let sql = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
+               JOIN pg_database d ON d.oid = s.subdbid \
+               WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL \
+               UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])";
+    let mut told: Vec<i32> = Vec::new();
+    loop {
+        let rows = database.session.query(sql, &[&name, &told]).await.doing(doing)?;
+        let left: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        let new: Vec<i32> = left.iter().copied().filter(|pid| !told.contains(pid)).collect();
+        if !new.is_empty() {
+            let end = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
+            database.session.query(end, &[&new]).await.doing(doing)?;
+            told.extend(new);
+        }
+        if !limit.again().await {
+            return Err(StepError::new(format!("{}: its workers {left:?} do not end", doing())));
+        }
+    }
+}
+
+/// Lets it go on exactly where it stopped: its origin is not touched. Done already when it is enabled.
+pub(super) async fn resume(view: &View, database: &Database) -> Result<bool> {
+    let found = find(view, database).await?;
+    if found.enabled {
+        return Ok(false);
+    }
+    if !found.origin.is_valid() {
+        return Err(StepError::new(format!(
+            "subscription {} in database \"{}\" of node {} has no position from which it could go on",
+            view.subscription(),
+            database.facts.database,
+            view.node().name
+        )));
+    }
+    name_slot(view, database).await?;
+    enable(view, database).await?;
+    Ok(true)
+}
+
+/// Begins to follow at `position`, unless it is further already: an origin never goes back, since everything before it was
+/// applied. Not touched at all when it is enabled.
+pub(super) async fn begin_at(view: &View, database: &Database, position: Lsn) -> Result<()> {
+    let found = find(view, database).await?;
+    if found.enabled {
+        return Ok(());
+    }
+    if !position.is_valid() {
+        return Err(StepError::new(format!(
+            "the decision has no position for database \"{}\"; this is a defect of pgleap",
+            database.facts.database
+        )));
+    }
+    let doing = || {
+        format!("setting the origin of {} in database \"{}\"", view.subscription(), database.facts.database)
+    };
+    name_slot(view, database).await?;
+    if found.origin < position {
+        // The advance is logged, and its transaction writes nothing else: the message makes its commit flush it.
+        let statements = format!(
+            "BEGIN; SELECT pg_replication_origin_advance({}, {}::pg_lsn); \
+             SELECT pg_logical_emit_message(true, 'pgleap', 'origin'); COMMIT",
+            literal(&found.origin_name()),
+            literal(&position.to_string())
+        );
+        if let Err(error) = database.session.batch_execute(&statements).await {
+            let _ = database.session.batch_execute("ROLLBACK").await;
+            return Err(error).doing(doing);
+        }
+    }
+    // Read back: enabled at a wrong place, it would lose transactions or apply them twice.
+    let origin = find(view, database).await?.origin;
+    if origin < position || origin != position && origin != found.origin {
+        return Err(StepError::new(format!("{}: it stands at {origin} and not at {position}", doing())));
+    }
+    enable(view, database).await
+}
+
+async fn name_slot(view: &View, database: &Database) -> Result<()> {
+    let name = view.subscription();
+    let slot = view.upstream_slot(&database.facts);
+    let sql = format!("ALTER SUBSCRIPTION {} SET (slot_name = {})", ident(name), literal(slot).trim_start());
+    let named = database.session.batch_execute(&sql).await;
+    named.doing(|| format!("naming the slot of {name} in database \"{}\"", database.facts.database))
+}
+
+async fn enable(view: &View, database: &Database) -> Result<()> {
+    let name = view.subscription();
+    let enabled = database.session.batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(name))).await;
+    enabled.doing(|| format!("enabling subscription {name} in database \"{}\"", database.facts.database))
+}
+
+/// Waits until every subscription has a worker that hears from the other side.
+pub(super) async fn wait_running(view: &View, sessions: &Sessions, limit: Limit) -> Result<()> {
+    loop {
+        let all = find_all(view, sessions).await?;
+        let silent =
+            |found: &Subscription| !found.enabled || found.worker.is_none() || !found.received.is_valid();
+        let Some(at) = all.iter().position(silent) else { return Ok(()) };
+        if !limit.again().await {
+            let database = sessions.0.get(at).map_or("", |database| database.facts.database.as_str());
+            let how = match all.get(at) {
+                Some(found) if !found.enabled => "was disabled by an error while applying",
+                Some(found) if found.worker.is_none() => "has no worker yet",
+                _ => "hears nothing from the other side yet",
+            };
+            return Err(StepError::new(format!(
+                "subscription {} in database \"{database}\" of node {} {how} (waited {} ms); its server's log says more",
+                view.subscription(),
+                view.node().name,
+                limit.elapsed().as_millis()
+            )));
+        }
+    }
+}

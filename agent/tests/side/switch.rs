@@ -1,0 +1,134 @@
+//! Whole switchovers, there and back, while clients write.
+
+use pgleap_proto::traffic::Side;
+
+use crate::client::{Crowd, is_kept_out};
+use crate::pair::{DATABASES, Pair, TAG, other};
+use crate::{eventually, scenario};
+
+/// Everything that one side has is on the other: a mark written now has arrived.
+async fn caught_up(pair: &Pair, leader: Side) {
+    let mark = 1_000_000 + i64::from(u8::try_from(i32::from(leader)).unwrap());
+    for database in DATABASES {
+        pair.server(leader).sql(database, "CREATE TABLE IF NOT EXISTS last_write (x int)");
+        pair.server(leader).sql(database, "DROP TABLE last_write");
+        let row = if leader == Side::Old { "old" } else { "new" };
+        pair.server(leader)
+            .sql(database, &format!("UPDATE {TAG}.marker SET mark = {mark} WHERE side = '{row}'"));
+        pair.server(other(leader))
+            .until(database, &format!("SELECT mark = {mark} FROM {TAG}.marker WHERE side = '{row}'"));
+    }
+}
+
+fn same(pair: &Pair, query: &str) {
+    for database in DATABASES {
+        assert_eq!(pair.old.sql(database, query), pair.new.sql(database, query), "{query} in {database}");
+    }
+}
+
+async fn there_and_back(old: u32, new: u32) {
+    let pair = Pair::new(old, new).await;
+    let crowd = Crowd::start([&pair.old, &pair.new], 8);
+    crowd.more(200).await;
+    for _ in 0..2 {
+        pair.switch(Side::Old).await;
+        assert!(is_kept_out(&pair.old.node).await);
+        crowd.more(200).await;
+        pair.switch(Side::New).await;
+        assert!(is_kept_out(&pair.new.node).await);
+        crowd.more(200).await;
+    }
+    pair.switch(Side::Old).await;
+    crowd.more(100).await;
+    let account = crowd.stop().await;
+    caught_up(&pair, Side::New).await;
+    account.check(&pair.new);
+    account.check(&pair.old);
+    same(&pair, "SELECT count(*), md5(string_agg(t::text, ',' ORDER BY id)) FROM t");
+}
+
+#[test]
+fn from_15_to_18_and_back_twice_and_there() {
+    scenario("switch::from_15_to_18_and_back_twice_and_there", async || there_and_back(15, 18).await);
+}
+
+#[test]
+fn following_twice_does_not_rewind() {
+    scenario("switch::following_twice_does_not_rewind", async || {
+        let pair = Pair::new(15, 18).await;
+        pair.old.sql("app", "INSERT INTO t (v) SELECT g::text FROM generate_series(1, 100) g");
+        let ticket = pair.ticket();
+        let (_, positions) = pair.decide(&ticket, Side::Old).await.unwrap();
+        pair.lead(&ticket, Side::New).await.unwrap();
+        pair.lead(&ticket, Side::New).await.unwrap();
+        pair.follow(&ticket, Side::Old, &positions).await.unwrap();
+        pair.new.sql("app", "INSERT INTO t (v) VALUES ('after')");
+        pair.old.until("app", "SELECT count(*) = 101 FROM t");
+        // Enabled: untouched.
+        pair.follow(&ticket, Side::Old, &positions).await.unwrap();
+        // Disabled (by an error of its own, say) after it had moved on: goes on where it is.
+        let subscription = &pair.cluster.reverse_tag;
+        pair.old.sql("app", &format!("ALTER SUBSCRIPTION {subscription} DISABLE"));
+        pair.follow(&ticket, Side::Old, &positions).await.unwrap();
+        pair.new.sql("app", "INSERT INTO t (v) VALUES ('later')");
+        pair.old.until("app", "SELECT count(*) = 102 FROM t");
+        assert_eq!(pair.old.sql("app", "SELECT count(*) FROM t WHERE v = 'after'").trim(), "1");
+        let enabled =
+            format!("SELECT bool_and(subenabled) FROM pg_subscription WHERE subname = '{subscription}'");
+        assert_eq!(pair.old.sql("app", &enabled).trim(), "t");
+    });
+}
+
+#[test]
+fn what_is_taken_back_is_as_before_at_every_stage() {
+    scenario("switch::what_is_taken_back_is_as_before_at_every_stage", async || {
+        let pair = Pair::new(15, 18).await;
+        let crowd = Crowd::start([&pair.old, &pair.new], 4);
+        for stage in 0..4 {
+            crowd.more(50).await;
+            let ticket = pair.ticket();
+            pair.arm(&ticket, Side::Old).await.unwrap();
+            if stage > 0 {
+                let fenced = pair.fence(&ticket, 60_000).await.unwrap();
+                assert!(is_kept_out(&pair.old.node).await);
+                if stage > 1 {
+                    pair.settle(&ticket, &fenced).await.unwrap();
+                }
+                if stage > 2 {
+                    pair.seal(&ticket, fenced.lsn).await.unwrap();
+                }
+            }
+            for _ in 0..2 {
+                pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+                pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+            }
+            assert!(is_kept_out(&pair.new.node).await && !is_kept_out(&pair.old.node).await, "stage {stage}");
+            let void = pair.fence(&ticket, 60_000).await.unwrap_err();
+            assert!(void.message.contains("not armed"), "{void}");
+        }
+        crowd.more(50).await;
+        pair.switch(Side::Old).await;
+        crowd.more(50).await;
+        let account = crowd.stop().await;
+        caught_up(&pair, Side::New).await;
+        account.check(&pair.old);
+        account.check(&pair.new);
+    });
+}
+
+#[test]
+fn an_older_ticket_is_void() {
+    scenario("switch::an_older_ticket_is_void", async || {
+        let pair = Pair::new(15, 15).await;
+        let (older, newer) = (pair.ticket(), pair.ticket());
+        pair.arm(&older, Side::Old).await.unwrap();
+        pair.arm(&newer, Side::Old).await.unwrap();
+        let error = pair.fence(&older, 60_000).await.unwrap_err();
+        assert!(error.message.contains("void"), "{error}");
+        assert!(!is_kept_out(&pair.old.node).await);
+        eventually("nothing is left of it", async || {
+            std::fs::read_dir(pair.place.config.state_dir.join("fences")).map_or(0, Iterator::count) == 0
+        })
+        .await;
+    });
+}

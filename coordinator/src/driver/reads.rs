@@ -1,0 +1,89 @@
+//! At the gate: every balancer has the share of reads that the state wants, and people see what it has.
+//!
+//! The balancer's agent keeps the share by itself and gives way to lag; this only tells it what is wanted, again and again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use pgleap_proto::traffic::{Balancer, RouteReadsRequest, Ticket};
+
+use super::agents::{Agents, explain_status};
+use super::live::Live;
+use crate::plan::{Moving, Placed};
+use crate::raft::Raft;
+use crate::state::{Command, Reply, Status};
+
+/// Between two looks; a change of what is wanted is told at once.
+const AGAIN: Duration = Duration::from_secs(2);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+pub(super) struct ReadsRun {
+    pub(super) raft: Raft,
+    pub(super) agents: Arc<Agents>,
+    pub(super) live: Arc<Live>,
+    pub(super) by: String,
+    pub(super) operation: String,
+    pub(super) moving: Moving,
+    pub(super) term: u64,
+}
+
+impl ReadsRun {
+    /// Until the operation leaves the gate; the driver ends it then.
+    pub(super) async fn run(self) {
+        let mut view = self.raft.watch();
+        loop {
+            let Some((ticket, percent)) = self.wanted().await else { return };
+            let asked = self.moving.balancers.iter().map(|at| self.tell(at, &ticket, percent));
+            join_all(asked).await;
+            let changed = view.wait_for(|view| {
+                let traffic = view.state.operations.get(&self.operation).map(|operation| &operation.traffic);
+                traffic.is_none_or(|traffic| {
+                    u32::from(traffic.reads) != percent || traffic.ticket.attempt != ticket.attempt
+                })
+            });
+            // Whether it changed or time has passed, the answer is the same: look again.
+            let _ = tokio::time::timeout(AGAIN, changed).await;
+        }
+    }
+
+    /// A ticket of this term and the share; none when it is no longer this run's business.
+    async fn wanted(&self) -> Option<(Ticket, u32)> {
+        let view = self.raft.latest();
+        if view.leading != Some(self.term) {
+            return None;
+        }
+        let known = view.state.operations.get(&self.operation)?;
+        if known.status != Status::AtGate {
+            return None;
+        }
+        let kept = known.traffic.ticket;
+        let attempt = if kept.term == self.term {
+            kept.attempt
+        } else {
+            let command = Command::TakeTicket { operation: self.operation.clone() };
+            match self.raft.propose(&self.by, None, command).await {
+                Ok(Reply::Started { attempt, term }) if term == self.term => attempt,
+                _ => return None,
+            }
+        };
+        let ticket = Ticket { operation: self.operation.clone(), term: self.term, attempt };
+        Some((ticket, u32::from(known.traffic.reads)))
+    }
+
+    async fn tell(&self, at: &Placed<Balancer>, ticket: &Ticket, percent: u32) {
+        let request =
+            RouteReadsRequest { ticket: Some(ticket.clone()), balancer: Some(at.what.clone()), percent };
+        let ask = async {
+            let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
+            let reply = client?.route_reads(request).await.map_err(|status| explain_status(&status));
+            reply.map(tonic::Response::into_inner)
+        };
+        let late = || Err(format!("no answer within {} s", ANSWER.as_secs()));
+        let answer = tokio::time::timeout(ANSWER, ask).await.unwrap_or_else(|_| late());
+        self.live.traffic(&self.operation, |now| {
+            now.balancers.insert(at.what.name.clone(), answer);
+        });
+    }
+}

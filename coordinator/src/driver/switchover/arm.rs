@@ -1,0 +1,134 @@
+//! Everything slow, before any client waits: connections, reads, poolers, both leaders, lag.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use pgleap_proto::traffic::{
+    ArmPoolerRequest, ArmSourceRequest, ArmTargetRequest, ObserveRequest, RouteReadsRequest,
+};
+use tokio::time::Instant;
+
+use super::calls::Party;
+use super::{Failure, Hand, millis};
+use crate::plan::Side;
+
+/// Longest wait for an agent to get ready; comparing and pre-setting many sequences takes a while.
+const ARM: Duration = Duration::from_secs(60);
+/// How long the target may take to come within the lag that is allowed.
+const LAG: Duration = Duration::from_secs(30);
+/// How long reads may take to be where they are wanted.
+const READS: Duration = Duration::from_secs(30);
+const READS_AGAIN: Duration = Duration::from_millis(250);
+
+/// Everyone is ready and connected.
+pub(super) struct Armed {
+    pub(super) source: Party,
+    pub(super) target: Party,
+    /// As in the plan.
+    pub(super) poolers: Vec<Party>,
+}
+
+impl Hand<'_> {
+    pub(super) async fn arm(&self) -> Result<Armed, Failure> {
+        let (from, to) = (self.switchover.to.other(), self.switchover.to);
+        let source = self.connect(self.moving.leader(from), format!("the {from} leader"));
+        let target = self.connect(self.moving.leader(to), format!("the {to} leader"));
+        let poolers =
+            self.moving.poolers.iter().map(|at| self.connect(at, format!("pooler {}", at.what.name)));
+        let (source, target, poolers) = tokio::try_join!(source, target, try_join_all(poolers))?;
+        let armed = Armed { source, target, poolers };
+        self.move_reads().await?;
+        let (_, sequences) = tokio::try_join!(self.arm_poolers(&armed), self.arm_source(&armed))?;
+        let request = ArmTargetRequest {
+            ticket: Some(self.ticket.clone()),
+            cluster: Some(self.moving.cluster.clone()),
+            side: to.message(),
+            sequences,
+            max_lag_bytes: self.operation.plan.traffic.max_lag_bytes,
+            wait_ms: millis(LAG),
+        };
+        let mut client = armed.target.client.clone();
+        let until = Instant::now() + LAG + ARM;
+        match armed.target.answer(until, "get ready to lead", client.arm_target(request)).await {
+            Ok(_) => Ok(armed),
+            Err(failure) => Err(self.is_it_lag(&armed, failure).await),
+        }
+    }
+
+    async fn arm_poolers(&self, armed: &Armed) -> Result<(), Failure> {
+        let (from, to) = (self.switchover.to.other(), self.switchover.to);
+        let asked = self.moving.poolers.iter().zip(&armed.poolers).map(|(at, party)| {
+            let request = ArmPoolerRequest {
+                ticket: Some(self.ticket.clone()),
+                pooler: Some(at.what.clone()),
+                source: self.moving.party(from),
+                target: self.moving.party(to),
+                refuse_session_pools: self.operation.plan.traffic.refuse_session_pools,
+            };
+            let mut client = party.client.clone();
+            async move {
+                party
+                    .answer(Instant::now() + ARM, "get ready to be repointed", client.arm_pooler(request))
+                    .await
+            }
+        });
+        try_join_all(asked).await.map(drop)
+    }
+
+    async fn arm_source(&self, armed: &Armed) -> Result<Vec<pgleap_proto::traffic::SequenceState>, Failure> {
+        let request = ArmSourceRequest {
+            ticket: Some(self.ticket.clone()),
+            cluster: Some(self.moving.cluster.clone()),
+            side: self.switchover.to.other().message(),
+        };
+        let mut client = armed.source.client.clone();
+        let until = Instant::now() + ARM;
+        let reply = armed.source.answer(until, "get ready to hand over", client.arm_source(request)).await?;
+        Ok(reply.sequences)
+    }
+
+    /// Lag may pass; everything else that keeps the target from getting ready lasts.
+    async fn is_it_lag(&self, armed: &Armed, failure: Failure) -> Failure {
+        let node = Some(self.moving.leader(self.switchover.to).what.clone());
+        let request = ObserveRequest { operation: self.ticket.operation.clone(), node };
+        let mut client = armed.target.client.clone();
+        let until = Instant::now() + Duration::from_secs(5);
+        let lag = match armed.target.answer(until, "be observed", client.observe(request)).await {
+            Ok(seen) => seen.lag_bytes,
+            Err(_) => return failure,
+        };
+        let behind =
+            u64::try_from(lag).ok().is_none_or(|lag| lag > self.operation.plan.traffic.max_lag_bytes);
+        Failure { again: behind || failure.again, ..failure }
+    }
+
+    /// Reads go first: the side that is to take the writes serves them already when it does.
+    async fn move_reads(&self) -> Result<(), Failure> {
+        let percent = if self.switchover.to == Side::New { 100 } else { 0 };
+        let until = Instant::now() + READS;
+        let moved = self.moving.balancers.iter().map(|at| async move {
+            let party = self.connect(at, format!("balancer {}", at.what.name)).await?;
+            loop {
+                let request = RouteReadsRequest {
+                    ticket: Some(self.ticket.clone()),
+                    balancer: Some(at.what.clone()),
+                    percent,
+                };
+                let mut client = party.client.clone();
+                let reply = party.answer(until, "move the reads", client.route_reads(request)).await?;
+                self.run.live.reads(&self.ticket.operation, &at.what.name, reply.clone());
+                if reply.effective_percent == percent {
+                    return Ok(());
+                }
+                if Instant::now() + READS_AGAIN >= until {
+                    return Err(Failure::passing(format!(
+                        "balancer {} sends {} % of the reads to the new side where {percent} % are wanted: {}",
+                        at.what.name, reply.effective_percent, reply.reason
+                    )));
+                }
+                tokio::time::sleep(READS_AGAIN).await;
+            }
+        });
+        try_join_all(moved).await.map(drop)
+    }
+}

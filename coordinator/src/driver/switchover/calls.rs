@@ -1,0 +1,113 @@
+//! Calls to agents during a switchover: bounded by a deadline before the decision, repeated until answered after it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use pgleap_proto::traffic::traffic_client::TrafficClient;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use super::super::agents::explain_status;
+use super::super::backoff::Backoff;
+use super::{Failure, Hand, Over};
+use crate::plan::Placed;
+
+/// Between two calls to an agent that does not answer, or cannot do it yet.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Longest wait for one answer where it is asked again.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// An agent with an open connection.
+pub(super) struct Party {
+    host: String,
+    /// Names it in messages: "pooler pool-1", "the old leader".
+    name: String,
+    pub(super) client: TrafficClient<Channel>,
+}
+
+impl Party {
+    /// Waits for one answer, not beyond `until`.
+    pub(super) async fn answer<T>(
+        &self,
+        until: Instant,
+        what: &str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        let Party { host, name, .. } = self;
+        match tokio::time::timeout_at(until, call).await {
+            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Err(status)) => {
+                let mut lines = explain_status(&status);
+                // Agents put the evidence below the message.
+                let evidence = lines.find('\n').map(|end| lines.split_off(end)).unwrap_or_default();
+                let evidence = evidence.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+                let reason = format!("{name} (host {host}) could not {what}: {lines}");
+                Err(Failure { reason, evidence, again: false })
+            }
+            Err(_) => Err(Failure::passing(format!("{name} (host {host}) could not {what} in time"))),
+        }
+    }
+}
+
+impl Hand<'_> {
+    /// Opens the connection to the agent of something that takes part.
+    pub(super) async fn connect<T>(&self, at: &Placed<T>, name: String) -> Result<Party, Failure> {
+        let client = self.run.agents.traffic(&at.host, &at.agent).await;
+        let client = client.map_err(|error| Failure::lasting(format!("{name}: {error}")))?;
+        Ok(Party { host: at.host.clone(), name, client })
+    }
+
+    /// Asks until it is done: where there is no other way than forward, or back. Others are not held up by it, and the status
+    /// tells who is waited for.
+    ///
+    /// Over when the ticket is of the past, or this coordinator leads no more.
+    pub(super) async fn insist<T, A, F>(
+        &self,
+        at: &Placed<A>,
+        name: &str,
+        what: &str,
+        call: impl Fn(TrafficClient<Channel>) -> F,
+    ) -> Result<T, Over>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        loop {
+            let why = match self.run.agents.traffic(&at.host, &at.agent).await {
+                Err(error) => error.cause,
+                Ok(client) => match tokio::time::timeout(ANSWER, call(client)).await {
+                    Ok(Ok(reply)) => {
+                        self.run.live.traffic(&self.ticket.operation, |now| {
+                            now.waiting.remove(name);
+                        });
+                        return Ok(reply.into_inner());
+                    }
+                    Ok(Err(status)) => {
+                        if status.code() == Code::Aborted {
+                            tracing::warn!(name, %status, "the ticket of a switchover is of the past");
+                            return Err(Over);
+                        }
+                        if status.code() == Code::Unavailable {
+                            self.run.agents.forget(&at.host, &at.agent);
+                        }
+                        explain_status(&status)
+                    }
+                    Err(_) => {
+                        self.run.agents.forget(&at.host, &at.agent);
+                        format!("no answer within {} s", ANSWER.as_secs())
+                    }
+                },
+            };
+            if self.run.raft.latest().leading != Some(self.run.term) {
+                return Err(Over);
+            }
+            self.run.live.traffic(&self.ticket.operation, |now| {
+                let since = now.waiting.get(name).map_or_else(Timestamp::now, |waiting| waiting.since);
+                let why = format!("{name} (host {}) is to {what} since {since:.0}: {why}", at.host);
+                now.waiting.insert(name.to_owned(), super::super::live::TrafficWait { since, why });
+            });
+            backoff.wait().await;
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What follows the decision. Everything here is idempotent and repeated until it is done, by whoever leads.
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use pgleap_proto::traffic::{FollowRequest, LeadRequest};
+
+use super::{Hand, Measured, Over, micros, reach};
+use crate::state::Command;
+
+/// How long all poolers may take before the other side is told to follow without waiting for them.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl Hand<'_> {
+    /// `measured` when this coordinator paused the clients itself.
+    pub(super) async fn complete(&self, measured: Option<Measured>) -> Result<(), Over> {
+        let (from, to) = (self.switchover.to.other(), self.switchover.to);
+        let (name, began) = (format!("the {to} leader"), Instant::now());
+        let request = LeadRequest {
+            ticket: Some(self.ticket.clone()),
+            cluster: Some(self.moving.cluster.clone()),
+            side: to.message(),
+        };
+        let led = self.insist(self.moving.leader(to), &name, "take the writes", |mut client| {
+            let request = request.clone();
+            async move { client.lead(request).await }
+        });
+        let led = led.await?;
+        let mut own = Measured { since: began, timings: Vec::new() };
+        own.add("lead", began);
+        own.extend("lead", led.timings);
+        reach("switchover.led").await?;
+
+        let (_, decided) = self.run.latest().ok_or(Over)?;
+        let request = FollowRequest {
+            ticket: Some(self.ticket.clone()),
+            cluster: Some(self.moving.cluster.clone()),
+            side: from.message(),
+            positions: decided.positions,
+        };
+        let resuming = Instant::now();
+        let since = measured.as_ref().map(|measured| measured.since);
+        let clients = async {
+            self.resume(to).await?;
+            let waited = since.map(|since| micros(since.elapsed()));
+            let took = resuming.elapsed();
+            reach("switchover.resumed").await?;
+            Ok::<_, Over>((waited, took))
+        };
+        let follow = async {
+            let name = format!("the {from} leader");
+            let followed = self.insist(self.moving.leader(from), &name, "follow", |mut client| {
+                let request = request.clone();
+                async move { client.follow(request).await }
+            });
+            let followed = followed.await?;
+            reach("switchover.followed").await?;
+            Ok::<_, Over>(followed)
+        };
+        // A pooler whose host is away must not keep the other side from following for long.
+        let mut clients = pin!(clients);
+        let ((pause_us, took), followed) = match tokio::time::timeout(PATIENCE, &mut clients).await {
+            Ok(resumed) => (resumed?, follow.await?),
+            Err(_) => {
+                let (resumed, followed) = tokio::join!(clients, follow);
+                (resumed?, followed?)
+            }
+        };
+        own.timings.push(super::timing("resume", took));
+        own.extend("follow", followed.timings);
+
+        let mut timings = measured.map(|measured| measured.timings).unwrap_or_default();
+        timings.extend(own.timings);
+        let (operation, attempt) = (self.ticket.operation.clone(), self.ticket.attempt);
+        self.run.propose(Command::SwitchoverDone { operation, attempt, pause_us, timings }).await?;
+        Ok(())
+    }
+}

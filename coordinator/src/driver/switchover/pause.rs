@@ -1,0 +1,157 @@
+//! The window in which clients wait, up to the seal: all poolers or none, then the two leaders, all by one deadline.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use pgleap_proto::traffic::{
+    BlockersRequest, FenceRequest, PauseReply, PauseRequest, SealRequest, SettleRequest, SlotAt, Timing,
+};
+use tokio::time::Instant;
+
+use super::arm::Armed;
+use super::{Failure, Hand, Measured, checkpoint, millis};
+
+/// Between the last moment for the seal and that at which agents give way by themselves: at least this, and a fifth of the whole.
+const MARGIN: Duration = Duration::from_millis(500);
+/// Who held up the pause is asked while clients wait.
+const ASK: Duration = Duration::from_millis(300);
+
+/// The source is closed for good, unless the log refuses the decision.
+pub(super) struct Sealed {
+    pub(super) positions: Vec<SlotAt>,
+    /// When the first pause was asked for.
+    pub(super) since: std::time::Instant,
+    pub(super) timings: Vec<Timing>,
+}
+
+impl Hand<'_> {
+    pub(super) async fn pause(&self, armed: &Armed) -> Result<Sealed, Failure> {
+        let hold = Duration::from_millis(self.operation.plan.traffic.hold_ms);
+        let since = std::time::Instant::now();
+        let give_way = Instant::now() + hold;
+        let until = give_way - MARGIN.max(hold / 5).min(hold / 2);
+        let mut measured = Measured { since, timings: Vec::new() };
+
+        self.pause_all(armed, until).await?;
+        measured.add("pause", since);
+        checkpoint("switchover.paused").await?;
+
+        let began = std::time::Instant::now();
+        let request = FenceRequest {
+            ticket: Some(self.ticket.clone()),
+            timeout_ms: left(until)?,
+            hold_ms: left(give_way)?,
+        };
+        let mut client = armed.source.client.clone();
+        let fenced = armed.source.answer(until, "keep clients out", client.fence(request)).await?;
+        measured.add("fence", began);
+        measured.extend("fence", fenced.timings);
+        checkpoint("switchover.fenced").await?;
+
+        let began = std::time::Instant::now();
+        let request = SettleRequest {
+            ticket: Some(self.ticket.clone()),
+            mark: fenced.mark,
+            lsn: fenced.lsn,
+            sequences: fenced.sequences,
+            timeout_ms: left(until)?,
+        };
+        let mut client = armed.target.client.clone();
+        let settled = armed.target.answer(until, "come to the last write", client.settle(request)).await?;
+        measured.add("settle", began);
+        measured.extend("settle", settled.timings);
+        checkpoint("switchover.settled").await?;
+
+        let began = std::time::Instant::now();
+        let request =
+            SealRequest { ticket: Some(self.ticket.clone()), lsn: fenced.lsn, timeout_ms: left(until)? };
+        let mut client = armed.source.client.clone();
+        let sealed =
+            armed.source.answer(until, "prove that nothing is left to send", client.seal(request)).await?;
+        measured.add("seal", began);
+        measured.extend("seal", sealed.timings);
+        checkpoint("switchover.sealed").await?;
+        Ok(Sealed { positions: settled.positions, since, timings: measured.timings })
+    }
+
+    /// All or none.
+    async fn pause_all(&self, armed: &Armed, until: Instant) -> Result<(), Failure> {
+        let traffic = &self.operation.plan.traffic;
+        let acquire = Duration::from_millis(traffic.acquire_ms);
+        // An agent needs a moment more than the pooler.
+        let answer = (Instant::now() + acquire + Duration::from_secs(1)).min(until);
+        let asked = self.moving.poolers.iter().zip(&armed.poolers).map(|(at, party)| {
+            let request = PauseRequest {
+                ticket: Some(self.ticket.clone()),
+                pooler: at.what.name.clone(),
+                acquire_ms: traffic.acquire_ms,
+                hold_ms: traffic.hold_ms,
+            };
+            let mut client = party.client.clone();
+            async move { (at, party.answer(answer, "be paused", client.pause(request)).await) }
+        });
+        let mut blocked: Vec<(String, PauseReply)> = Vec::new();
+        for (at, answered) in join_all(asked).await {
+            let reply = answered?;
+            if !reply.paused {
+                blocked.push((at.what.name.clone(), reply));
+            }
+        }
+        if blocked.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = blocked.iter().map(|(name, _)| name.as_str()).collect();
+        let mut evidence: Vec<String> = blocked
+            .iter()
+            .filter(|(_, reply)| !reply.reason.is_empty())
+            .map(|(name, reply)| format!("pooler {name}: {}", reply.reason))
+            .collect();
+        let pids = blocked.iter().flat_map(|(_, reply)| reply.blocking_pids.iter().copied()).collect();
+        evidence.extend(self.blockers(armed, pids).await);
+        let reason = format!(
+            "the pause was not acquired within {} ms by {}: transactions did not end",
+            traffic.acquire_ms,
+            names.join(", ")
+        );
+        Err(Failure { reason, evidence, again: true })
+    }
+
+    /// Who they are, a line each; those older than the plan allows are ended.
+    async fn blockers(&self, armed: &Armed, pids: Vec<i32>) -> Vec<String> {
+        let request = BlockersRequest {
+            ticket: Some(self.ticket.clone()),
+            node: Some(self.moving.leader(self.switchover.to.other()).what.clone()),
+            pids,
+            terminate_after_ms: self.operation.plan.traffic.terminate_blockers_ms,
+        };
+        let mut client = armed.source.client.clone();
+        let asked =
+            armed.source.answer(Instant::now() + ASK, "name the blockers", client.blockers(request)).await;
+        let Ok(reply) = asked else { return Vec::new() };
+        let line = |blocker: pgleap_proto::traffic::Blocker| {
+            let ended = if blocker.terminated { ", ended" } else { "" };
+            format!(
+                "pid {} ({} as {}, {}, {} for {:.1} s{ended}): {}",
+                blocker.pid,
+                blocker.database,
+                blocker.user,
+                if blocker.application.is_empty() { "no application name" } else { &blocker.application },
+                blocker.state,
+                blocker.age_ms as f64 / 1000.0,
+                blocker.query
+            )
+        };
+        reply.blockers.into_iter().map(line).collect()
+    }
+}
+
+/// Milliseconds left; a failure when there are none.
+fn left(until: Instant) -> Result<u64, Failure> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(Failure::passing(
+            "clients would have waited longer than the plan allows (hold)".to_owned(),
+        ));
+    }
+    Ok(millis(left).max(1))
+}

@@ -1,0 +1,135 @@
+//! Everything that can die in the middle of a switchover dies, at every step of it; and what else goes wrong there.
+//!
+//! Claims, after each fault: clients are served again within the deadline, on exactly one side, never on both; poolers are
+//! paused nowhere; the other side follows; and every transaction is on both sides and their replicas exactly once.
+//!
+//! `make test` takes some of the matrix, other ones for each commit; `make switchover-faults` takes all of it.
+//! `PGLEAP_FAULTS` is `all`, a number, or the name of one fault; `PGLEAP_FAULT_SEED` chooses.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgleap_tests::faults::{self, Fault, SERVED, at_rest};
+use pgleap_tests::harness::eventually;
+use pgleap_tests::harness::postgres::connect;
+use pgleap_tests::ledger::{self, Ledger, Target};
+use pgleap_tests::scenario::Scenario;
+use pgleap_tests::switching::{self, Side};
+
+/// Faults that `make test` takes.
+const SAMPLE: usize = 7;
+
+/// Deadlines shorter than the defaults, so that what only a deadline ends does not take long.
+fn settings() -> [(&'static str, &'static str); 3] {
+    [("acquire", "\"1s\""), ("hold", "\"6s\""), ("tries", "2")]
+}
+
+/// From `PGLEAP_FAULT_SEED`, else from the commit.
+fn seed() -> u64 {
+    if let Some(seed) = std::env::var("PGLEAP_FAULT_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        return seed;
+    }
+    let commit = Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit = commit.map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned()).unwrap_or_default();
+    u64::from_str_radix(commit.get(..15).unwrap_or_default(), 16).unwrap_or(1)
+}
+
+fn chosen(seed: u64) -> Vec<Fault> {
+    let wanted = std::env::var("PGLEAP_FAULTS").unwrap_or_default();
+    match (wanted.as_str(), wanted.parse()) {
+        ("all", _) => faults::all(),
+        ("", _) => faults::sample(seed, SAMPLE),
+        (_, Ok(count)) => faults::sample(seed, count),
+        (name, Err(_)) => faults::all().into_iter().filter(|fault| fault.name().contains(name)).collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
+    let seed = seed();
+    println!("PGLEAP_FAULT_SEED={seed}");
+    let faults = chosen(seed);
+    ensure!(!faults.is_empty(), "PGLEAP_FAULTS names no fault");
+    let mut scenario = Scenario::begin(switching::options(&settings())).await?;
+    scenario.to_the_gate().await?;
+    for (number, fault) in (0..).zip(faults) {
+        println!("{number}: {}", fault.name());
+        faults::survive(&mut scenario, fault, number).await.with_context(|| fault.name())?;
+    }
+    scenario.fleet.passed();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
+    let mut scenario = Scenario::begin(switching::options(&settings())).await?;
+    scenario.to_the_gate().await?;
+    scenario.load(ledger::Options { light: true, rate: 100.0, ..Default::default() }).await?;
+    for from in [Side::Old, Side::New] {
+        a_long_transaction(&scenario, from).await.with_context(|| format!("long transaction, {from:?}"))?;
+        lag_without_end(&scenario, from).await.with_context(|| format!("lag, {from:?}"))?;
+        ensure!(scenario.failed() == 0, "clients saw failures");
+        around_the_pooler(&mut scenario, from).await.with_context(|| format!("direct client, {from:?}"))?;
+    }
+    let writer = at_rest(&scenario).await?;
+    let records = scenario.stop_load().await?;
+    ensure!(records[0].failed() == 0, "transactions failed: {:?}", records[0].failures());
+    scenario.prove_both_sides(writer, &records).await?;
+    scenario.fleet.passed();
+    Ok(())
+}
+
+/// PAUSE waits for it in vain: it is named, everything is resumed, and clients go on where they were.
+async fn a_long_transaction(scenario: &Scenario, from: Side) -> Result<()> {
+    let pooled = scenario.fleet.pooled("shop").into_iter().next().context("no pooler")?;
+    let client = connect(&pooled).await?;
+    client.batch_execute("BEGIN; INSERT INTO load.marks VALUES (gen_random_uuid())").await?;
+    let pid: i32 = client.query_typed_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    let ran = scenario.try_switch(from).await?;
+    ensure!(ran.code != 0, "it went through: {}", ran.text());
+    ensure!(ran.text().contains(&pid.to_string()), "pid {pid} is not named: {}", ran.text());
+    scenario.poolers_point_to(from).await?;
+    scenario.write_more_within(50, SERVED).await?;
+    ensure!(at_rest(scenario).await? == from, "writes were moved");
+    // It did not suffer either.
+    client.batch_execute("COMMIT").await.context("the long transaction was ended")
+}
+
+/// The target cannot apply: the switchover ends with that reason, and the source goes on serving.
+async fn lag_without_end(scenario: &Scenario, from: Side) -> Result<()> {
+    let lock = scenario.leader(from.other()).connect("shop").await?;
+    lock.batch_execute("BEGIN; LOCK TABLE load.ledger IN SHARE MODE").await?;
+    scenario.write_more(20).await?;
+    let ran = scenario.try_switch(from).await?;
+    ensure!(ran.code != 0, "it went through: {}", ran.text());
+    ensure!(!ran.text().trim().is_empty(), "no reason is told");
+    scenario.write_more_within(50, SERVED).await?;
+    ensure!(scenario.writer(SERVED).await? == from, "writes were moved");
+    drop(lock);
+    ensure!(at_rest(scenario).await? == from, "writes were moved");
+    Ok(())
+}
+
+/// It writes to the source before the switchover, is refused after it, and nothing of it is lost.
+async fn around_the_pooler(scenario: &mut Scenario, from: Side) -> Result<()> {
+    let leader = scenario.leader(from);
+    let targets = scenario.databases.iter().map(|name| Target::new(name, leader.direct(name))).collect();
+    let first_worker = if from == Side::Old { 500 } else { 600 };
+    let options =
+        ledger::Options { light: true, rate: 100.0, workers: 3, first_worker, ..Default::default() };
+    let direct = Ledger::start(targets, options).await?;
+    eventually("the direct client to write", Duration::from_secs(30), || async {
+        Ok((direct.acknowledged() > 50).then_some(()))
+    })
+    .await?;
+    let switched = scenario.switch().await?;
+    ensure!(switched.to == from.other(), "writes are on {:?}", switched.to);
+    let acknowledged = direct.acknowledged();
+    scenario.write_more(200).await?;
+    ensure!(direct.acknowledged() == acknowledged, "it still writes to the fenced side");
+    let record = direct.stop().await?;
+    ensure!(record.reconnections() > 0, "it was never refused");
+    let (from, to) = (scenario.leader(from), scenario.leader(switched.to));
+    scenario.prove_on(&[from, to], std::slice::from_ref(&record)).await
+}
