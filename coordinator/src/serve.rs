@@ -197,10 +197,9 @@ impl Coordinator {
         let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
         let member = raft.latest().member;
         let joining = async {
-            if raft.latest().group.id.is_empty() {
-                if let Err(why) = join(&raft, &identity, member, &advertise, &via).await {
-                    return why;
-                }
+            let alone = raft.latest().group.id.is_empty();
+            if alone && let Err(why) = join(&raft, &identity, member, &advertise, &via).await {
+                return why;
             }
             std::future::pending().await
         };

@@ -303,8 +303,8 @@ impl<T: Transport> Node<T> {
         }
         self.compact_now = false;
         let index = self.state.applied;
-        let mut snapshot = Snapshot::default();
-        snapshot.data = group::image(&self.group, &self.state)?.into();
+        let data = group::image(&self.group, &self.state)?.into();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         snapshot.mut_metadata().index = index;
         snapshot.mut_metadata().term = self.raw.store().term(index)?;
         snapshot.mut_metadata().set_conf_state(self.conf.clone());

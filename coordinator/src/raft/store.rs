@@ -135,8 +135,8 @@ impl Store {
             group.members.push(GroupMember { id: member.id, address, identity, voter: true });
         }
         let state = State { applied: index, ..State::default() };
-        let mut snapshot = Snapshot::default();
-        snapshot.data = group::image(&group, &state)?.into();
+        let data = group::image(&group, &state)?.into();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         snapshot.mut_metadata().index = index;
         snapshot.mut_metadata().term = index;
         snapshot.mut_metadata().set_conf_state(ConfState::from((member.voters.clone(), vec![])));

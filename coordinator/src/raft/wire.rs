@@ -133,10 +133,8 @@ pub(super) fn decode(wire: wire::Message, data: Vec<u8>) -> Result<Message, Wire
 }
 
 fn decode_entry(wire: wire::Entry) -> Result<Entry, WireError> {
-    let mut entry = Entry::default();
-    entry.term = wire.term;
-    entry.index = wire.index;
-    entry.context = wire.context.into();
+    let (term, index, context) = (wire.term, wire.index, wire.context.into());
+    let mut entry = Entry { term, index, context, ..Entry::default() };
     match wire.kind.ok_or(WireError::Entry)? {
         wire::entry::Kind::Command(data) => entry.data = data.into(),
         wire::entry::Kind::Change(change) => {
@@ -154,8 +152,7 @@ fn decode_entry(wire: wire::Entry) -> Result<Entry, WireError> {
 }
 
 fn decode_snapshot(wire: wire::Snapshot, data: Vec<u8>) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.data = data.into();
+    let mut snapshot = Snapshot { data: data.into(), ..Snapshot::default() };
     let meta = snapshot.mut_metadata();
     meta.index = wire.index;
     meta.term = wire.term;
