@@ -1,8 +1,8 @@
 //! Generates the Rust of the `.proto` files with protox, so that no protoc is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files =
-        ["node", "traffic", "step", "agent", "fleet"].map(|name| format!("proto/pgleap/{name}.proto"));
+    let files = ["node", "traffic", "step", "agent", "raft", "fleet"]
+        .map(|name| format!("proto/pgleap/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;
     tonic_prost_build::configure()

@@ -1,4 +1,5 @@
-//! `pgleap serve`: one coordinator, from its data directory to its listening socket, and down again in order.
+//! `pgleap serve`: one coordinator, from its data directory to its listening socket, and down again in order; alone, or as a
+//! member of a group.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,15 +8,18 @@ use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::fleet::fleet_server::FleetServer;
+use pgleap_proto::raft::members_server::MembersServer;
+use pgleap_proto::raft::raft_server::RaftServer;
 use pgleap_proto::tls::{Peer, Role, TlsError, TlsFiles, TlsIdentity};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
-use crate::api::Api;
+use crate::api::{Api, MembersApi};
 use crate::driver::{Agents, Driver, Live, explain};
-use crate::raft::{Alone, Member, Raft, RaftError, RaftThread};
+use crate::raft::{FILE_NAME, Member, Peers, Raft, RaftError, RaftService, RaftThread, join};
 
 /// Dead clients are noticed within the sum of these.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -34,6 +38,10 @@ pub struct ServeConfig {
     pub tls_dir: PathBuf,
     /// Its number in the Raft group, from 1.
     pub member: u64,
+    /// Where other members and the command line reach it, host:port; the address it listens on when left out.
+    pub advertise: Option<String>,
+    /// Members of a group that shall take it in. Used only as long as its data directory is empty.
+    pub join: Vec<String>,
 }
 
 /// Why a coordinator does not start, or cannot go on.
@@ -56,6 +64,25 @@ pub enum ServeError {
     /// Members are numbered from 1.
     #[error("a member's number is 1 or more; leave --member away for a coordinator without others")]
     Member,
+    /// A group is made by its member 1.
+    #[error(
+        "member {member} has no data in {dir} yet, and a new group begins with member 1; to let it into a group, \
+         `pgleap members add --member {member} --address HOST:PORT` there, then start it with --join HOST:PORT of a member"
+    )]
+    NoGroup {
+        /// Its number.
+        member: u64,
+        /// Its data directory.
+        dir: PathBuf,
+    },
+    /// The group does not let it in.
+    #[error("the group does not let member {member} in: {why}")]
+    Join {
+        /// Its number.
+        member: u64,
+        /// Why.
+        why: String,
+    },
     /// The log cannot be used.
     #[error(transparent)]
     Raft(#[from] RaftError),
@@ -86,6 +113,8 @@ pub struct Coordinator {
     name: String,
     raft: Raft,
     thread: RaftThread,
+    advertise: String,
+    join: Vec<String>,
 }
 
 impl Coordinator {
@@ -94,7 +123,7 @@ impl Coordinator {
     /// # Errors
     /// What, where, why and what to do.
     pub async fn open(config: ServeConfig) -> Result<Coordinator, ServeError> {
-        let ServeConfig { data_dir, listen, tls_dir, member } = config;
+        let ServeConfig { data_dir, listen, tls_dir, member, advertise, join } = config;
         if member == 0 {
             return Err(ServeError::Member);
         }
@@ -106,10 +135,22 @@ impl Coordinator {
         let cannot = |source| ServeError::Listen { listen, source };
         let listener = TcpListener::bind(listen).await.map_err(cannot)?;
         let address = listener.local_addr().map_err(cannot)?;
-        let open = move || Raft::open(&data_dir, &Member::alone(member), Alone);
-        let opened = tokio::task::spawn_blocking(open).await;
+        let advertise = advertise.unwrap_or_else(|| address.to_string());
+        let nothing = || ServeError::NoGroup { member, dir: data_dir.clone() };
+        let first = match (join.is_empty(), data_dir.join(FILE_NAME).exists()) {
+            (true, false) if member != 1 => return Err(nothing()),
+            (true, _) if member == 1 => Member::first(member, &advertise),
+            _ => Member::joining(member, &advertise),
+        };
+        let peers = Peers::new(member, &advertise, identity.clone());
+        let dir = data_dir.clone();
+        let opened = tokio::task::spawn_blocking(move || Raft::open(&dir, &first, peers)).await;
         let (raft, thread) = opened.map_err(|e| RaftError::Thread(e.to_string()))??;
-        Ok(Coordinator { listener, address, identity, name: peer.name, raft, thread })
+        if join.is_empty() && raft.latest().group.id.is_empty() {
+            raft.stop();
+            return Err(nothing());
+        }
+        Ok(Coordinator { listener, address, identity, name: peer.name, raft, thread, advertise, join })
     }
 
     /// Where it listens.
@@ -122,7 +163,7 @@ impl Coordinator {
     /// # Errors
     /// When the log or the server fails.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        let Coordinator { listener, address, identity, name, raft, mut thread } = self;
+        let Coordinator { listener, address, identity, name, raft, mut thread, advertise, join: via } = self;
         let broken = |cause: String| ServeError::Serve { listen: address, cause };
         let stop = CancellationToken::new();
         let agents = Arc::new(Agents::new(identity.clone()));
@@ -131,22 +172,43 @@ impl Coordinator {
         let service = FleetServer::new(api)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        // Only the leader decides and knows; any other member says who leads, whatever it was asked.
+        let view = raft.watch();
+        let service = InterceptedService::new(service, move |request| {
+            let not_leading = view.borrow().not_leading();
+            not_leading.map_or(Ok(request), |error| Err(error.into()))
+        });
+        let members = MembersServer::new(MembersApi::new(raft.clone()));
+        let others = RaftServer::new(RaftService::new(raft.clone(), stop.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = Server::builder()
             .tls_config(identity.server_config())
             .map_err(|e| broken(explain(&e)))?
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
             .tcp_nodelay(true)
-            .add_service(service);
+            .add_service(service)
+            .add_service(members)
+            .add_service(others);
         let incoming = TcpListenerStream::new(listener);
         let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving);
         let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
+        let member = raft.latest().member;
+        let joining = async {
+            let alone = raft.latest().group.id.is_empty();
+            if alone && let Err(why) = join(&raft, &identity, member, &advertise, &via).await {
+                return why;
+            }
+            std::future::pending().await
+        };
         tracing::info!(%address, "the coordinator serves");
 
         let end = tokio::select! {
             () = shutdown => End::Told,
             result = thread.ended() => End::Log(result),
+            why = joining => End::Refused(why),
             served = &mut serving => End::Server(match served {
                 Ok(Ok(())) => "it ended by itself".to_owned(),
                 Ok(Err(error)) => explain(&error),
@@ -168,6 +230,7 @@ impl Coordinator {
         thread.ended().await?;
         match end {
             End::Server(cause) => Err(broken(cause)),
+            End::Refused(why) => Err(ServeError::Join { member, why }),
             End::Told | End::Log(_) => Ok(()),
         }
     }
@@ -178,6 +241,7 @@ enum End {
     Told,
     Log(Result<(), RaftError>),
     Server(String),
+    Refused(String),
 }
 
 /// Opens and runs a coordinator until `shutdown`.
@@ -187,3 +251,6 @@ enum End {
 pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     Coordinator::open(config).await?.run(shutdown).await
 }
+
+#[cfg(test)]
+mod tests;

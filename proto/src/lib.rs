@@ -40,12 +40,18 @@ mod generated {
                 tonic::include_proto!("pgleap.traffic.v1");
             }
         }
+        pub mod raft {
+            pub mod v1 {
+                tonic::include_proto!("pgleap.raft.v1");
+            }
+        }
     }
 }
 
 pub use generated::pgleap::agent::v1 as agent;
 pub use generated::pgleap::fleet::v1 as fleet;
 pub use generated::pgleap::node::v1 as node;
+pub use generated::pgleap::raft::v1 as raft;
 pub use generated::pgleap::step::v1 as step;
 pub use generated::pgleap::traffic::v1 as traffic;
 

@@ -10,16 +10,7 @@ use crate::state::{Operation, Rejection, Reply, State};
 
 /// A refusal of the log or of the state.
 pub(super) fn refused(error: ProposeError) -> Status {
-    let message = error.to_string();
-    match error {
-        ProposeError::NotLeader(_) | ProposeError::Busy | ProposeError::Stopping => {
-            Status::unavailable(message)
-        }
-        ProposeError::Lost => Status::aborted(message),
-        ProposeError::Rejected(rejection) if rejection.is_not_found() => Status::not_found(message),
-        ProposeError::Rejected(_) => Status::failed_precondition(message),
-        ProposeError::Unwritable(_) => Status::internal(message),
-    }
+    error.into()
 }
 
 /// The operation a reply names. A reply of another kind means that the request id served another request before.

@@ -8,6 +8,7 @@ mod events;
 mod facts;
 mod fleet;
 mod lag;
+mod members;
 mod start;
 mod status;
 mod traffic;
@@ -17,6 +18,8 @@ mod traffic_status;
 mod tests;
 #[cfg(test)]
 mod traffic_tests;
+
+pub use members::MembersApi;
 
 use std::pin::Pin;
 use std::sync::Arc;

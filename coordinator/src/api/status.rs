@@ -35,6 +35,7 @@ impl Api {
                 term: view.term,
                 applied: view.state.applied,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
+                members: self.raft.members().await.map_err(refused)?,
             }),
             operations: operations.collect(),
         })

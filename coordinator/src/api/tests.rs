@@ -73,6 +73,8 @@ impl Fixture {
             listen: "127.0.0.1:0".parse().unwrap(),
             tls_dir: self.tls_dir.clone(),
             member: 1,
+            advertise: None,
+            join: vec![],
         };
         let coordinator = Coordinator::open(config).await.unwrap();
         let address = coordinator.address().to_string();

@@ -1,17 +1,14 @@
-//! Reaching a coordinator, as whoever the certificate in the TLS directory says.
+//! Reaching the coordinators, as whoever the certificate in the TLS directory says.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::fleet::fleet_client::FleetClient;
-use pgleap_proto::tls::{Role, TlsFiles};
-use tonic::transport::{Channel, Endpoint};
+use pgleap_proto::raft::members_client::MembersClient;
+use pgleap_proto::tls::TlsFiles;
 
+use super::follow::Leading;
 use super::{Connection, Failure};
-
-/// Longest wait for one coordinator to accept a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Connection {
     /// The TLS directory that was named, or the one in the home directory.
@@ -22,47 +19,33 @@ impl Connection {
         })
     }
 
-    /// Connects to the first coordinator that answers.
-    pub(super) async fn open(&self) -> Result<FleetClient<Channel>, Failure> {
+    /// Connects to the first coordinator that answers; requests find the leader by themselves.
+    pub(super) async fn open(&self) -> Result<FleetClient<Leading>, Failure> {
+        let leading = self.leading(self.addresses()).await?;
+        Ok(FleetClient::new(leading)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// The same for questions about the group itself.
+    pub(super) async fn members(&self) -> Result<MembersClient<Leading>, Failure> {
+        Ok(MembersClient::new(self.leading(self.addresses()).await?))
+    }
+
+    /// One coordinator only.
+    pub(super) async fn member_at(&self, address: &str) -> Result<MembersClient<Leading>, Failure> {
+        Ok(MembersClient::new(self.leading(vec![address.to_owned()]).await?))
+    }
+
+    async fn leading(&self, addresses: Vec<String>) -> Result<Leading, Failure> {
         let identity =
             TlsFiles::in_directory(&self.tls_dir()).load().map_err(|e| Failure::Refused(e.to_string()))?;
-        let mut tried = Vec::new();
-        for address in self.coordinator.split(',').map(str::trim).filter(|a| !a.is_empty()) {
-            let endpoint = Endpoint::from_shared(format!("https://{address}"))
-                .and_then(|e| e.tls_config(identity.client_config(Role::Coordinator, "")))
-                .map_err(|e| Failure::Refused(format!("\"{address}\" is no host:port: {}", chain(&e))))?
-                .connect_timeout(CONNECT_TIMEOUT)
-                .http2_keep_alive_interval(Duration::from_secs(10))
-                .keep_alive_timeout(Duration::from_secs(20))
-                .tcp_nodelay(true);
-            match endpoint.connect().await {
-                Ok(channel) => {
-                    return Ok(FleetClient::new(channel)
-                        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-                        .max_encoding_message_size(MAX_MESSAGE_BYTES));
-                }
-                Err(error) => tried.push(format!("{address}: {}", chain(&error))),
-            }
-        }
-        Err(Failure::Unreachable(format!(
-            "no coordinator answers ({}); is `pgleap serve` running there, and does --coordinator name it?",
-            tried.join("; ")
-        )))
+        Leading::open(addresses, identity).await
     }
-}
 
-/// The error with its causes; tonic's own text is only "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
+    fn addresses(&self) -> Vec<String> {
+        self.coordinator.split(',').map(str::trim).filter(|a| !a.is_empty()).map(str::to_owned).collect()
     }
-    text
 }
 
 /// A name for a request, so that repeating it after a broken connection is the same request.

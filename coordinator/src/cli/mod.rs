@@ -10,7 +10,9 @@ mod completions;
 mod events;
 mod finish;
 mod fleet;
+pub(crate) mod follow;
 mod format;
+mod members;
 mod output;
 mod pki;
 mod plan;
@@ -90,7 +92,7 @@ Exit codes:
   6  `switchover` or `reverse` was tried and taken back; clients are where they were
 
 Environment:
-  PGLEAP_COORDINATOR  host:port of a coordinator, several separated by commas
+  PGLEAP_COORDINATOR  host:port of the coordinators, separated by commas
   PGLEAP_TLS_DIR      directory with ca.crt, tls.crt and tls.key of an operator or viewer
   NO_COLOR            no colours";
 
@@ -112,7 +114,7 @@ pub struct Cli {
 /// Where the coordinator is and who asks.
 #[derive(Debug, Clone, Args)]
 pub struct Connection {
-    /// Coordinator to ask: host:port, several separated by commas are tried in turn
+    /// Coordinators: host:port, separated by commas; any member of the group leads to its leader
     #[arg(
         long,
         global = true,
@@ -159,6 +161,8 @@ enum Verb {
     Cancel(cancel::Cancel),
     /// Try the step at which an operation stopped again
     Retry(retry::Retry),
+    /// The group of coordinators: list, add, remove, move leadership
+    Members(members::Members),
     /// Print a completion script for a shell
     Completions(completions::Completions),
 }
@@ -183,6 +187,7 @@ pub async fn main() -> ExitCode {
         Verb::Reverse(verb) => verb.run(&cli.connection, &mut out, Side::Old).await,
         Verb::Finish(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Retry(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Members(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Completions(verb) => verb.run(&mut out),
     };
     match outcome {

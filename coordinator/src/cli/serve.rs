@@ -16,7 +16,18 @@ enum LogFormat {
     Json,
 }
 
+const GROUP: &str = "\
+A group of three survives the loss of one coordinator, of five the loss of two:
+  host1$ pgleap serve --listen 0.0.0.0:7430 --advertise host1:7430
+  alice$ pgleap members add --member 2 --address host2:7430
+  host2$ pgleap serve --member 2 --listen 0.0.0.0:7430 --advertise host2:7430 --join host1:7430
+  alice$ pgleap members add --member 3 --address host3:7430
+  host3$ pgleap serve --member 3 --listen 0.0.0.0:7430 --advertise host3:7430 --join host1:7430
+Then give every member --join with the others' addresses: a member that lost its disk is refused, and none begins a
+second group by mistake. To replace it: pgleap members remove, add again, start it with an empty directory.";
+
 #[derive(Debug, Args)]
+#[command(after_help = GROUP)]
 pub struct Serve {
     /// Directory of the coordinator's state (one redb file); made if absent, private to its owner
     #[arg(long, default_value = "/var/lib/pgleap/coordinator", value_name = "DIR")]
@@ -24,9 +35,15 @@ pub struct Serve {
     /// Address and port to serve the command line on
     #[arg(long, default_value = "127.0.0.1:7430", value_name = "ADDR")]
     listen: SocketAddr,
-    /// This member's number in the Raft group
+    /// This member's number in the group of coordinators; it never changes
     #[arg(long, default_value_t = 1)]
     member: u64,
+    /// Address at which the other members and the command line reach this one [default: that of --listen]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Members of the group that is to take this one in, separated by commas; may stay when it has joined
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    join: Vec<String>,
     /// Log lines as text or JSON, on stderr; RUST_LOG filters them
     #[arg(long, default_value = "text")]
     log_format: LogFormat,
@@ -45,6 +62,8 @@ impl Serve {
             listen: self.listen,
             tls_dir: connection.tls_dir(),
             member: self.member,
+            advertise: self.advertise,
+            join: self.join,
         };
         serve(config, told_to_stop()?).await.map_err(|error| Failure::Refused(error.to_string()))
     }

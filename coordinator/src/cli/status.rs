@@ -5,7 +5,7 @@ use pgleap_proto::fleet::{OperationStatus, StatusReply, StatusRequest, StepStatu
 
 use super::format;
 use super::output::{Out, Tone};
-use super::{Connection, Outcome, traffic};
+use super::{Connection, Outcome, members, traffic};
 
 #[derive(Debug, Args)]
 pub struct Status {
@@ -30,7 +30,7 @@ impl Status {
 
 /// The screen, for `status` and `watch`.
 pub(super) fn render(out: &Out, reply: &StatusReply, all_steps: bool) -> String {
-    let mut lines = Vec::new();
+    let mut lines: Vec<String> = members::summary(out, reply.coordinator.as_ref()).into_iter().collect();
     for operation in &reply.operations {
         if !lines.is_empty() {
             lines.push(String::new());

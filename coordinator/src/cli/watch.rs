@@ -49,7 +49,7 @@ pub(super) async fn follow(connection: &Connection, out: &mut Out, name: &str, u
     }
 }
 
-type Client = pgleap_proto::fleet::fleet_client::FleetClient<tonic::transport::Channel>;
+type Client = pgleap_proto::fleet::fleet_client::FleetClient<super::follow::Leading>;
 
 /// Asks for the status again and again, and bears with a coordinator that is away for a while.
 pub(super) struct Look<'c> {

@@ -1,15 +1,23 @@
-//! The replicated log: one member, its thread, and the handle through which the rest of the coordinator proposes and reads.
+//! The replicated log: this member, its thread, its streams to other members, and the handle through which the rest of the coordinator proposes and reads.
 //!
 //! One ordinary thread owns the member and its file, because every step of Raft ends in an fsync: blocking is
 //! what that thread is for, and no asynchronous task ever waits for the disk. Tasks send it inputs over a bounded
-//! channel and read the latest [`View`] from a watch channel. It ticks every 100 milliseconds.
+//! channel and read the latest [`View`] from a watch channel. It ticks every 50 milliseconds.
 
 mod data_dir;
+mod deliver;
 mod error;
+mod group;
+mod join;
+mod membership;
 mod node;
+mod peers;
 mod store;
 mod transport;
+mod wire;
 
+#[cfg(test)]
+mod group_tests;
 #[cfg(test)]
 mod tests;
 
@@ -19,17 +27,22 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use pgleap_proto::raft::{Group, MemberStatus};
 use raft::eraftpb::Message;
 use tokio::sync::{oneshot, watch};
 
 pub use data_dir::FILE_NAME;
-pub use error::{ProposeError, RaftError};
-pub use transport::{Alone, Transport};
+pub use deliver::RaftService;
+pub use error::{LEADER_KEY, Leader, MembershipError, ProposeError, RaftError};
+pub use group::Wish;
+pub use join::join;
+pub use peers::Peers;
+pub use transport::{Alone, Transport, Undelivered};
 
 use crate::state::{COMMAND_VERSION, Command, Envelope, Reply, State};
 use node::{Answer, Node, Passed};
 
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// Inputs that may wait; more are refused as busy.
 const QUEUE: usize = 1024;
 /// Entries after which the log is replaced by a snapshot.
@@ -40,7 +53,10 @@ const COMPACT_AFTER: usize = 1000;
 pub struct Member {
     /// Raft id, from 1.
     pub id: u64,
-    /// Ids of the first configuration, itself included; used only when the data directory is new.
+    /// Where others reach it, host:port; empty when there will be no others.
+    pub address: String,
+    /// Ids of the first configuration, itself included; used only when the data directory is new. Without any, it waits
+    /// for a group to take it in.
     pub voters: Vec<u64>,
     /// Entries after which the log is replaced by a snapshot.
     pub compact_after: usize,
@@ -49,7 +65,17 @@ pub struct Member {
 impl Member {
     /// The only member: the embedded default.
     pub fn alone(id: u64) -> Member {
-        Member { id, voters: vec![id], compact_after: COMPACT_AFTER }
+        Member::first(id, "")
+    }
+
+    /// The first member of a group, reached by others at `address`.
+    pub fn first(id: u64, address: &str) -> Member {
+        Member { id, address: address.to_owned(), voters: vec![id], compact_after: COMPACT_AFTER }
+    }
+
+    /// A member that a group takes in.
+    pub fn joining(id: u64, address: &str) -> Member {
+        Member { voters: vec![], ..Member::first(id, address) }
     }
 }
 
@@ -58,6 +84,8 @@ impl Member {
 pub struct View {
     /// The state after `state.applied`.
     pub state: Arc<State>,
+    /// The members, as of the same entry. Without an id while this member has not joined any group.
+    pub group: Arc<Group>,
     /// This member.
     pub member: u64,
     /// The member that leads, as far as this one knows.
@@ -68,11 +96,62 @@ pub struct View {
     pub leading: Option<u64>,
 }
 
+impl View {
+    /// Why this member may not decide now; none when it leads.
+    pub fn not_leading(&self) -> Option<ProposeError> {
+        if self.leading.is_some() {
+            return None;
+        }
+        let other = self.leader.filter(|leader| *leader != self.member);
+        Some(ProposeError::NotLeader(other.map(|member| Leader { member, address: self.address_of(member) })))
+    }
+
+    /// Where a member is reached; empty when that is not known.
+    pub fn address_of(&self, member: u64) -> String {
+        group::find(&self.group, member).map(|member| member.address.clone()).unwrap_or_default()
+    }
+}
+
 enum Input {
     Propose(Box<Envelope>, Answer),
     Barrier(Passed),
     Step(Box<Message>),
+    Change { wish: Wish, by: String, request_id: String, answer: Answer },
+    Transfer(u64, Passed),
+    Introduce(Group),
+    Statuses(oneshot::Sender<Vec<MemberStatus>>),
+    Unreachable { member: u64, why: String },
+    SnapshotEnded { member: u64, arrived: bool },
+    Removed,
     Stop,
+}
+
+/// Where a transport tells what became of messages.
+#[derive(Debug, Clone)]
+pub struct Reports(SyncSender<Input>);
+
+impl Reports {
+    #[cfg(test)]
+    fn nowhere() -> Reports {
+        Reports(sync_channel(1).0)
+    }
+
+    /// A member cannot be reached. Lost when the thread is busy: the next failure tells again.
+    fn unreachable(&self, member: u64, why: &str) {
+        let _ = self.0.try_send(Input::Unreachable { member, why: why.to_owned() });
+    }
+
+    /// Whether a snapshot has arrived. Never lost while the thread lives: Raft waits for it.
+    async fn snapshot_ended(&self, member: u64, arrived: bool) {
+        while let Err(TrySendError::Full(_)) = self.0.try_send(Input::SnapshotEnded { member, arrived }) {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    /// The group has removed this member, says another one.
+    fn removed(&self) {
+        let _ = self.0.try_send(Input::Removed);
+    }
 }
 
 /// Handle to the member. Cheap to clone.
@@ -80,6 +159,7 @@ enum Input {
 pub struct Raft {
     inputs: SyncSender<Input>,
     view: watch::Receiver<View>,
+    identity: Arc<str>,
 }
 
 /// The member's thread, to wait for.
@@ -107,8 +187,9 @@ impl Raft {
         transport: impl Transport,
     ) -> Result<(Raft, RaftThread), RaftError> {
         let path = data_dir::prepare(data_dir)?;
-        let node = Node::open(&path, member, transport)?;
         let (inputs, receiver) = sync_channel(QUEUE);
+        let node = Node::open(&path, member, transport, Reports(inputs.clone()))?;
+        let identity = node.identity().into();
         let (publish, view) = watch::channel(node.view());
         let (ended, thread) = oneshot::channel();
         std::thread::Builder::new()
@@ -121,7 +202,7 @@ impl Raft {
                 let _ = ended.send(result);
             })
             .map_err(|e| RaftError::Thread(e.to_string()))?;
-        Ok((Raft { inputs, view }, RaftThread(thread)))
+        Ok((Raft { inputs, view, identity }, RaftThread(thread)))
     }
 
     /// Proposes a command and waits until it was applied here. `by` is who asks.
@@ -150,6 +231,50 @@ impl Raft {
         self.input(Input::Barrier(passed))?;
         wait.await.unwrap_or(Err(ProposeError::Stopping))?;
         Ok(self.latest())
+    }
+
+    /// Changes the group and waits until that was agreed on.
+    ///
+    /// # Errors
+    /// As [`Raft::propose`], or when the group cannot be changed so.
+    pub async fn change(&self, by: &str, request_id: &str, wish: Wish) -> Result<(), ProposeError> {
+        let (answer, answered) = oneshot::channel();
+        let (by, request_id) = (by.to_owned(), request_id.to_owned());
+        self.input(Input::Change { wish, by, request_id, answer })?;
+        answered.await.unwrap_or(Err(ProposeError::Stopping)).map(drop)
+    }
+
+    /// Asks to give leadership to another voter; watch the view for it.
+    ///
+    /// # Errors
+    /// When this member does not lead, or the other one cannot.
+    pub async fn transfer(&self, to: u64) -> Result<(), ProposeError> {
+        let (passed, wait) = oneshot::channel();
+        self.input(Input::Transfer(to, passed))?;
+        wait.await.unwrap_or(Err(ProposeError::Stopping))
+    }
+
+    /// How the members are, as far as this one knows; the leader knows most.
+    ///
+    /// # Errors
+    /// When it is stopping or busy.
+    pub async fn members(&self) -> Result<Vec<MemberStatus>, ProposeError> {
+        let (answer, answered) = oneshot::channel();
+        self.input(Input::Statuses(answer))?;
+        answered.await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Tells a member without a group which one has taken it in.
+    ///
+    /// # Errors
+    /// When it is stopping or busy.
+    pub fn introduce(&self, group: Group) -> Result<(), ProposeError> {
+        self.input(Input::Introduce(group))
+    }
+
+    /// Identity of the data directory.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// The latest view, which may be behind.
@@ -202,6 +327,16 @@ fn run<T: Transport>(
                 Input::Propose(envelope, answer) => node.propose(&envelope, answer),
                 Input::Barrier(passed) => node.barrier(passed),
                 Input::Step(message) => node.step(*message),
+                Input::Change { wish, by, request_id, answer } => {
+                    node.change(&wish, &by, &request_id, answer)
+                }
+                // Who asks and went away does not need the answer.
+                Input::Transfer(to, passed) => drop(passed.send(node.transfer(to))),
+                Input::Introduce(group) => node.introduce(group),
+                Input::Statuses(answer) => drop(answer.send(node.statuses())),
+                Input::Unreachable { member, why } => node.unreachable(member, why),
+                Input::SnapshotEnded { member, arrived } => node.snapshot_ended(member, arrived),
+                Input::Removed => return Err(RaftError::Removed { member: node.view().member }),
                 Input::Stop => return Ok(()),
             }
         }
@@ -209,7 +344,7 @@ fn run<T: Transport>(
             node.tick();
             next_tick = Instant::now() + TICK;
         }
-        if node.advance()? {
+        if node.advance()? || !Arc::ptr_eq(&publish.borrow().group, &node.group) {
             let view = node.view();
             if view.leading != publish.borrow().leading {
                 tracing::info!(

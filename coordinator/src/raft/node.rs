@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use pgleap_proto::raft::Group;
 use protobuf::Message as _;
-use raft::eraftpb::{ConfChange, ConfChangeV2, ConfState, Entry, EntryType, Message, Snapshot};
+use raft::eraftpb::{ConfChange, ConfState, Entry, EntryType, Message, Snapshot};
 use raft::{Config, RawNode, ReadState, StateRole, Storage};
 use slog::Drain as _;
 use tokio::sync::oneshot;
@@ -14,7 +15,7 @@ use tokio::sync::oneshot;
 use super::error::{ProposeError, RaftError};
 use super::store::Store;
 use super::transport::Transport;
-use super::{Member, View};
+use super::{Member, Reports, View, group};
 use crate::state::{Envelope, Position, Reply, State};
 
 /// Where the answer to a proposal goes.
@@ -24,25 +25,45 @@ pub(super) type Passed = oneshot::Sender<Result<(), ProposeError>>;
 
 /// Bytes of entries after which a snapshot is taken whatever their number.
 const COMPACT_BYTES: usize = 8 << 20;
+/// Largest command: it travels in one message.
+const MAX_COMMAND_BYTES: usize = 8 << 20;
+/// Ticks without a word of the leader after which a follower calls an election (up to twice as many, at random): 600 to
+/// 1200 ms. A leader that has not heard of a majority for as long steps down.
+const ELECTION_TICKS: usize = 12;
+const HEARTBEAT_TICKS: usize = 3;
 
 pub(super) struct Node<T> {
-    raw: RawNode<Store>,
+    pub(super) raw: RawNode<Store>,
     state: State,
     /// Configuration as of `state.applied`.
-    conf: ConfState,
-    transport: T,
-    member: u64,
+    pub(super) conf: ConfState,
+    /// The members as of `state.applied`.
+    pub(super) group: Arc<Group>,
+    pub(super) transport: T,
+    pub(super) member: u64,
+    /// Where others reach it; empty when that does not matter.
+    pub(super) address: String,
     compact_after: usize,
+    /// A snapshot is needed whatever the log's size.
+    pub(super) compact_now: bool,
+    /// This member is no more part of its group.
+    pub(super) removed: bool,
+    /// Ticks since it was opened: its only clock.
+    pub(super) ticks: u64,
+    /// When each other member was heard of last, in `ticks`.
+    pub(super) heard: HashMap<u64, u64>,
+    /// Why other members cannot be reached.
+    pub(super) problems: HashMap<u64, String>,
     /// Term of the last entry applied; equal to the current term once a new leader has caught up.
     applied_term: u64,
     /// Proposals not yet applied, by the id in their entry's context.
-    pending: HashMap<Vec<u8>, Answer>,
+    pub(super) pending: HashMap<Vec<u8>, Answer>,
     /// Barriers whose index is not confirmed, by id.
     barriers: HashMap<Vec<u8>, Passed>,
     /// Barriers that wait until this index is applied.
     reads: Vec<(u64, Passed)>,
     /// Sent only after the new view was published.
-    answers: Vec<(Answer, Result<Reply, ProposeError>)>,
+    pub(super) answers: Vec<(Answer, Result<Reply, ProposeError>)>,
     passed: Vec<Passed>,
     /// Term in which the pending proposals were made.
     term: u64,
@@ -51,18 +72,26 @@ pub(super) struct Node<T> {
 
 impl<T: Transport> Node<T> {
     /// Opens the log and replays what is known to be committed. A member that is the only voter leads at once.
-    pub(super) fn open(path: &Path, member: &Member, transport: T) -> Result<Node<T>, RaftError> {
-        let store = Store::open(path, member.id, &member.voters)?;
+    pub(super) fn open(
+        path: &Path,
+        member: &Member,
+        mut transport: T,
+        reports: Reports,
+    ) -> Result<Node<T>, RaftError> {
+        let store = Store::open(path, member)?;
+        transport.attach(store.identity(), reports);
         let snapshot = store.latest_snapshot();
-        let state = State::restore(&snapshot.data)?;
+        let (group, state) = group::read_image(&snapshot.data)?;
+        transport.members(&group);
         let conf = snapshot.get_metadata().get_conf_state().clone();
         let (applied, applied_term) = (snapshot.get_metadata().index, snapshot.get_metadata().term);
         let config = Config {
             id: member.id,
-            election_tick: 10,
-            heartbeat_tick: 3,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
             applied,
             max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 64,
             check_quorum: true,
             pre_vote: true,
             ..Config::default()
@@ -75,9 +104,16 @@ impl<T: Transport> Node<T> {
             raw,
             state,
             conf,
+            group: Arc::new(group),
             transport,
             member: member.id,
+            address: member.address.clone(),
             compact_after: member.compact_after,
+            compact_now: false,
+            removed: false,
+            ticks: 0,
+            heard: HashMap::new(),
+            problems: HashMap::new(),
             applied_term,
             pending: HashMap::new(),
             barriers: HashMap::new(),
@@ -94,13 +130,21 @@ impl<T: Transport> Node<T> {
         Ok(node)
     }
 
-    /// 100 milliseconds have passed.
+    /// [`super::TICK`] has passed.
     pub(super) fn tick(&mut self) {
+        self.ticks += 1;
         self.raw.tick();
+        self.tend();
+    }
+
+    pub(super) fn election_ticks(&self) -> u64 {
+        ELECTION_TICKS as u64
     }
 
     /// A message of another member arrived. A nonsensical one is dropped, as Raft allows.
     pub(super) fn step(&mut self, message: Message) {
+        self.heard.insert(message.from, self.ticks);
+        self.problems.remove(&message.from);
         if let Err(error) = self.raw.step(message) {
             tracing::warn!(%error, "a Raft message was refused");
         }
@@ -111,6 +155,10 @@ impl<T: Transport> Node<T> {
         let refusal = match envelope.encode() {
             _ if self.leading().is_none() => self.not_leader(),
             Err(error) => ProposeError::Unwritable(error.to_string()),
+            Ok(data) if data.len() > MAX_COMMAND_BYTES => ProposeError::Unwritable(format!(
+                "it takes {} bytes in the log, at most {MAX_COMMAND_BYTES} are possible",
+                data.len()
+            )),
             Ok(data) => {
                 let id = self.new_id();
                 match self.raw.propose(id.clone(), data) {
@@ -147,6 +195,9 @@ impl<T: Transport> Node<T> {
         self.give_up_if_deposed();
         if progressed {
             self.maybe_compact()?;
+        }
+        if self.removed {
+            return Err(RaftError::Removed { member: self.member });
         }
         Ok(progressed)
     }
@@ -189,14 +240,13 @@ impl<T: Transport> Node<T> {
                 }
                 EntryType::EntryConfChange => {
                     let change = ConfChange::parse_from_bytes(&entry.data).map_err(raft::Error::from)?;
-                    self.conf = self.raw.apply_conf_change(&change)?;
+                    self.changed(&change)?;
                     self.state.applied = entry.index;
+                    if let Some(answer) = self.pending.remove(entry.context.as_ref() as &[u8]) {
+                        self.answers.push((answer, Ok(Reply::Accepted)));
+                    }
                 }
-                EntryType::EntryConfChangeV2 => {
-                    let change = ConfChangeV2::parse_from_bytes(&entry.data).map_err(raft::Error::from)?;
-                    self.conf = self.raw.apply_conf_change(&change)?;
-                    self.state.applied = entry.index;
-                }
+                EntryType::EntryConfChangeV2 => return Err(RaftError::JointChange { index: entry.index }),
             }
         }
         let applied = self.state.applied;
@@ -208,7 +258,9 @@ impl<T: Transport> Node<T> {
     }
 
     fn install(&mut self, snapshot: &Snapshot) -> Result<(), RaftError> {
-        self.state = State::restore(&snapshot.data)?;
+        let (group, state) = group::read_image(&snapshot.data)?;
+        self.state = state;
+        self.regroup(group);
         self.conf = snapshot.get_metadata().get_conf_state().clone();
         self.applied_term = snapshot.get_metadata().term;
         Ok(())
@@ -245,12 +297,14 @@ impl<T: Transport> Node<T> {
     fn maybe_compact(&mut self) -> Result<(), RaftError> {
         let (entries, bytes) = self.raw.store().log_size();
         let covered = self.raw.store().latest_snapshot().get_metadata().index;
-        if (entries < self.compact_after && bytes < COMPACT_BYTES) || self.state.applied <= covered {
+        let large = entries >= self.compact_after || bytes >= COMPACT_BYTES;
+        if !(large || self.compact_now) || self.state.applied <= covered {
             return Ok(());
         }
+        self.compact_now = false;
         let index = self.state.applied;
-        let mut snapshot = Snapshot::default();
-        snapshot.data = self.state.snapshot().map_err(RaftError::Encode)?.into();
+        let data = group::image(&self.group, &self.state)?.into();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
         snapshot.mut_metadata().index = index;
         snapshot.mut_metadata().term = self.raw.store().term(index)?;
         snapshot.mut_metadata().set_conf_state(self.conf.clone());
@@ -258,7 +312,7 @@ impl<T: Transport> Node<T> {
         let hard_state = self.raw.raft.hard_state();
         #[cfg(test)]
         self.raw.mut_store().burn();
-        self.raw.mut_store().compact(snapshot, hard_state)
+        self.raw.mut_store().compact(snapshot, hard_state, self.compact_after / 2)
     }
 
     /// Sends the answers. Called after the view was published, so that who is answered sees the effect.
@@ -276,6 +330,7 @@ impl<T: Transport> Node<T> {
     pub(super) fn view(&self) -> View {
         View {
             state: Arc::new(self.state.clone()),
+            group: self.group.clone(),
             member: self.member,
             leader: Some(self.raw.raft.leader_id).filter(|id| *id != raft::INVALID_ID),
             term: self.raw.raft.term,
@@ -284,26 +339,29 @@ impl<T: Transport> Node<T> {
     }
 
     /// The term in which this member leads and has applied everything older.
-    fn leading(&self) -> Option<u64> {
+    pub(super) fn leading(&self) -> Option<u64> {
         let raft = &self.raw.raft;
         (raft.state == StateRole::Leader && self.applied_term == raft.term).then_some(raft.term)
     }
 
-    fn not_leader(&self) -> ProposeError {
-        let leader = self.raw.raft.leader_id;
-        ProposeError::NotLeader((leader != raft::INVALID_ID && leader != self.member).then_some(leader))
-    }
-
     /// Unique among all proposals: only the leader of a term makes them.
-    fn new_id(&mut self) -> Vec<u8> {
+    pub(super) fn new_id(&mut self) -> Vec<u8> {
         self.counter += 1;
         [self.raw.raft.term.to_be_bytes(), self.counter.to_be_bytes()].concat()
     }
 
     fn transport_send(&mut self, messages: Vec<Message>) {
-        if !messages.is_empty() {
-            self.transport.send(messages);
+        if messages.is_empty() {
+            return;
         }
+        for lost in self.transport.send(messages) {
+            self.undelivered(lost);
+        }
+    }
+
+    /// Of this data directory.
+    pub(super) fn identity(&self) -> &str {
+        self.raw.store().identity()
     }
 
     #[cfg(test)]

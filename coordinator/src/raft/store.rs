@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
+use pgleap_proto::raft::{Group, Member as GroupMember};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage};
@@ -15,20 +16,23 @@ use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
 
-use super::{data_dir, error::RaftError};
+use super::{Member, data_dir, error::RaftError, group};
 use crate::state::State;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
 /// Layout of the file.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 /// Our state is megabytes; redb's default cache is a gigabyte.
 const CACHE_BYTES: usize = 8 << 20;
+/// Entries kept behind the snapshot take at most these bytes.
+const TAIL_BYTES: usize = 8 << 20;
 
 /// The log of one member.
 pub(super) struct Store {
     path: PathBuf,
+    identity: String,
     database: Database,
     hard_state: HardState,
     snapshot: Snapshot,
@@ -39,8 +43,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// Opens the member's file, or makes it with `voters` as the first configuration.
-    pub(super) fn open(path: &Path, member: u64, voters: &[u64]) -> Result<Store, RaftError> {
+    /// Opens the member's file, or makes it with the member's first configuration.
+    pub(super) fn open(path: &Path, member: &Member) -> Result<Store, RaftError> {
         let file = data_dir::open(path)?;
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
@@ -49,6 +53,7 @@ impl Store {
             .map_err(|error| cannot_open(path, error))?;
         let mut store = Store {
             path: path.to_owned(),
+            identity: String::new(),
             database,
             hard_state: HardState::default(),
             snapshot: Snapshot::default(),
@@ -56,8 +61,8 @@ impl Store {
             #[cfg(test)]
             fuse: None,
         };
-        if !store.load(member)? {
-            store.bootstrap(member, voters)?;
+        if !store.load(member.id)? {
+            store.bootstrap(member)?;
         }
         Ok(store)
     }
@@ -89,48 +94,67 @@ impl Store {
         if found != member {
             return Err(RaftError::OtherMember { path: self.path.clone(), found, asked: member });
         }
+        let identity =
+            String::from_utf8(get("identity")?).map_err(|_| damaged("\"identity\" is not text".into()))?;
         let bad = |what: &str, e: protobuf::ProtobufError| damaged(format!("{what}: {e}"));
         let hard_state =
             HardState::parse_from_bytes(&get("hard_state")?).map_err(|e| bad("hard state", e))?;
         let snapshot = Snapshot::parse_from_bytes(&get("snapshot")?).map_err(|e| bad("snapshot", e))?;
         let mut entries = VecDeque::new();
+        let covered = snapshot.get_metadata().index;
         let log = read.open_table(LOG).map_err(|e| self.failed(e))?;
         for row in log.iter().map_err(|e| self.failed(e))? {
             let (index, bytes) = row.map_err(|e| self.failed(e))?;
             let entry = Entry::parse_from_bytes(bytes.value()).map_err(|e| bad("entry", e))?;
-            let expected = snapshot.get_metadata().index + 1 + entries.len() as u64;
+            // The first ones may lie before the snapshot, for members that are a little behind.
+            let first = entries.front().map_or(entry.index.min(covered + 1), |first: &Entry| first.index);
+            let expected = first + entries.len() as u64;
             if entry.index != expected || index.value() != expected {
                 return Err(damaged(format!("entry {expected} is missing, {} follows", index.value())));
             }
             entries.push_back(entry);
         }
+        if entries.back().is_some_and(|last| last.index < covered) {
+            return Err(damaged(format!("entry {covered} is missing, the log ends before it")));
+        }
         drop((meta, log, read));
+        self.identity = identity;
         (self.hard_state, self.snapshot, self.entries) = (hard_state, snapshot, entries);
         Ok(true)
     }
 
-    /// The first content: an empty state at index 1, so that members which join later begin with a snapshot
-    /// that tells them the configuration.
-    fn bootstrap(&mut self, member: u64, voters: &[u64]) -> Result<(), RaftError> {
-        let state = State { applied: 1, ..State::default() };
-        let mut snapshot = Snapshot::default();
-        snapshot.data = state.snapshot().map_err(RaftError::Encode)?.into();
-        snapshot.mut_metadata().index = 1;
-        snapshot.mut_metadata().term = 1;
-        snapshot.mut_metadata().set_conf_state(ConfState::from((voters.to_vec(), vec![])));
-        let hard_state = HardState { term: 1, commit: 1, ..HardState::default() };
+    /// The first content. With voters, an empty state at index 1, so that members which join later begin with a
+    /// snapshot that tells them the configuration. Without, nothing: the group will send everything.
+    fn bootstrap(&mut self, member: &Member) -> Result<(), RaftError> {
+        let identity = uuid::Uuid::new_v4().to_string();
+        let index = u64::from(!member.voters.is_empty());
+        let mut group = Group::default();
+        if member.voters == [member.id] {
+            group.id = uuid::Uuid::new_v4().to_string();
+            let (address, identity) = (member.address.clone(), identity.clone());
+            group.members.push(GroupMember { id: member.id, address, identity, voter: true });
+        }
+        let state = State { applied: index, ..State::default() };
+        let data = group::image(&group, &state)?.into();
+        let mut snapshot = Snapshot { data, ..Snapshot::default() };
+        snapshot.mut_metadata().index = index;
+        snapshot.mut_metadata().term = index;
+        snapshot.mut_metadata().set_conf_state(ConfState::from((member.voters.clone(), vec![])));
+        let hard_state = HardState { term: index, commit: index, ..HardState::default() };
         self.write(
             |this, txn| {
                 let mut meta = txn.open_table(META).map_err(|e| this.failed(e))?;
-                for (key, value) in [("format", FORMAT), ("member", member)] {
+                for (key, value) in [("format", FORMAT), ("member", member.id)] {
                     meta.insert(key, value.to_le_bytes().as_slice()).map_err(|e| this.failed(e))?;
                 }
+                meta.insert("identity", identity.as_bytes()).map_err(|e| this.failed(e))?;
                 txn.open_table(LOG).map_err(|e| this.failed(e))?;
                 Ok(())
             },
             Some(&snapshot),
             Some(&hard_state),
         )?;
+        self.identity = identity;
         (self.snapshot, self.hard_state) = (snapshot, hard_state);
         Ok(())
     }
@@ -179,18 +203,31 @@ impl Store {
     }
 
     /// Replaces the entries up to `snapshot`'s index by it, in one transaction with configuration and hard state.
-    pub(super) fn compact(&mut self, snapshot: Snapshot, hard_state: HardState) -> Result<(), RaftError> {
-        let index = snapshot.get_metadata().index;
+    /// The last `tail` of them stay, so that a member that is a little behind need not be sent the snapshot.
+    pub(super) fn compact(
+        &mut self,
+        snapshot: Snapshot,
+        hard_state: HardState,
+        tail: usize,
+    ) -> Result<(), RaftError> {
+        let covered = snapshot.get_metadata().index;
+        let mut bytes = 0;
+        let behind = self.entries.iter().rev().skip_while(|entry| entry.index > covered).take(tail);
+        let kept = behind.take_while(|entry| {
+            bytes += entry.data.len();
+            bytes <= TAIL_BYTES
+        });
+        let first = covered + 1 - kept.count() as u64;
         self.write(
             |this, txn| {
                 let mut log = txn.open_table(LOG).map_err(|e| this.failed(e))?;
-                log.retain_in(..=index, |_, _| false).map_err(|e| this.failed(e))?;
+                log.retain_in(..first, |_, _| false).map_err(|e| this.failed(e))?;
                 Ok(())
             },
             Some(&snapshot),
             Some(&hard_state),
         )?;
-        while self.entries.front().is_some_and(|entry| entry.index <= index) {
+        while self.entries.front().is_some_and(|entry| entry.index < first) {
             self.entries.pop_front();
         }
         (self.snapshot, self.hard_state) = (snapshot, hard_state);
@@ -239,11 +276,18 @@ impl Store {
 
     /// Entries not yet covered by the snapshot, and their bytes.
     pub(super) fn log_size(&self) -> (usize, usize) {
-        (self.entries.len(), self.entries.iter().map(|entry| entry.data.len()).sum())
+        let covered = self.snapshot.get_metadata().index;
+        let after = self.entries.iter().rev().take_while(|entry| entry.index > covered);
+        after.fold((0, 0), |(count, bytes), entry| (count + 1, bytes + entry.data.len()))
+    }
+
+    /// Of this data directory.
+    pub(super) fn identity(&self) -> &str {
+        &self.identity
     }
 
     fn first(&self) -> u64 {
-        self.snapshot.get_metadata().index + 1
+        self.entries.front().map_or(self.snapshot.get_metadata().index + 1, |entry| entry.index)
     }
 }
 
@@ -290,14 +334,14 @@ impl Storage for Store {
 
     fn term(&self, index: u64) -> raft::Result<u64> {
         let meta = self.snapshot.get_metadata();
-        match index.checked_sub(meta.index) {
-            None => Err(raft::Error::Store(raft::StorageError::Compacted)),
-            Some(0) => Ok(meta.term),
-            Some(offset) => {
-                let entry = self.entries.get(offset as usize - 1);
-                entry.map(|e| e.term).ok_or(raft::Error::Store(raft::StorageError::Unavailable))
-            }
+        if index == meta.index {
+            return Ok(meta.term);
         }
+        let Some(offset) = index.checked_sub(self.first()) else {
+            return Err(raft::Error::Store(raft::StorageError::Compacted));
+        };
+        let entry = self.entries.get(offset as usize);
+        entry.map(|e| e.term).ok_or(raft::Error::Store(raft::StorageError::Unavailable))
     }
 
     fn first_index(&self) -> raft::Result<u64> {
@@ -305,11 +349,15 @@ impl Storage for Store {
     }
 
     fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.snapshot.get_metadata().index + self.entries.len() as u64)
+        Ok(self.entries.back().map_or(self.snapshot.get_metadata().index, |entry| entry.index))
     }
 
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        if self.snapshot.get_metadata().index < request_index {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
+        let meta = self.snapshot.get_metadata();
+        let conf = meta.get_conf_state();
+        // A member refuses a configuration without itself; one with it is taken when it is added.
+        let knows = conf.voters.contains(&to) || conf.learners.contains(&to);
+        if meta.index < request_index || !knows {
             return Err(raft::Error::Store(raft::StorageError::SnapshotTemporarilyUnavailable));
         }
         Ok(self.snapshot.clone())

@@ -9,10 +9,10 @@ use raft::eraftpb::Message;
 use tokio::sync::oneshot;
 
 use super::node::Node;
-use super::{Alone, Member, ProposeError, Raft, RaftError, Transport};
+use super::{Alone, Member, ProposeError, Raft, RaftError, Reports, Transport, Undelivered};
 use crate::state::{COMMAND_VERSION, Command, Envelope, Rejection, Reply, State};
 
-fn fleet(generation: u64) -> Envelope {
+pub(super) fn fleet(generation: u64) -> Envelope {
     let command = Command::ApplyFleet { toml: format!("# {generation}"), generation, keeps: vec![] };
     Envelope {
         version: COMMAND_VERSION,
@@ -24,7 +24,11 @@ fn fleet(generation: u64) -> Envelope {
 }
 
 fn small(id: u64, voters: Vec<u64>) -> Member {
-    Member { id, voters, compact_after: 5 }
+    Member { id, address: String::new(), voters, compact_after: 5 }
+}
+
+fn open<T: Transport>(path: &Path, member: &Member, transport: T) -> Result<Node<T>, RaftError> {
+    Node::open(path, member, transport, Reports::nowhere())
 }
 
 type Answered = oneshot::Receiver<Result<Reply, ProposeError>>;
@@ -41,7 +45,7 @@ fn as_if_killed(path: &Path, to: &Path) {
 }
 
 /// The state without the position, which moves with every election.
-fn content(state: &State) -> State {
+pub(super) fn content(state: &State) -> State {
     State { applied: 0, ..state.clone() }
 }
 
@@ -56,7 +60,7 @@ proptest! {
         let mut path = dir.path().join("0.redb");
         let (mut acknowledged, mut proposed) = (0, 0);
         for (life, (fuse, batches)) in lives.into_iter().enumerate() {
-            let mut node = Node::open(&path, &small(1, vec![1]), Alone).unwrap();
+            let mut node = open(&path, &small(1, vec![1]), Alone).unwrap();
             let generation = node.state().generation();
             prop_assert!(acknowledged <= generation && generation <= proposed,
                 "{acknowledged} acknowledged, {generation} found, {proposed} proposed");
@@ -85,8 +89,8 @@ proptest! {
             let again = dir.path().join(format!("{}.again", life + 1));
             as_if_killed(&path, &again);
             drop(node);
-            let first = Node::open(&copy, &small(1, vec![1]), Alone).unwrap();
-            let second = Node::open(&again, &small(1, vec![1]), Alone).unwrap();
+            let first = open(&copy, &small(1, vec![1]), Alone).unwrap();
+            let second = open(&again, &small(1, vec![1]), Alone).unwrap();
             prop_assert_eq!(content(first.state()), content(second.state()));
             path = copy;
         }
@@ -97,7 +101,7 @@ proptest! {
 fn a_snapshot_replaces_the_log_and_is_read_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
-    let mut node = Node::open(&path, &small(1, vec![1]), Alone).unwrap();
+    let mut node = open(&path, &small(1, vec![1]), Alone).unwrap();
     for generation in 1..=50 {
         let mut answer = propose(&mut node, generation);
         node.advance().unwrap();
@@ -107,14 +111,14 @@ fn a_snapshot_replaces_the_log_and_is_read_back() {
     }
     let before = content(node.state());
     drop(node);
-    let node = Node::open(&path, &small(1, vec![1]), Alone).unwrap();
+    let node = open(&path, &small(1, vec![1]), Alone).unwrap();
     assert_eq!(content(node.state()), before);
 }
 
 #[test]
 fn a_refused_command_answers_with_the_reason() {
     let dir = tempfile::tempdir().unwrap();
-    let mut node = Node::open(&dir.path().join("log.redb"), &small(1, vec![1]), Alone).unwrap();
+    let mut node = open(&dir.path().join("log.redb"), &small(1, vec![1]), Alone).unwrap();
     let mut answer = propose(&mut node, 7);
     node.advance().unwrap();
     node.flush();
@@ -126,13 +130,13 @@ fn a_refused_command_answers_with_the_reason() {
 fn the_file_is_refused_when_it_is_not_ours() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log.redb");
-    let open = |id| Node::open(&path, &small(id, vec![id]), Alone).map(|_| ());
-    let node = Node::open(&path, &small(1, vec![1]), Alone).unwrap();
-    assert!(matches!(open(1), Err(RaftError::Locked { .. })));
+    let again = |id| open(&path, &small(id, vec![id]), Alone).map(|_| ());
+    let node = open(&path, &small(1, vec![1]), Alone).unwrap();
+    assert!(matches!(again(1), Err(RaftError::Locked { .. })));
     drop(node);
-    assert!(matches!(open(2), Err(RaftError::OtherMember { found: 1, asked: 2, .. })));
+    assert!(matches!(again(2), Err(RaftError::OtherMember { found: 1, asked: 2, .. })));
     std::fs::write(&path, b"this is not a database, whatever its name says").unwrap();
-    let error = open(1).unwrap_err();
+    let error = again(1).unwrap_err();
     assert!(matches!(error, RaftError::Corrupted { .. }), "{error}");
 }
 
@@ -160,8 +164,9 @@ async fn the_thread_answers_after_the_view_shows_it() {
 struct Outbox(Arc<Mutex<Vec<Message>>>);
 
 impl Transport for Outbox {
-    fn send(&mut self, messages: Vec<Message>) {
+    fn send(&mut self, messages: Vec<Message>) -> Vec<Undelivered> {
         self.0.lock().unwrap().extend(messages);
+        Vec::new()
     }
 }
 
@@ -176,7 +181,7 @@ impl Group {
         let nodes = (1..=3).map(|id| {
             let outbox = Outbox::default();
             let path = dir.join(format!("{id}.redb"));
-            (Node::open(&path, &small(id, vec![1, 2, 3]), outbox.clone()).unwrap(), outbox)
+            (open(&path, &small(id, vec![1, 2, 3]), outbox.clone()).unwrap(), outbox)
         });
         Group { nodes: nodes.collect(), cut: None }
     }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use super::balancer::{BACKEND, Balancer};
 use super::base::Base;
 use super::cluster::{Cluster, ClusterOptions, tablespace_dir};
+use super::coordinators::Other;
 use super::daemons::Agent;
 use super::eventually::eventually;
 use super::fleet_file::{BalancerEntry, FleetFile, NodeEntry, PoolerEntry};
@@ -32,6 +33,8 @@ pub struct FleetOptions {
     pub options: Vec<(String, String)>,
     /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
     pub coordinator: bool,
+    /// How many coordinators form the group, when one runs.
+    pub coordinators: usize,
     /// Poolers and balancer, where there are any.
     pub traffic: Option<TrafficOptions>,
 }
@@ -44,6 +47,7 @@ impl Default for FleetOptions {
             new_nodes: vec!["n1".into(), "n2".into()],
             options: Vec::new(),
             coordinator: true,
+            coordinators: 1,
             traffic: None,
         }
     }
@@ -75,6 +79,8 @@ pub struct Fleet {
     pub(super) agents: BTreeMap<String, Agent>,
     pub(super) coordinator: Option<Process>,
     coordinator_port: Port,
+    /// Members 2 and up of the group.
+    pub(super) others: Vec<Other>,
     _ports: Vec<Port>,
     /// Its directory. Dropped after the processes above, and ends whatever they left.
     pub base: Base,
@@ -116,6 +122,7 @@ impl Fleet {
             agents: BTreeMap::new(),
             coordinator: None,
             coordinator_port: Port::reserve()?,
+            others: Vec::new(),
             _ports: ports,
             base,
             _turn: turn,
@@ -131,6 +138,7 @@ impl Fleet {
         fleet.file = fleet.describe(&options)?;
         if options.coordinator {
             fleet.start_coordinator().await?;
+            fleet.grow_group(options.coordinators).await?;
         }
         for host in fleet.host_names() {
             fleet.start_agent(&host).await?;

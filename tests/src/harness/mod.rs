@@ -6,6 +6,7 @@ pub mod agent_rpc;
 pub mod balancer;
 pub mod base;
 pub mod cluster;
+pub mod coordinators;
 mod daemons;
 pub mod drain;
 pub mod eventually;

@@ -79,7 +79,7 @@ impl Fleet {
         let mut command = self.base.command(self.base.join("bin/pgleap"));
         command
             .args(arguments)
-            .env("PGLEAP_COORDINATOR", format!("127.0.0.1:{}", self.coordinator_port()))
+            .env("PGLEAP_COORDINATOR", self.coordinator_addresses())
             .env("PGLEAP_TLS_DIR", self.base.join("pki").join(holder));
         command
     }

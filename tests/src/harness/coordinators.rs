@@ -1,0 +1,130 @@
+//! A group of coordinators: built as an operator does, member by member; each can be killed and started again.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pgleap_proto::raft::ListReply;
+
+use super::eventually::eventually;
+use super::fleet::Fleet;
+use super::ports::Port;
+use super::process::Process;
+
+/// Longest wait for a member to vote, or for a leader.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A member of the group beside the first.
+#[derive(Debug)]
+pub struct Other {
+    port: Port,
+    process: Option<Process>,
+}
+
+impl Fleet {
+    /// Lets members 2 to `members` into the group, and waits until each votes.
+    ///
+    /// # Errors
+    /// When one does not start or is not let in.
+    pub async fn grow_group(&mut self, members: usize) -> Result<()> {
+        for member in 2..=members as u64 {
+            let port = Port::reserve()?;
+            let (number, address) = (member.to_string(), format!("127.0.0.1:{}", port.number));
+            self.others.push(Other { port, process: None });
+            self.pgleap_ok(&["members", "add", "--member", &number, "--address", &address]).await?;
+            self.start_member(member)?;
+            eventually(&format!("coordinator {member} to vote"), PATIENCE, || async {
+                let list = self.members().await?;
+                Ok(list
+                    .members
+                    .iter()
+                    .any(|m| m.id == member && m.role != "added" && m.role != "learner")
+                    .then_some(()))
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a member beside the first, or starts it again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_member(&mut self, member: u64) -> Result<()> {
+        let log = self.base.join(format!("log/coordinator-{member}.log"));
+        let mut command = self.base.command(self.base.join("bin/pgleap"));
+        let first = format!("127.0.0.1:{}", self.coordinator_port());
+        let data_dir = self.base.join(format!("coordinator-{member}"));
+        let tls_dir = self.base.join("pki/coordinator");
+        let other = member.checked_sub(2).and_then(|index| self.others.get_mut(usize::try_from(index).ok()?));
+        let other = other.with_context(|| format!("no coordinator {member}"))?;
+        command.arg("serve").arg("--member").arg(member.to_string()).arg("--data-dir").arg(data_dir);
+        command.arg("--listen").arg(format!("127.0.0.1:{}", other.port.number));
+        command.arg("--join").arg(first).arg("--tls-dir").arg(tls_dir).env("RUST_BACKTRACE", "1");
+        other.process = Some(Process::start(&format!("coordinator {member}"), command, log)?);
+        Ok(())
+    }
+
+    /// What the group says of itself.
+    ///
+    /// # Errors
+    /// When no member answers.
+    pub async fn members(&self) -> Result<ListReply> {
+        Ok(serde_json::from_str(&self.pgleap_ok(&["members", "list", "--json"]).await?)?)
+    }
+
+    /// The member that leads, once there is one that answers.
+    ///
+    /// # Errors
+    /// When there is none within a minute.
+    pub async fn leading_member(&self) -> Result<u64> {
+        eventually("a leading coordinator", PATIENCE, || async {
+            let list = self.members().await?;
+            Ok((list.leader != 0 && list.leader == list.member).then_some(list.leader))
+        })
+        .await
+    }
+
+    /// SIGKILL to the leading coordinator; gives its number.
+    ///
+    /// # Errors
+    /// When none leads.
+    pub async fn kill_leader(&mut self) -> Result<u64> {
+        let leader = self.leading_member().await?;
+        if leader == 1 {
+            self.kill_coordinator();
+        } else {
+            let index = usize::try_from(leader - 2)?;
+            let process = self.others.get_mut(index).and_then(|other| other.process.as_mut());
+            process.with_context(|| format!("coordinator {leader} does not run"))?.kill();
+        }
+        Ok(leader)
+    }
+
+    /// Starts a member that was killed, and waits until it is in contact with its leader.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn revive_member(&mut self, member: u64) -> Result<()> {
+        if member == 1 {
+            self.start_coordinator().await?
+        } else {
+            self.start_member(member)?
+        }
+        eventually(&format!("coordinator {member} to be back"), PATIENCE, || async {
+            let list = self.members().await?;
+            let back = |m: &pgleap_proto::raft::MemberStatus| {
+                m.id == member && m.matched > 0 && m.problem.is_empty()
+            };
+            ensure!(list.leader == list.member, "the leader does not answer");
+            Ok(list.members.iter().any(back).then_some(()))
+        })
+        .await
+    }
+
+    /// Where the command line finds the coordinators.
+    pub fn coordinator_addresses(&self) -> String {
+        let others = self.others.iter().map(|other| other.port.number);
+        let ports = std::iter::once(self.coordinator_port()).chain(others);
+        ports.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+}
