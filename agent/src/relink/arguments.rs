@@ -2,7 +2,8 @@
 //!
 //! Nothing the client sends reaches the sender's command line as it came. Options are checked letter by letter
 //! against what `rsync --archive --hard-links --relative` generates; a path only selects one of the offered
-//! directories, and the command line is then written from the offer.
+//! directories, and the command line is then written from the offer. Filter rules do not come as arguments:
+//! [`super::filters`].
 
 use std::path::{Component, Path, PathBuf};
 
@@ -59,7 +60,8 @@ pub fn parse(arguments: &[String]) -> Result<SenderRequest, String> {
         return Err(format!("{} paths; one or two are expected", paths.len()));
     }
     let sources = paths.iter().map(|path| parse_source(path)).collect::<Result<_, _>>()?;
-    Ok(SenderRequest { options: options.to_vec(), sources })
+    let options = options.iter().map(|option| without_negotiation(option)).collect();
+    Ok(SenderRequest { options, sources })
 }
 
 /// `-lHogDtprRe.LsfxCIvu`: allowed letters, each once, then `e` with the protocol's capabilities, which always ends the
@@ -80,6 +82,17 @@ fn check_short(group: &str) -> Result<(), String> {
         return refuse("capabilities have unexpected characters");
     }
     Ok(())
+}
+
+/// Without the capability `v`, with which the client would name checksums before its filter rules: where those begin
+/// would then depend on both rsync's versions (see [`super::filters`]). MD5 is used instead.
+fn without_negotiation(option: &str) -> String {
+    match option.split_once('e') {
+        Some((letters, capabilities)) if !option.starts_with("--") => {
+            format!("{letters}e{}", capabilities.replace('v', ""))
+        }
+        _ => option.to_owned(),
+    }
 }
 
 fn parse_source(argument: &str) -> Result<Source, String> {
@@ -127,7 +140,7 @@ mod tests {
     fn takes_what_our_client_sends() {
         let line = "rsync --server --sender -lHogDtprRe.LsfxCIvu --numeric-ids --no-implied-dirs . /n3/./15 /n3/./18";
         let request = parsed(line).unwrap();
-        assert_eq!(request.options, ["-lHogDtprRe.LsfxCIvu", "--numeric-ids", "--no-implied-dirs"]);
+        assert_eq!(request.options, ["-lHogDtprRe.LsfxCIu", "--numeric-ids", "--no-implied-dirs"]);
         assert_eq!(request.sources[0], Source { base: "/n3".into(), below: "15".into() });
         assert_eq!(request.sources[1], Source { base: "/n3".into(), below: "18".into() });
     }

@@ -3,8 +3,8 @@
 //!
 //! The leader's agent *offers* its stopped seed and its upgraded data directory ([`offer`]). The replica's agent
 //! runs the stock rsync ([`command`]) with `pgleap-agent rsh` ([`rsh`]) as its remote shell; that opens
-//! `Peer.Rsync` to the leader's agent, which checks reader, operation and every argument ([`arguments`]) and
-//! starts a read-only sender ([`serve`]). Afterwards both sides list and hash what they have ([`walk`],
+//! `Peer.Rsync` to the leader's agent, which checks reader, operation, every argument ([`arguments`]) and
+//! every filter rule ([`filters`]) and starts a read-only sender ([`serve`]). Afterwards both sides list and hash what they have ([`walk`],
 //! [`digest`], [`mask`], [`manifest`]) and the replica compares ([`compare`]).
 //!
 //! Nothing here writes to an offered directory, and nothing is served while a server runs in one or after one
@@ -14,6 +14,7 @@ pub mod arguments;
 pub mod command;
 pub mod compare;
 pub mod digest;
+pub mod filters;
 pub mod layout;
 pub mod made;
 pub mod manifest;

@@ -3,8 +3,8 @@
 //!
 //! The sender is started without a shell, with an empty environment and with arguments written from the offer
 //! ([`Offer::sender_arguments`]); `--sender` makes it read only. It ends with the call. What the client sends on
-//! its standard input (rsync's own protocol, with the filter rules) only selects among the files that the
-//! sender lists below the offered directories.
+//! its standard input is rsync's own protocol; the filter rules in it are passed on only when they do no more than
+//! leave files out ([`Gate`]).
 
 use std::pin::Pin;
 use std::process::{ExitStatus, Stdio};
@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::arguments;
+use super::filters::Gate;
 use super::offer::{self, Offer};
 use crate::config::AgentConfig;
 
@@ -109,7 +110,12 @@ where
         tokio::select! {
             result = &mut feeding, if !fed => match result {
                 Ok(()) => fed = true,
-                Err(error) => return tracing::warn!(operation = offer.operation, %error, "rsync client is gone"),
+                Err(error) => {
+                    tracing::warn!(operation = offer.operation, %error, "rsync client is gone, or was refused");
+                    // Nobody reads it when the client is gone.
+                    let _ = frames.try_send(Err(error));
+                    return;
+                }
             },
             _ = &mut output => break,
             () = frames.closed() => {
@@ -141,9 +147,14 @@ where
     S: Stream<Item = Result<RsyncFrame, Status>> + Send + Unpin,
 {
     let mut open = true;
+    let mut gate = Gate::default();
     while let Some(frame) = input.next().await {
         match frame?.kind {
-            Some(rsync_frame::Kind::Data(bytes)) if open => open = stdin.write_all(&bytes).await.is_ok(),
+            Some(rsync_frame::Kind::Data(bytes)) if open => {
+                let refused = |why| Status::permission_denied(format!("rsync was refused: {why}"));
+                let bytes = gate.pass(bytes).map_err(refused)?;
+                open = stdin.write_all(&bytes).await.is_ok();
+            }
             Some(rsync_frame::Kind::Data(_)) => {}
             Some(rsync_frame::Kind::Eof(true)) => return Ok(()),
             _ => return Err(Status::invalid_argument("unexpected frame")),

@@ -300,6 +300,55 @@ async fn only_readers_only_senders_only_the_offered_directories() {
     assert_ne!(code, Some(255), "admitted; the sender itself ends at the empty input: {said}");
 }
 
+/// What a reader of its own making would send: a merge rule has the sender open a file that was never offered.
+#[tokio::test(flavor = "multi_thread")]
+async fn filter_rules_open_no_file() {
+    let fixture = offered().await;
+    let outside = fixture.at("n3 a/secret");
+    write(&outside, "secret");
+    let cx = fixture.context("db4", "raw");
+    let seed = format!("{}/./15", fixture.at("n3 a").display());
+    let arguments =
+        ["rsync", "--server", "--sender", "-rRe.LsfxCIvu", ".", &seed].map(str::to_owned).to_vec();
+    let told = async |rule: &str| {
+        let mut client = peer_client::connect(&fixture.address, "db3", &cx.tls).await.unwrap();
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let open = RsyncOpen { operation: OPERATION.into(), arguments: arguments.clone() };
+        let mut list = (rule.len() as u32).to_le_bytes().to_vec();
+        list.extend(rule.as_bytes());
+        list.extend([0; 4]);
+        let header = (7 << 24 | list.len() as u32).to_le_bytes();
+        let rules = rsync_frame::Kind::Data([&31_u32.to_le_bytes()[..], &header, &list].concat());
+        for kind in [rsync_frame::Kind::Open(open), rules, rsync_frame::Kind::Eof(true)] {
+            sender.send(RsyncFrame { kind: Some(kind) }).await.unwrap();
+        }
+        let mut stream =
+            client.rsync(tokio_stream::wrappers::ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let (mut bytes, mut said) = (Vec::new(), String::new());
+        loop {
+            match stream.message().await.map(|frame| frame.and_then(|frame| frame.kind)) {
+                Ok(Some(rsync_frame::Kind::Data(more))) => bytes.extend(more),
+                Ok(Some(rsync_frame::Kind::Stderr(text))) => said.push_str(&text),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(status) => {
+                    said.push_str(status.message());
+                    break;
+                }
+            }
+        }
+        (String::from_utf8_lossy(&bytes).into_owned(), said)
+    };
+    for rule in [format!(". {}", outside.display()), ". /nowhere".to_owned(), ": .rsync-filter".to_owned()] {
+        let (_, said) = told(&rule).await;
+        assert!(said.contains("only anchored excludes are served"), "{rule}: {said}");
+        assert!(!said.contains("open"), "{rule}: {said}");
+    }
+    // The same by hand with a rule of our own client's: the sender lists the seed's files.
+    let (listed, said) = told("- /15/pg_wal").await;
+    assert!(listed.contains("pg_control"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_sender_ends_with_its_client() {
     let fixture = offered().await;
