@@ -131,6 +131,11 @@ impl SubscribeStep {
     }
 }
 
+/// Whether an undo may drop it. One of a side that does not follow has lost its slot's name to a switchover.
+fn is_ours(found: &Subscription, slot: &DatabaseSlot, publication: &str) -> bool {
+    found.publications == publication && (found.slot == slot.slot || found.slot.is_empty() && !found.enabled)
+}
+
 /// Options of CREATE SUBSCRIPTION that exist on the subscriber.
 ///
 /// `streaming = parallel` (the default from 18 on) lost transactions after a worker's failure in several minors, so it
@@ -214,7 +219,7 @@ impl Step for SubscribeStep {
             let session = sql::connect(node, &slot.database).await?;
             // Another's was refused by the probe, and is not ours to drop.
             match subscriptions::find(&session, &self.0.subscription).await? {
-                Some(found) if found.slot == slot.slot => {
+                Some(found) if is_ours(&found, slot, &self.0.publication) => {
                     subscriptions::drop_without_slot(&session, &self.0.subscription).await?;
                     cx.report
                         .log("pgleap", format!("subscription in database \"{}\" dropped", slot.database));
@@ -229,6 +234,24 @@ impl Step for SubscribeStep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subscription_that_a_switchover_retired_is_still_ours() {
+        let slot = DatabaseSlot { slot: "s".into(), ..DatabaseSlot::default() };
+        let found = |slot: &str, publications: &str, enabled: bool| Subscription {
+            oid: 1,
+            enabled,
+            slot: slot.into(),
+            publications: publications.into(),
+            origin: Lsn::INVALID,
+            worker: None,
+            received: Lsn::INVALID,
+        };
+        assert!(is_ours(&found("s", "p", true), &slot, "p") && is_ours(&found("", "p", false), &slot, "p"));
+        for another in [found("t", "p", true), found("", "q", false), found("s", "q", true)] {
+            assert!(!is_ours(&another, &slot, "p"), "{another:?}");
+        }
+    }
 
     #[test]
     fn options_follow_both_majors() {
