@@ -15,7 +15,7 @@ use comfy_table::{CellAlignment, Table};
 use pgleap_proto::fleet::OperationStatus;
 use pgleap_tests::by_hand::{self, Raw};
 use pgleap_tests::by_hand_switchover::ByHand;
-use pgleap_tests::harness::{Fleet, FleetOptions};
+use pgleap_tests::harness::Fleet;
 use pgleap_tests::ledger::{self, Record};
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 use pgleap_tests::stalls::Stalls;
