@@ -201,6 +201,12 @@ impl Scenario {
     /// When the row they read cannot be made.
     pub async fn readers(&self) -> Result<Readers> {
         let balancer = self.fleet.balancer.as_ref().context("no balancer")?;
+        // It has checked its servers before anything answered for them, and checks again in a moment.
+        eventually("a server for reads", Duration::from_secs(30), || async {
+            let states = balancer.servers().await?;
+            Ok(states.iter().any(|(_, weight, state)| *weight > 0 && state == "UP").then_some(()))
+        })
+        .await?;
         let targets: Option<Vec<ReadTarget>> = self
             .databases
             .iter()
