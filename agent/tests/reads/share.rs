@@ -21,6 +21,15 @@ fn total(reply: &RouteReadsReply, server: &str) -> u64 {
     reply.servers.iter().find(|state| state.server == server).unwrap().sessions_total
 }
 
+/// Asks for the share until it is the one in force.
+async fn in_effect(agent: &Agent, balancer: &Balancer, percent: u32) {
+    eventually("the share is in force", async || {
+        let reply = agent.route(balancer, percent).await.unwrap();
+        (reply.effective_percent == percent, reply)
+    })
+    .await;
+}
+
 const CHECK: &str = "check inter 50ms fall 1 rise 1";
 
 /// o1 and n1 with a check, and one that is nobody's business.
@@ -45,6 +54,8 @@ async fn reads_move_by_percent_and_back_by_themselves() {
     assert_eq!((haproxy.weight("o1"), haproxy.weight("n1"), haproxy.weight("other")), (1, 0, 0));
     assert_eq!(haproxy.connect(30, "n1"), 0);
 
+    // A side is used only after it was seen up several times.
+    in_effect(&agent, &balancer, 10).await;
     let before = agent.route(&balancer, 10).await.unwrap();
     assert_eq!((before.effective_percent, before.reason.as_str()), (10, ""));
     assert_eq!((haproxy.weight("o1"), haproxy.weight("n1")), (9, 1));
@@ -113,8 +124,8 @@ async fn sessions_stay_where_they_are_and_are_told_of() {
         (reply.servers[0].sessions == 1 && reply.reason.is_empty(), reply)
     })
     .await;
+    in_effect(&agent, &balancer, 100).await;
     let reply = agent.route(&balancer, 100).await.unwrap();
-    assert_eq!(reply.effective_percent, 100);
     assert!(reply.reason.contains("1 on o1"), "{}", reply.reason);
     // The server ends it as well: HAProxy waits for both.
     drop((session, quiet));
