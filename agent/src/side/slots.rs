@@ -6,9 +6,9 @@ use pgleap_proto::Lsn;
 use pgleap_proto::traffic::{Cluster, Side, SlotAt};
 use tokio::sync::OwnedMutexGuard;
 
-use super::locks;
 use super::sessions::{Database, Sessions, make_durable};
 use super::view::View;
+use super::{following, locks};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
 use crate::pg::slots::{self, Slot};
@@ -41,8 +41,8 @@ pub(super) async fn find(view: &View, database: &Database) -> Result<Slot> {
 /// switchovers; clients do not wait for it.
 ///
 /// # Errors
-/// When the node is not fenced: then what is skipped could be a client's write, and nothing is moved. Also when it cannot be
-/// reached, or a slot is in use.
+/// When the node is not fenced, or does not itself follow in every database: then what is skipped could be a client's write that
+/// the other side lacks, and nothing is moved. Also when it cannot be reached, or a slot is in use.
 pub async fn advance_idle(
     cluster: &Cluster,
     node: &pgleap_proto::node::Node,
@@ -59,6 +59,17 @@ pub async fn advance_idle(
     // Before the lock: connecting takes longer than anybody should wait.
     let sessions = Sessions::open(&view).await?;
     let held = locks::hold(node).await;
+    // Fenced is not enough: so is the source in the middle of a switchover, whose slots hold what the target has yet to apply.
+    let own = following::find_all(&view, &sessions).await?;
+    if let Some(at) = own.iter().position(|found| !found.enabled) {
+        return Err(StepError::new(format!(
+            "node {} does not follow in database \"{}\" (its subscription {} is disabled), so its replication slots are not idle \
+             and are not moved on",
+            node.name,
+            sessions.0[at].facts.database,
+            view.subscription()
+        )));
+    }
     advance(&view, &sessions, &held).await
 }
 
