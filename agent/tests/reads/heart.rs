@@ -48,30 +48,37 @@ async fn a_leader_says_that_it_takes_writes_until_it_is_fenced() {
          INSERT INTO t.marker VALUES ('old', '2020-01-01', 0), ('new', '2020-01-01', 0)",
     );
     old.sql("postgres", "SELECT pg_create_logical_replication_slot('forward', 'pgoutput')");
+    // Nothing has to answer it: whether it follows is what its own subscription says.
+    old.sql(
+        "postgres",
+        "CREATE SUBSCRIPTION t_r CONNECTION 'host=127.0.0.1 port=1 dbname=postgres' PUBLICATION t_r \
+         WITH (connect = false, slot_name = 'reverse')",
+    );
     let authority = Arc::new(Authority::new());
     let agent = Agent::start(&authority).await;
     let identity = authority.issue(&agent.path().join("new-host"), Role::Agent, "new-host");
     let new = FakeLeader::start("new-host", &identity).await;
     // Of the agent's own host: asked without a connection.
     let node = Node { host: "db1".into(), ..old.node.clone() };
+    let cluster = wire::Cluster {
+        operation: OPERATION.into(),
+        tag: "t".into(),
+        reverse_tag: "t_r".into(),
+        databases: vec![SideDatabase {
+            database: "postgres".into(),
+            forward_slot: "forward".into(),
+            reverse_slot: "reverse".into(),
+        }],
+        old_leader: Some(Leader { node: Some(node.clone()), agent: "127.0.0.1:1".into() }),
+        new_leader: Some(new.leader.clone()),
+        old_login: "replicator".into(),
+        new_login: "replicator".into(),
+    };
     let keep = Kind::KeepTraffic(KeepTraffic {
         node: Some(node.clone()),
         side: wire::Side::Old.into(),
         leader: true,
-        cluster: Some(wire::Cluster {
-            operation: OPERATION.into(),
-            tag: "t".into(),
-            reverse_tag: "t_r".into(),
-            databases: vec![SideDatabase {
-                database: "postgres".into(),
-                forward_slot: "forward".into(),
-                reverse_slot: "reverse".into(),
-            }],
-            old_leader: Some(Leader { node: Some(node.clone()), agent: "127.0.0.1:1".into() }),
-            new_leader: Some(new.leader.clone()),
-            old_login: "replicator".into(),
-            new_login: "replicator".into(),
-        }),
+        cluster: Some(cluster.clone()),
         max_lag_bytes: 0,
         max_lag_ms: 0,
     });
@@ -99,7 +106,12 @@ async fn a_leader_says_that_it_takes_writes_until_it_is_fenced() {
     .await;
     eventually("it is no primary any more", async || (agent.get("/primary") == 503, ())).await;
     assert_eq!(agent.figures("o1")["fenced"], true);
-    eventually("its idle slot moves on", async || {
+    // Fenced, and following nobody: the source in the middle of a switchover. What its slot holds is not applied anywhere.
+    let refused = pgleap_agent::side::advance_idle(&cluster, &node, wire::Side::Old).await.unwrap_err();
+    assert!(refused.message.contains("does not follow"), "{refused}");
+    assert_eq!(old.sql("postgres", "SELECT confirmed_flush_lsn FROM pg_replication_slots"), before);
+    old.sql("postgres", "ALTER SUBSCRIPTION t_r ENABLE");
+    eventually("its idle slot moves on once it follows", async || {
         let now = old.sql("postgres", "SELECT confirmed_flush_lsn FROM pg_replication_slots");
         (now != before, now)
     })
