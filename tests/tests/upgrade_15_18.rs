@@ -25,9 +25,9 @@ async fn every_transaction_arrives_exactly_once() -> Result<()> {
     // Two databases with at least the load's and the shop's tables each.
     assert!(proof.validated.tables >= 40, "{} tables", proof.validated.tables);
     assert!(proof.validated.rows > 6000, "{} rows", proof.validated.rows);
-    // One plan, five phases, each with a time.
+    // One plan, six phases, each with a time.
     let phases: Vec<&str> = proof.status.phases.iter().map(|phase| phase.name.as_str()).collect();
-    assert_eq!(phases, ["check", "seed", "convert", "upgrade", "replicate"]);
+    assert_eq!(phases, ["check", "seed", "convert", "upgrade", "replicate", "route"]);
     // The replica was relinked and proven equal; a re-clone would hide a relink that never works.
     let verified: Vec<_> = proof
         .status
