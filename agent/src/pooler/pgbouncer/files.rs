@@ -51,6 +51,7 @@ impl Beside<'_> {
         appended(path, &format!(".pgleap-{}.orig", self.operation))
     }
 
+    /// Of this pooler alone: others that share the file may be staged at the same moment.
     fn staged(&self, path: &Path) -> PathBuf {
         let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
         let pooler: String = self.pooler.chars().map(plain).collect();
@@ -194,10 +195,17 @@ impl Files {
         for file in self.files.iter().filter(|file| rule.apply(&file.text, &file.entries).is_some()) {
             config.confine(&file.path.to_string_lossy())?;
             let orig = beside.orig(&file.path);
-            if !orig.exists() {
-                let staged = appended(&orig, ".tmp");
-                file.write(&staged, &file.text)?;
-                durable::replace(&staged, &orig).doing(|| orig.display().to_string())?;
+            if orig.exists() {
+                continue;
+            }
+            let staged = beside.staged(&file.path);
+            file.write(&staged, &file.text)?;
+            // A link never replaces what another pooler that shares the file has kept meanwhile.
+            match fs::hard_link(&staged, &orig) {
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error).doing(|| orig.display().to_string());
+                }
+                _ => fs::remove_file(&staged).doing(|| staged.display().to_string())?,
             }
         }
         sync(self.files.iter().map(|file| file.path.as_path()))
@@ -219,9 +227,7 @@ impl Files {
         self.unstage(beside);
         for file in &self.files {
             let orig = beside.orig(&file.path);
-            for left in [appended(&orig, ".tmp"), orig] {
-                durable::remove(&left).doing(|| format!("removing {}", left.display()))?;
-            }
+            durable::remove(&orig).doing(|| format!("removing {}", orig.display()))?;
         }
         Ok(())
     }
@@ -272,4 +278,57 @@ pub fn sync<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pooler::pgbouncer::point::Place;
+
+    #[test]
+    fn poolers_that_share_a_file_keep_it_at_the_same_moment() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let shared = "[databases]\nshop = host=127.0.0.1 port=1\n";
+        let config = AgentConfig {
+            host: "p1".into(),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            state_dir: at("state"),
+            tls_dir: at("tls"),
+            roots: vec![directory.path().to_owned()],
+            health_listen: None,
+            agent_check_listen: None,
+            hook: Vec::new(),
+        };
+        fs::write(at("databases.ini"), shared).unwrap();
+        for pooler in ["a", "b", "c"] {
+            let text = format!("%include {}\n", at("databases.ini").display());
+            fs::write(at(pooler), text).unwrap();
+        }
+        let kept = at("databases.ini.pgleap-op.orig");
+        for _ in 0..50 {
+            let start = std::sync::Barrier::new(3);
+            std::thread::scope(|scope| {
+                for pooler in ["a", "b", "c"] {
+                    let (start, config, path) = (&start, &config, at(pooler));
+                    scope.spawn(move || {
+                        let files = Files::load(config, &path.to_string_lossy()).unwrap();
+                        let (from, to, spare) = (place(1), place(2), Default::default());
+                        let rule = Rule { from: &from, to: &to, spare: &spare, own_socket_dir: "" };
+                        start.wait();
+                        let beside = Beside { operation: "op", pooler };
+                        files.keep(config, beside, rule).unwrap();
+                    });
+                }
+            });
+            assert_eq!(fs::read_to_string(&kept).unwrap(), shared);
+            let left = fs::read_dir(directory.path()).unwrap().count();
+            assert_eq!(left, 5, "three poolers, the file they share, and what is kept of it");
+            fs::remove_file(&kept).unwrap();
+        }
+    }
+
+    fn place(port: u32) -> Place {
+        Place { host: "127.0.0.1".into(), port, socket_dir: None }
+    }
 }
