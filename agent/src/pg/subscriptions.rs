@@ -57,6 +57,21 @@ pub async fn find(session: &Session, name: &str) -> Result<Option<Subscription>>
     }))
 }
 
+/// How often its worker has failed, lost connections included (`pg_stat_subscription_stats`); 0 before 15, which does not count.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn failures(session: &Session, major: u32, name: &str) -> Result<i64> {
+    if major < 15 {
+        return Ok(0);
+    }
+    let sql = "SELECT coalesce(sum(t.apply_error_count), 0)::bigint FROM pg_stat_subscription_stats t \
+               JOIN pg_subscription s ON s.oid = t.subid JOIN pg_database d ON d.oid = s.subdbid \
+               WHERE s.subname::text = $1 AND d.datname = current_database()";
+    let row = session.query_one(sql, &[&name]).await;
+    Ok(row.doing(|| format!("reading how often subscription {name} has failed"))?.get(0))
+}
+
 /// Drops a subscription and leaves its slot on the publisher alone. Absent already is fine.
 ///
 /// # Errors

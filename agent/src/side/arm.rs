@@ -215,7 +215,7 @@ async fn cure(view: &View, sessions: &Sessions) -> Result<Vec<String>> {
         }
         if !found.slot.is_empty() {
             return Err(StepError::new(format!(
-                "subscription {} in database \"{}\" of node {} is disabled, probably by an error while applying; see the \
+                "subscription {} in database \"{}\" of node {} was disabled by somebody; see the \
                  server's log, repair it, and enable it",
                 view.subscription(),
                 database.facts.database,

@@ -174,7 +174,7 @@ pub(super) async fn wait_running(view: &View, sessions: &Sessions, limit: Limit)
         if !limit.again().await {
             let database = sessions.0.get(at).map_or("", |database| database.facts.database.as_str());
             let how = match all.get(at) {
-                Some(found) if !found.enabled => "was disabled by an error while applying",
+                Some(found) if !found.enabled => "was disabled meanwhile",
                 Some(found) if found.worker.is_none() => "has no worker yet",
                 _ => "hears nothing from the other side yet",
             };

@@ -22,6 +22,9 @@ use crate::wait::Wait;
 /// How long a subscription may be without a worker before that is a failure.
 const WITHOUT_WORKER: Duration = Duration::from_secs(120);
 
+/// So many failures of one subscription's worker are no accident: a publisher that was restarted meanwhile makes one or two.
+const TOO_MANY: i64 = 3;
+
 /// See [`CatchUp`].
 pub struct CatchUpStep(pub CatchUp);
 
@@ -78,8 +81,8 @@ impl CatchUpStep {
                 Some(found) if found.enabled => return Ok(Some(slot)),
                 Some(_) => {
                     return Err(StepError::new(format!(
-                        "subscription {} in database \"{}\" of node {} is disabled, probably by an error while applying \
-                         (disable_on_error); repair what the log says, ALTER SUBSCRIPTION {} ENABLE, then retry",
+                        "subscription {} in database \"{}\" of node {} was disabled by somebody; ALTER SUBSCRIPTION {} ENABLE, \
+                         then retry",
                         self.0.subscription, slot.database, node.name, self.0.subscription
                     ))
                     .with_evidence(log.evidence(20)));
@@ -95,6 +98,35 @@ impl CatchUpStep {
         Ok(None)
     }
 
+    /// How often each worker has failed so far.
+    async fn failures(&self) -> Result<Vec<i64>> {
+        let node = self.node()?;
+        let mut failures = Vec::new();
+        for slot in &self.0.slots {
+            let session = sql::connect(node, &slot.database).await?;
+            failures.push(subscriptions::failures(&session, node.major, &self.0.subscription).await?);
+        }
+        Ok(failures)
+    }
+
+    /// A worker that fails over and over will not get on by waiting.
+    async fn check_failures(&self, before: &[i64], log: &ServerLog) -> Result<()> {
+        let now = self.failures().await?;
+        let each = self.0.slots.iter().zip(before.iter().zip(&now));
+        match each.into_iter().find(|(_, (before, now))| *now - *before >= TOO_MANY) {
+            None => Ok(()),
+            Some((slot, (before, now))) => Err(StepError::new(format!(
+                "subscription {} in database \"{}\" of node {} has failed {} times while it was waited for; repair what the \
+                 log says, then retry",
+                self.0.subscription,
+                slot.database,
+                self.node()?.name,
+                now - before
+            ))
+            .with_evidence(log.evidence(20))),
+        }
+    }
+
     /// Waits until every slot has passed a mark taken now; the mark.
     async fn pass_mark(&self, cx: &Context) -> Result<Lsn> {
         let log = ServerLog::from_now(cx, self.node()?);
@@ -103,6 +135,7 @@ impl CatchUpStep {
         let mark = Lsn(first.current_lsn);
         cx.report.log("pgleap", format!("waiting until every slot is confirmed past {mark}"));
         let from = behind(&self.0.slots, &first.slots)?;
+        let failures = self.failures().await?;
         let mut missing_worker = Wait::of(WITHOUT_WORKER);
         loop {
             let now = self.positions(&mut peer, false).await?;
@@ -114,6 +147,7 @@ impl CatchUpStep {
             if now.slots.iter().all(|slot| slot.active && Lsn(slot.confirmed_lsn) >= mark) {
                 return Ok(mark);
             }
+            self.check_failures(&failures, &log).await?;
             match self.without_worker(&log).await? {
                 None => missing_worker.restart(),
                 Some(slot) if missing_worker.is_over() => {

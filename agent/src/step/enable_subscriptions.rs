@@ -79,8 +79,7 @@ impl EnableSubscriptionsStep {
         match idle.iter().find(|(_, found)| !found.enabled) {
             None => Ok(()),
             Some((slot, _)) => Err(StepError::new(format!(
-                "subscription {} in database \"{}\" of node {} was disabled by an error while applying \
-                 (disable_on_error); repair what the log says, then retry",
+                "subscription {} in database \"{}\" of node {} was disabled again by somebody; see the log, then retry",
                 self.0.subscription,
                 slot.database,
                 self.node()?.name

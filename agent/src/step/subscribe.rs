@@ -140,7 +140,8 @@ fn is_ours(found: &Subscription, slot: &DatabaseSlot, publication: &str) -> bool
 ///
 /// `streaming = parallel` (the default from 18 on) lost transactions after a worker's failure in several minors, so it
 /// is never used. `origin` stays `any`: a publisher's own subscriptions are replicated on only so; loops cannot arise
-/// since the two directions are never enabled at once.
+/// since the two directions are never enabled at once. `disable_on_error` stays off: a publisher that crashes counts as an error
+/// too (worker.c, `start_apply`), and nobody would follow any more when it is back.
 fn options(major: u32, publisher_major: u32, slot: &str) -> String {
     let mut options = format!(
         "create_slot = false, enabled = false, copy_data = false, slot_name = {}",
@@ -148,9 +149,6 @@ fn options(major: u32, publisher_major: u32, slot: &str) -> String {
     );
     if major >= 14 {
         options.push_str(if publisher_major >= 14 { ", streaming = on" } else { ", streaming = off" });
-    }
-    if major >= 15 {
-        options.push_str(", disable_on_error = true");
     }
     if major >= 16 {
         options.push_str(", origin = any");
@@ -258,11 +256,15 @@ mod tests {
         assert_eq!(
             options(18, 15, "s"),
             "create_slot = false, enabled = false, copy_data = false, slot_name = 's', streaming = on, \
-             disable_on_error = true, origin = any"
+             origin = any"
         );
         assert!(options(18, 13, "s").contains("streaming = off"), "18 would default to parallel");
         let old = options(13, 13, "s");
-        assert!(!old.contains("streaming") && !old.contains("disable_on_error") && !old.contains("origin"));
+        assert!(!old.contains("streaming") && !old.contains("origin"));
+        assert!(
+            !options(18, 15, "s").contains("disable_on_error"),
+            "a crash of the publisher would end the following"
+        );
         assert!(!options(15, 15, "s").contains("origin"));
     }
 }

@@ -227,7 +227,7 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
         servers.step("catch_up", catch_up.clone()).await.unwrap();
         tokio::time::sleep(Duration::from_secs(2)).await;
         drop(load);
-        let output = servers.step("catch_up", catch_up).await.unwrap();
+        let output = servers.step("catch_up", catch_up.clone()).await.unwrap();
         let Some(output::Kind::CaughtUp(caught_up)) = output.kind else { panic!("{output:?}") };
         assert!(caught_up.mark_lsn > target);
         assert_eq!(caught_up.relations, 4 + 1 + 4);
@@ -238,6 +238,21 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
         }
 
         same(servers, &old, &leader, "app", "public.slow").await;
+
+        // A worker that cannot apply ends the waiting with the reason, and is not given up: repaired, it goes on by itself.
+        let change = async |sql: &str| servers.sql(&leader, "app", sql).await;
+        change("ALTER SYSTEM SET wal_retrieve_retry_interval = '100ms'").await;
+        change("SELECT pg_reload_conf()").await;
+        change("ALTER TABLE public.pgbench_history ADD CONSTRAINT broken CHECK (tid <> -1) NOT VALID").await;
+        servers.sql(&old, "app", "INSERT INTO public.pgbench_history (tid) VALUES (-1)").await;
+        let refused = servers.step("catch_up", catch_up.clone()).await.unwrap_err();
+        assert!(
+            refused.message.contains("database \"app\"") && refused.message.contains("has failed"),
+            "{refused}"
+        );
+        change("ALTER TABLE public.pgbench_history DROP CONSTRAINT broken").await;
+        servers.step("catch_up", catch_up).await.unwrap();
+        same(servers, &old, &leader, "app", "public.pgbench_history").await;
 
         // And everything back: the old leader has nothing left of it.
         servers.undo("enable", enable).await;
