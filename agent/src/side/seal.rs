@@ -71,7 +71,7 @@ async fn empty(source: &Source, database: &Database, lsn: Lsn, limit: Limit) -> 
         // Its sender notices a moment later that the other end has gone.
         let Some(pid) = slot.active_pid else { break };
         if !limit.again().await {
-            return Err(StepError::new(format!(
+            return Err(StepError::late(format!(
                 "replication slot {name} is still in use by process {pid}: the other side still follows"
             )));
         }
@@ -111,11 +111,16 @@ async fn nobody(source: &Source) -> Result<()> {
     let operator = |row: &fence::Activity| {
         row.kind == "client backend" && row.local && row.user == source.view.node().superuser && !row.has_xid
     };
+    // Who has not logged in yet goes by the fence: everybody from before it was ended. From 18 on the view shows them, without
+    // user and database (backend_status.c, `pgstat_bestart_initial`).
+    let logging_in = |row: &fence::Activity| {
+        row.kind == "client backend" && row.user.is_empty() && row.database.is_empty() && !row.has_xid
+    };
     let idle_worker = |row: &fence::Activity| {
         !matches!(row.kind.as_str(), "client backend" | "walsender" | "parallel worker") && !row.has_xid
     };
     let left = |row: &&fence::Activity| {
-        !row.may_stay(source.fence.kept(), &all) && !operator(row) && !idle_worker(row)
+        !row.may_stay(source.fence.kept(), &all) && !operator(row) && !logging_in(row) && !idle_worker(row)
     };
     let left: Vec<String> = all.values().filter(left).map(fence::Activity::describe).collect();
     match left.first() {

@@ -1,9 +1,10 @@
 //! Whole switchovers, there and back, while clients write.
 
 use pgleap_proto::traffic::Side;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::client::{Crowd, is_kept_out};
-use crate::pair::{DATABASES, Pair, TAG, other};
+use crate::pair::{DATABASES, Pair, TAG, hba, other};
 use crate::{eventually, scenario};
 
 /// Everything that one side has is on the other: a mark written now has arrived.
@@ -113,6 +114,46 @@ fn what_is_taken_back_is_as_before_at_every_stage() {
         caught_up(&pair, Side::New).await;
         account.check(&pair.old);
         account.check(&pair.new);
+    });
+}
+
+/// A login that hangs, by a rule that the fence keeps but only for another address than the subscriptions come from.
+async fn hanging_login(pair: &Pair, side: Side) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let port = u16::try_from(pair.server(side).node.port).unwrap();
+    let mut stream = socket.connect(([127, 0, 0, 1], port).into()).await.unwrap();
+    let body = "user\0follower\0database\0app\0\0";
+    let mut message = u32::try_from(body.len() + 8).unwrap().to_be_bytes().to_vec();
+    message.extend(196_608u32.to_be_bytes());
+    message.extend(body.as_bytes());
+    stream.write_all(&message).await.unwrap();
+    let mut answer = [0];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, *b"R", "asked to authenticate");
+    stream
+}
+
+#[test]
+fn who_is_still_logging_in_does_not_hold_up_the_seal() {
+    scenario("switch::who_is_still_logging_in_does_not_hold_up_the_seal", async || {
+        let pair = Pair::new(15, 18).await;
+        for source in [Side::Old, Side::New] {
+            let path = hba(pair.server(source));
+            let rules = std::fs::read_to_string(&path).unwrap();
+            let asking = "host all follower 127.0.0.2/32 scram-sha-256\n";
+            std::fs::write(&path, asking.to_owned() + &rules).unwrap();
+            pair.server(source).sql("postgres", "SELECT pg_reload_conf()");
+            let ticket = pair.ticket();
+            pair.arm(&ticket, source).await.unwrap();
+            let fenced = pair.fence(&ticket, 60_000).await.unwrap();
+            let login = hanging_login(&pair, source).await;
+            let settled = pair.settle(&ticket, &fenced).await.unwrap();
+            pair.seal(&ticket, fenced.lsn).await.unwrap();
+            drop(login);
+            pair.lead(&ticket, other(source)).await.unwrap();
+            pair.follow(&ticket, source, &settled.positions).await.unwrap();
+        }
     });
 }
 
