@@ -10,6 +10,8 @@ pub struct StepError {
     pub message: String,
     /// Log lines, control data, the tool's last output.
     pub evidence: Vec<String>,
+    /// It only ran out of the time it was given: nothing is wrong that another try would meet again.
+    pub late: bool,
 }
 
 /// The result of everything a step does.
@@ -18,7 +20,12 @@ pub type Result<T, E = StepError> = std::result::Result<T, E>;
 impl StepError {
     /// An error without evidence.
     pub fn new(message: impl Into<String>) -> StepError {
-        StepError { message: message.into(), evidence: Vec::new() }
+        StepError { message: message.into(), evidence: Vec::new(), late: false }
+    }
+
+    /// The time was too short.
+    pub fn late(message: impl Into<String>) -> StepError {
+        StepError { late: true, ..StepError::new(message) }
     }
 
     /// Adds lines that show it.

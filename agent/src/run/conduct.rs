@@ -27,7 +27,7 @@ pub(super) async fn perform(earlier: Option<Run>, step: Box<dyn Step>, cx: Conte
     let result = if undo { take_back(&*step, &cx).await } else { bring_about(&*step, &cx).await };
     match result {
         Ok(outcome) => Finished { outcome: Some(outcome) },
-        Err(StepError { message, evidence }) => {
+        Err(StepError { message, evidence, .. }) => {
             let evidence = if evidence.is_empty() { cx.report.last_lines(EVIDENCE) } else { evidence };
             failed(message, evidence)
         }

@@ -11,7 +11,7 @@ use pgleap_proto::traffic::{
     ResumeReply, ResumeRequest, RouteReadsReply, RouteReadsRequest, SealReply, SealRequest, SettleReply,
     SettleRequest, Ticket,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::error::StepError;
 use crate::journal::JournalError;
@@ -52,10 +52,12 @@ fn refused(error: TicketError) -> Status {
     }
 }
 
-/// What could not be done: `failed_precondition`, with the evidence below the message.
+/// What could not be done: `failed_precondition`, or `deadline_exceeded` when there was not enough time; with the evidence
+/// below the message.
 fn failed(error: StepError) -> Status {
-    let StepError { message, evidence } = error;
-    Status::failed_precondition(std::iter::once(message).chain(evidence).collect::<Vec<_>>().join("\n"))
+    let StepError { message, evidence, late } = error;
+    let code = if late { Code::DeadlineExceeded } else { Code::FailedPrecondition };
+    Status::new(code, std::iter::once(message).chain(evidence).collect::<Vec<_>>().join("\n"))
 }
 
 /// The whole trait: each method lets in, hands over and answers. Around the impl, because `async_trait` has to see what

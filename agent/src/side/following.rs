@@ -78,7 +78,7 @@ pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Resu
             told.extend(new);
         }
         if !limit.again().await {
-            return Err(StepError::new(format!("{}: its workers {left:?} do not end", doing())));
+            return Err(StepError::late(format!("{}: its workers {left:?} do not end", doing())));
         }
     }
 }
@@ -178,7 +178,7 @@ pub(super) async fn wait_running(view: &View, sessions: &Sessions, limit: Limit)
                 Some(found) if found.worker.is_none() => "has no worker yet",
                 _ => "hears nothing from the other side yet",
             };
-            return Err(StepError::new(format!(
+            return Err(StepError::late(format!(
                 "subscription {} in database \"{database}\" of node {} {how} (waited {} ms); its server's log says more",
                 view.subscription(),
                 view.node().name,

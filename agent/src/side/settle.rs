@@ -46,7 +46,7 @@ async fn wait_for_mark(target: &Target, mark: i64, limit: Limit) -> Result<()> {
                 return Ok(());
             }
             if !limit.again().await {
-                return Err(StepError::new(format!(
+                return Err(StepError::late(format!(
                     "the last write of the source did not arrive in database \"{name}\" of node {} within {} ms",
                     target.view.node().name,
                     limit.elapsed().as_millis()
@@ -76,7 +76,7 @@ async fn wait_for_confirmation(target: &Target, lsn: Lsn, limit: Limit) -> Resul
             return Ok(());
         }
         if !limit.again().await {
-            return Err(StepError::new(format!(
+            return Err(StepError::late(format!(
                 "replication slot {} is confirmed up to {} and not to {lsn} after {} ms",
                 at.slot,
                 at.lowest,

@@ -256,7 +256,7 @@ async fn query(client: &Client, sql: &str, parameters: &[(&(dyn ToSql + Sync), T
         // The state lets the asker tell what may pass (a lock, a restart) from what will not (a missing function).
         let state = error.code().map_or_else(String::new, |state| format!(" (SQLSTATE {})", state.code()));
         match Err::<(), _>(error).doing(|| "the server refused") {
-            Err(StepError { message, evidence }) => StepError { message: message + &state, evidence },
+            Err(error) => StepError { message: error.message.clone() + &state, ..error },
             Ok(()) => StepError::new("the server refused"),
         }
     })

@@ -100,10 +100,8 @@ impl HookDriver {
             Some(address) => url::send(address, message, limit).await,
             None => exec::send(&self.hook.exec, message, limit).await,
         };
-        let answer = sent.map_err(|StepError { message, evidence }| StepError {
-            message: format!("{}: {message}", doing()),
-            evidence,
-        })?;
+        let answer =
+            sent.map_err(|error| StepError { message: format!("{}: {}", doing(), error.message), ..error })?;
         let (done, text) = match &answer {
             Answer::Done(text) => (true, text),
             Answer::Busy(text) => (false, text),

@@ -44,7 +44,7 @@ impl Party {
                 let evidence = lines.find('\n').map(|end| lines.split_off(end)).unwrap_or_default();
                 let evidence = evidence.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
                 let reason = format!("{name} (host {host}) could not {what}: {lines}");
-                Err(Failure { reason, evidence, again: false })
+                Err(Failure { reason, evidence, again: status.code() == Code::DeadlineExceeded })
             }
             Err(_) => Err(Failure::passing(format!("{name} (host {host}) could not {what} in time"))),
         }

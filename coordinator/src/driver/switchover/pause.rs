@@ -39,7 +39,7 @@ impl Hand<'_> {
         let began = std::time::Instant::now();
         let request = FenceRequest {
             ticket: Some(self.ticket.clone()),
-            timeout_ms: left(until)?,
+            timeout_ms: told(until)?,
             hold_ms: left(give_way)?,
         };
         let mut client = armed.source.client.clone();
@@ -54,7 +54,7 @@ impl Hand<'_> {
             mark: fenced.mark,
             lsn: fenced.lsn,
             sequences: fenced.sequences,
-            timeout_ms: left(until)?,
+            timeout_ms: told(until)?,
         };
         let mut client = armed.target.client.clone();
         let settled = armed.target.answer(until, "come to the last write", client.settle(request)).await?;
@@ -64,7 +64,7 @@ impl Hand<'_> {
 
         let began = std::time::Instant::now();
         let request =
-            SealRequest { ticket: Some(self.ticket.clone()), lsn: fenced.lsn, timeout_ms: left(until)? };
+            SealRequest { ticket: Some(self.ticket.clone()), lsn: fenced.lsn, timeout_ms: told(until)? };
         let mut client = armed.source.client.clone();
         let sealed =
             armed.source.answer(until, "prove that nothing is left to send", client.seal(request)).await?;
@@ -143,6 +143,12 @@ impl Hand<'_> {
         };
         reply.blockers.into_iter().map(line).collect()
     }
+}
+
+/// Milliseconds an agent is given: a little less than it is waited for, so that its own reason arrives in time.
+fn told(until: Instant) -> Result<u64, Failure> {
+    let left = left(until)?;
+    Ok((left - (left / 10).min(100)).max(1))
 }
 
 /// Milliseconds left; a failure when there are none.
