@@ -6,6 +6,7 @@ help:
 	@echo 'make demo    upgrade a small fleet under load on this machine, move its traffic, and show what happens'
 	@echo 'make test    formatting, lints, and every test, those with real PostgreSQL included'
 	@echo 'make switchover-faults   kill everything at every step of a switchover (long)'
+	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make clean   remove what was built'
 
@@ -27,7 +28,11 @@ test: setup
 
 switchover-faults: setup
 	$(CARGO) build --workspace --bins
-	PGLEAP_FAULTS=all $(CARGO) test -p pgleap-tests --test switchover_faults -- --include-ignored --nocapture
+	PGLEAP_FAULTS=all $(CARGO) test -p pgleap-tests --test switchover_faults -- --nocapture
+
+partitions: setup
+	$(CARGO) build --workspace --bins
+	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --nocapture
 
 bench: setup
 	$(CARGO) build --release --workspace --bins
@@ -36,4 +41,4 @@ bench: setup
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test switchover-faults bench clean
+.PHONY: help setup build demo test switchover-faults partitions bench clean

@@ -104,6 +104,16 @@ pub fn all() -> Vec<Fault> {
     kills.chain(deaths).collect()
 }
 
+/// What chooses samples: the named environment variable, else the commit, so that each commit gets others.
+pub fn seed(variable: &str) -> u64 {
+    if let Some(seed) = std::env::var(variable).ok().and_then(|seed| seed.parse().ok()) {
+        return seed;
+    }
+    let commit = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let commit = commit.map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned()).unwrap_or_default();
+    u64::from_str_radix(commit.get(..15).unwrap_or_default(), 16).unwrap_or(1)
+}
+
 /// A part of the matrix: `count` of them, other ones for each seed, in the order of the matrix.
 pub fn sample(seed: u64, count: usize) -> Vec<Fault> {
     use rand::SeedableRng;
@@ -168,7 +178,7 @@ async fn meet(scenario: &mut Scenario, fault: Fault, number: i32) -> Result<()> 
 }
 
 /// Some clients, whose numbers no other fault's clients have.
-fn load(number: i32) -> ledger::Options {
+pub(crate) fn load(number: i32) -> ledger::Options {
     ledger::Options {
         light: true,
         workers: 4,
@@ -178,7 +188,7 @@ fn load(number: i32) -> ledger::Options {
     }
 }
 
-fn begin(scenario: &Scenario, from: Side) -> Running {
+pub(crate) fn begin(scenario: &Scenario, from: Side) -> Running {
     scenario.fleet.begin(&[from.verb(), &scenario.fleet.name, "--accept", ACCEPT])
 }
 
@@ -191,7 +201,7 @@ fn host(scenario: &Scenario, from: Side, whose: Whose) -> String {
 }
 
 /// Waits until the coordinator is held; fails at once when the verb ends before.
-async fn held(scenario: &Scenario, place: &str, verb: &Running) -> Result<()> {
+pub(crate) async fn held(scenario: &Scenario, place: &str, verb: &Running) -> Result<()> {
     let come = eventually(&format!("the coordinator to come to {place}"), SWITCH_LIMIT, || async {
         let held = scenario.fleet.is_held(COORDINATOR, place)?;
         Ok((held || verb.has_ended()).then_some(held))

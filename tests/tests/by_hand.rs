@@ -30,6 +30,7 @@ async fn loses_nothing_either() -> Result<()> {
             bin_dir: base.binaries.postgres("18")?,
             data_dir: base.make_dir(format!("{name}/ledger"))?.join("18"),
             socket_dir: base.make_dir(format!("{name}/run"))?,
+            address: base.network.address(name),
             port: port.number,
         });
     }

@@ -106,8 +106,12 @@ async fn readers_know_how_old_it_is_what_they_read() -> Result<()> {
     let (primary, replica) = (cluster.primary(), &cluster.nodes[1]);
     let ports = [Port::reserve()?, Port::reserve()?];
     let servers = [("o1", primary.port, &ports[0]), ("o2", replica.port, &ports[1])];
-    let servers =
-        servers.map(|(node, port, health)| BalancedServer { node: node.into(), port, health: health.number });
+    let servers = servers.map(|(node, port, health)| BalancedServer {
+        node: node.into(),
+        address: base.network.address(node),
+        port,
+        health: health.number,
+    });
     let _endpoint = health(ports[1].number, "/o2/replica").await?;
     let wrong = health(ports[0].number, "/o2/replica").await?;
     let mut balancer = Balancer::make(&base, "lb1", &servers).await?;

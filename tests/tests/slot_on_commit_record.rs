@@ -56,7 +56,7 @@ fn node(server: &Server, major: u32) -> Node {
     Node {
         name: server.name.clone(),
         host: server.name.clone(),
-        address: "127.0.0.1".into(),
+        address: server.address.clone(),
         port: server.port.into(),
         socket_dir: server.socket_dir.to_string_lossy().into_owned(),
         data_dir: server.data_dir.to_string_lossy().into_owned(),

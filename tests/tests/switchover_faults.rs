@@ -6,7 +6,6 @@
 //! `make switchover-faults` takes the whole matrix; without `PGLEAP_FAULTS` a sample is run, another one for each commit.
 //! `PGLEAP_FAULTS` is `all`, a number, or the name of one fault; `PGLEAP_FAULT_SEED` chooses.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -27,16 +26,6 @@ fn settings() -> [(&'static str, &'static str); 3] {
     [("acquire", "\"1s\""), ("hold", "\"6s\""), ("tries", "2")]
 }
 
-/// From `PGLEAP_FAULT_SEED`, else from the commit.
-fn seed() -> u64 {
-    if let Some(seed) = std::env::var("PGLEAP_FAULT_SEED").ok().and_then(|seed| seed.parse().ok()) {
-        return seed;
-    }
-    let commit = Command::new("git").args(["rev-parse", "HEAD"]).output();
-    let commit = commit.map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned()).unwrap_or_default();
-    u64::from_str_radix(commit.get(..15).unwrap_or_default(), 16).unwrap_or(1)
-}
-
 fn chosen(seed: u64) -> Vec<Fault> {
     let wanted = std::env::var("PGLEAP_FAULTS").unwrap_or_default();
     match (wanted.as_str(), wanted.parse()) {
@@ -48,9 +37,8 @@ fn chosen(seed: u64) -> Vec<Fault> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "the whole matrix has not been seen green yet: make switchover-faults"]
 async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
-    let seed = seed();
+    let seed = faults::seed("PGLEAP_FAULT_SEED");
     println!("PGLEAP_FAULT_SEED={seed}");
     let faults = chosen(seed);
     ensure!(!faults.is_empty(), "PGLEAP_FAULTS names no fault");
@@ -65,7 +53,6 @@ async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not every case has been seen green yet: make switchover-faults"]
 async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
     let mut scenario = Scenario::begin(switching::options(&settings())).await?;
     scenario.to_the_gate().await?;

@@ -13,7 +13,7 @@ use pgleap_proto::fleet::OperationStatus;
 use pgleap_tests::harness::Server;
 use pgleap_tests::ledger::{self, Record, Verdict, verify};
 use pgleap_tests::readers::Reads;
-use pgleap_tests::scenario::{Options, Scenario, validated};
+use pgleap_tests::scenario::{LIMIT, Options, Scenario, validated};
 use pgleap_tests::stalls::Stalls;
 use pgleap_tests::switching::{self, ACCEPT, Side};
 use serde::Serialize;
@@ -82,10 +82,11 @@ fn say(text: &str) -> Result<()> {
 async fn demo() -> Result<bool> {
     say(
         "Setting up: PostgreSQL 15 primary and replica, hosts for PostgreSQL 18, two hosts with two processes of \
-         PgBouncer each, HAProxy over the replicas, eight processes of pgleap.",
+         PgBouncer each, HAProxy over the replicas, seven agents of pgleap and three coordinators.",
     )?;
     let held = Some(Duration::from_millis(1500));
-    let options = Options { rows: 20_000, rate: 60.0, held, ..switching::options(&[]) };
+    let mut options = Options { rows: 20_000, rate: 60.0, held, ..switching::options(&[]) };
+    options.fleet.coordinators = 3;
     let mut scenario = Scenario::begin(options).await?;
     let file = scenario.fleet.base.join("fleet.toml").to_string_lossy().into_owned();
     let databases = scenario.databases.join(" and ");
@@ -100,12 +101,16 @@ async fn demo() -> Result<bool> {
     show(&scenario, &["check", &name]).await?;
     show(&scenario, &["plan", &name]).await?;
     show(&scenario, &["start", &name, "--accept-warnings"]).await?;
-    show(&scenario, &["watch", &name, "--until-idle"]).await?;
+    let killed = lose_the_leader(&mut scenario).await?;
     show(&scenario, &["status", &name]).await?;
     let status = scenario.fleet.status(&name).await?.context("no operation shows in `pgleap status`")?;
     if status.steps_done != status.steps_total {
         bail!("the operation is not at its end: {}", pgleap_tests::harness::pgleap::describe(&status));
     }
+
+    scenario.fleet.revive_member(killed).await?;
+    say(&format!("\nCoordinator {killed} is started again."))?;
+    show(&scenario, &["members"]).await?;
 
     say("\nMany short transactions take the place of the others.")?;
     scenario.load(light(100)).await?;
@@ -161,6 +166,22 @@ async fn demo() -> Result<bool> {
 /// Short transactions, as many as a small machine bears beside everything else.
 fn light(first_worker: i32) -> ledger::Options {
     ledger::Options { light: true, rate: 400.0, workers: 6, first_worker, ..ledger::Options::default() }
+}
+
+/// Watches the upgrade to its end, and kills the leading coordinator in the middle; gives its number.
+async fn lose_the_leader(scenario: &mut Scenario) -> Result<u64> {
+    let name = scenario.fleet.name.clone();
+    let mut watch = scenario.fleet.begin_shown(&["watch", &name, "--until-idle"])?;
+    scenario.fleet.wait_phase("upgrade", LIMIT).await?;
+    let killed = scenario.fleet.kill_leader().await?;
+    say(&format!("        *** SIGKILL to coordinator {killed}, which leads ***"))?;
+    let began = std::time::Instant::now();
+    let next = scenario.fleet.leading_member().await?;
+    let seconds = began.elapsed().as_secs_f64();
+    say(&format!("        *** coordinator {next} leads, and answered {seconds:.1} s later ***"))?;
+    let ended = watch.wait().await?;
+    ensure!(ended.success(), "pgleap watch ended with {ended}");
+    Ok(killed)
 }
 
 /// `switchover` or `reverse`, whichever leads away from where writes are; notes when, by the clock of the load.

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use pgleap_tests::harness::network::remove_namespaces;
 use pgleap_tests::harness::reap::reap;
 
 fn main() -> ExitCode {
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     let keep = arguments.next().is_some_and(|a| a == "keep");
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
     let left = reap(&base);
+    remove_namespaces(&base);
     if !keep && left.is_empty() && std::fs::remove_dir_all(&base).is_err() && base.exists() {
         return ExitCode::FAILURE;
     }

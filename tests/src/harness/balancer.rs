@@ -23,6 +23,8 @@ pub const BACKEND: &str = "reads";
 pub struct BalancedServer {
     /// Name of the node, which is part of the path that is checked.
     pub node: String,
+    /// Address of its host.
+    pub address: String,
     /// PostgreSQL's TCP port.
     pub port: u16,
     /// Port of the health endpoints of its host's agent.
@@ -37,6 +39,7 @@ pub struct Balancer {
     /// Socket of its runtime interface, level admin.
     pub socket: PathBuf,
     config: PathBuf,
+    address: String,
     port: Port,
     process: Option<Process>,
 }
@@ -48,11 +51,11 @@ impl Balancer {
     /// When HAProxy is missing or does not start.
     pub async fn make(base: &Base, host: &str, servers: &[BalancedServer]) -> Result<Balancer> {
         let directory = base.make_dir(format!("{host}/haproxy"))?;
-        let port = Port::reserve()?;
+        let (port, address) = (Port::reserve()?, base.network.address(host));
         let socket = directory.join("admin.sock");
         let config = directory.join("haproxy.cfg");
-        base.user.write(&config, &text(&socket, port.number, servers), 0o640)?;
-        let mut balancer = Balancer { host: host.to_owned(), socket, config, port, process: None };
+        base.user.write(&config, &text(&socket, &format!("{address}:{}", port.number), servers), 0o640)?;
+        let mut balancer = Balancer { host: host.to_owned(), socket, config, address, port, process: None };
         balancer.start(base).await?;
         Ok(balancer)
     }
@@ -62,7 +65,7 @@ impl Balancer {
     /// # Errors
     /// When it ends or does not answer.
     pub async fn start(&mut self, base: &Base) -> Result<()> {
-        let mut command = base.command("/usr/sbin/haproxy");
+        let mut command = base.command_on(&self.host, "/usr/sbin/haproxy");
         // Master and worker, in the foreground: what SIGUSR2 needs to reload without losing connections.
         command.arg("-W").arg("-f").arg(&self.config);
         let log = base.join("log").join(format!("haproxy-{}.log", self.host));
@@ -140,7 +143,7 @@ impl Balancer {
     /// How clients that read connect.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port.number).user(APP).password(PASSWORD).dbname(database);
+        config.host(&self.address).port(self.port.number).user(APP).password(PASSWORD).dbname(database);
         config.connect_timeout(Duration::from_secs(10)).application_name("pgleap-tests-reader");
         config
     }
@@ -155,19 +158,20 @@ async fn ask(socket: &Path, question: &str) -> Result<Option<String>> {
     Ok((!answer.is_empty()).then_some(answer))
 }
 
-fn text(socket: &Path, port: u16, servers: &[BalancedServer]) -> String {
+fn text(socket: &Path, bind: &str, servers: &[BalancedServer]) -> String {
     let mut text = format!(
         "global\n    stats socket {} mode 600 level admin expose-fd listeners\n    hard-stop-after 30s\n\n\
          defaults\n    mode tcp\n    timeout connect 2s\n    timeout client 1h\n    timeout server 1h\n    \
          timeout check 2s\n    option redispatch\n\n\
-         frontend clients\n    bind 127.0.0.1:{port}\n    default_backend {BACKEND}\n\n\
+         frontend clients\n    bind {bind}\n    default_backend {BACKEND}\n\n\
          backend {BACKEND}\n    balance roundrobin\n    option httpchk\n    \
          http-check send meth GET uri-lf \"/%[srv_name]/replica\"\n    http-check expect status 200\n",
         socket.display()
     );
     for server in servers {
+        let address = &server.address;
         text.push_str(&format!(
-            "    server {} 127.0.0.1:{} weight 100 check addr 127.0.0.1 port {} inter 250 fall 2 rise 1\n",
+            "    server {} {address}:{} weight 100 check addr {address} port {} inter 250 fall 2 rise 1\n",
             server.node, server.port, server.health
         ));
     }

@@ -5,6 +5,7 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::network::{Network, remove_namespaces};
 use super::os_user::OsUser;
 use super::paths::Binaries;
 use super::reap::{marker_dir, reap};
@@ -23,6 +24,8 @@ pub struct Base {
     pub user: OsUser,
     /// Where the programs are.
     pub binaries: Binaries,
+    /// Where its hosts are.
+    pub network: Network,
     keep: bool,
     passed: bool,
     /// Does the same when this process is killed; its standard input is the pipe that tells.
@@ -51,7 +54,8 @@ impl Base {
             command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
         });
         let reaper = reaper.transpose().context("starting the reaper")?;
-        Ok(Base { path, user, binaries, keep, passed: false, reaper })
+        let network = Network::Loopback;
+        Ok(Base { path, user, binaries, network, keep, passed: false, reaper })
     }
 
     /// A path below the directory.
@@ -80,6 +84,20 @@ impl Base {
             .env_remove("PGPORT")
             .current_dir(&self.path);
         command
+    }
+
+    /// The same on one of its hosts.
+    pub fn command_on(&self, host: &str, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
+        self.network.on(host, self.command(program))
+    }
+
+    /// Gives each of these hosts a namespace and an address of its own. To be called before anything runs.
+    ///
+    /// # Errors
+    /// When they cannot be made; only root can.
+    pub fn separate(&mut self, hosts: impl IntoIterator<Item = String>) -> Result<()> {
+        self.network = Network::hosts(&self.path, hosts)?;
+        Ok(())
     }
 
     /// Runs a program to its end and gives what it printed.
@@ -142,6 +160,7 @@ fn copy_logs(from: &Path, to: &Path, depth: usize) {
 impl Drop for Base {
     fn drop(&mut self) {
         let left = reap(&self.path);
+        remove_namespaces(&self.path);
         if !self.passed || std::thread::panicking() {
             self.save_logs();
         }

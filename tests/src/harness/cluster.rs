@@ -69,6 +69,7 @@ impl Cluster {
                 bin_dir: bin_dir.clone(),
                 data_dir: base.make_dir(format!("{name}/old"))?.join("data"),
                 socket_dir: base.make_dir(format!("{name}/run"))?,
+                address: base.network.address(name),
                 port: port.number,
             });
             ports.push(port);
@@ -103,15 +104,16 @@ impl Cluster {
         arguments.extend(self.options.initdb.iter().map(String::as_str));
         base.run(primary.bin_dir.join("initdb"), &arguments).await?;
 
+        let range = base.network.range();
         let hba = format!(
             "local all all trust\n\
-             host all {REPLICATOR},{APP} 127.0.0.1/32 scram-sha-256\n\
-             host replication {REPLICATOR} 127.0.0.1/32 scram-sha-256\n"
+             host all {REPLICATOR},{APP} {range} scram-sha-256\n\
+             host replication {REPLICATOR} {range} scram-sha-256\n"
         );
         base.user.write(&primary.data_dir.join("pg_hba.conf"), &hba, 0o600)?;
         let mut conf = std::fs::read_to_string(primary.data_dir.join("postgresql.conf"))?;
         conf.push_str("\n# by the test harness\n");
-        for (name, value) in self.settings(primary) {
+        for (name, value) in self.settings(base, primary) {
             conf.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
         }
         base.user.write(&primary.data_dir.join("postgresql.conf"), &conf, 0o600)?;
@@ -137,9 +139,9 @@ impl Cluster {
         Ok(())
     }
 
-    fn settings(&self, node: &Server) -> Vec<(String, String)> {
+    fn settings(&self, base: &Base, node: &Server) -> Vec<(String, String)> {
         let fixed = [
-            ("listen_addresses", "127.0.0.1"),
+            ("listen_addresses", base.network.listen()),
             ("wal_level", "logical"),
             ("max_wal_senders", "20"),
             ("max_replication_slots", "20"),
@@ -166,7 +168,8 @@ impl Cluster {
         let primary = self.primary();
         let slot = format!("standby_{}", replica.name);
         let upstream = format!(
-            "host=127.0.0.1 port={} user={REPLICATOR} passfile={} application_name={}",
+            "host={} port={} user={REPLICATOR} passfile={} application_name={}",
+            primary.address,
             primary.port,
             self.passfile.display(),
             replica.name

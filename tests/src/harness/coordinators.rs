@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use pgleap_proto::raft::ListReply;
 
 use super::eventually::eventually;
+use super::failpoints::COORDINATOR;
 use super::fleet::Fleet;
 use super::ports::Port;
 use super::process::Process;
@@ -16,8 +17,20 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A member of the group beside the first.
 #[derive(Debug)]
 pub struct Other {
+    address: String,
     port: Port,
     process: Option<Process>,
+}
+
+/// Host of a member of the group.
+pub fn member_host(member: u64) -> String {
+    format!("c{member}")
+}
+
+impl Other {
+    fn endpoint(&self) -> String {
+        format!("{}:{}", self.address, self.port.number)
+    }
 }
 
 impl Fleet {
@@ -28,8 +41,10 @@ impl Fleet {
     pub async fn grow_group(&mut self, members: usize) -> Result<()> {
         for member in 2..=members as u64 {
             let port = Port::reserve()?;
-            let (number, address) = (member.to_string(), format!("127.0.0.1:{}", port.number));
-            self.others.push(Other { port, process: None });
+            let other =
+                Other { address: self.base.network.address(&member_host(member)), port, process: None };
+            let (number, address) = (member.to_string(), other.endpoint());
+            self.others.push(other);
             self.pgleap_ok(&["members", "add", "--member", &number, "--address", &address]).await?;
             self.start_member(member)?;
             eventually(&format!("coordinator {member} to vote"), PATIENCE, || async {
@@ -51,17 +66,24 @@ impl Fleet {
     /// When it cannot be started.
     pub fn start_member(&mut self, member: u64) -> Result<()> {
         let log = self.base.join(format!("log/coordinator-{member}.log"));
-        let mut command = self.base.command(self.base.join("bin/pgleap"));
-        let first = format!("127.0.0.1:{}", self.coordinator_port());
+        let mut command = self.base.command_on(&member_host(member), self.base.join("bin/pgleap"));
+        let first = self.coordinator_address();
+        let failpoints = self.failpoint_dir(COORDINATOR)?;
         let data_dir = self.base.join(format!("coordinator-{member}"));
         let tls_dir = self.base.join("pki/coordinator");
         let other = member.checked_sub(2).and_then(|index| self.others.get_mut(usize::try_from(index).ok()?));
         let other = other.with_context(|| format!("no coordinator {member}"))?;
         command.arg("serve").arg("--member").arg(member.to_string()).arg("--data-dir").arg(data_dir);
-        command.arg("--listen").arg(format!("127.0.0.1:{}", other.port.number));
-        command.arg("--join").arg(first).arg("--tls-dir").arg(tls_dir).env("RUST_BACKTRACE", "1");
+        command.arg("--listen").arg(other.endpoint());
+        command.arg("--join").arg(first).arg("--tls-dir").arg(tls_dir);
+        command.env("RUST_BACKTRACE", "1").env("PGLEAP_FAILPOINTS", failpoints);
         other.process = Some(Process::start(&format!("coordinator {member}"), command, log)?);
         Ok(())
+    }
+
+    /// Hosts of all members.
+    pub fn member_hosts(&self) -> Vec<String> {
+        (1..=self.others.len() as u64 + 1).map(member_host).collect()
     }
 
     /// What the group says of itself.
@@ -123,8 +145,7 @@ impl Fleet {
 
     /// Where the command line finds the coordinators.
     pub fn coordinator_addresses(&self) -> String {
-        let others = self.others.iter().map(|other| other.port.number);
-        let ports = std::iter::once(self.coordinator_port()).chain(others);
-        ports.map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+        let others = self.others.iter().map(Other::endpoint);
+        std::iter::once(self.coordinator_address()).chain(others).collect::<Vec<_>>().join(",")
     }
 }

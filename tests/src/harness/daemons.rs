@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::coordinators::member_host;
 use super::eventually::eventually;
 use super::failpoints::COORDINATOR;
 use super::fleet::Fleet;
@@ -15,16 +16,24 @@ use super::process::Process;
 #[derive(Debug)]
 pub(super) struct Agent {
     config: PathBuf,
+    address: String,
     pub(super) port: Port,
     /// Of its health endpoints, where it has them.
     pub(super) health: Option<Port>,
     pub(super) process: Option<Process>,
 }
 
+impl Agent {
+    /// Where it serves.
+    pub(super) fn endpoint(&self) -> String {
+        format!("{}:{}", self.address, self.port.number)
+    }
+}
+
 impl Fleet {
     /// Writes the configuration of a host's agent; with `health`, it serves health endpoints.
     pub(super) fn add_agent(&mut self, host: &str, health: bool) -> Result<()> {
-        let port = Port::reserve()?;
+        let (port, address) = (Port::reserve()?, self.base.network.address(host));
         let health = health.then(Port::reserve).transpose()?;
         let state_dir = self.base.join(format!("{host}/agent"));
         self.base.user.make_dir(&state_dir, 0o700)?;
@@ -32,16 +41,16 @@ impl Fleet {
         let mut table = toml::Table::new();
         let mut set = |key: &str, value: String| table.insert(key.to_owned(), toml::Value::String(value));
         set("host", host.to_owned());
-        set("listen", format!("127.0.0.1:{}", port.number));
+        set("listen", format!("{address}:{}", port.number));
         set("state_dir", state_dir.to_string_lossy().into_owned());
         set("tls_dir", self.base.join(format!("pki/agent-{host}")).to_string_lossy().into_owned());
         if let Some(health) = &health {
-            set("health_listen", format!("127.0.0.1:{}", health.number));
+            set("health_listen", format!("{address}:{}", health.number));
         }
         let root = toml::Value::String(self.base.join(host).to_string_lossy().into_owned());
         table.insert("roots".into(), toml::Value::Array(vec![root]));
         self.base.user.write(&config, &table.to_string(), 0o600)?;
-        self.agents.insert(host.to_owned(), Agent { config, port, health, process: None });
+        self.agents.insert(host.to_owned(), Agent { config, address, port, health, process: None });
         Ok(())
     }
 
@@ -50,9 +59,9 @@ impl Fleet {
     /// # Errors
     /// When it ends or does not answer within half a minute.
     pub async fn start_coordinator(&mut self) -> Result<()> {
-        let mut command = self.base.command(self.base.join("bin/pgleap"));
+        let mut command = self.base.command_on(&member_host(1), self.base.join("bin/pgleap"));
         command.arg("serve").arg("--data-dir").arg(self.base.join("coordinator"));
-        command.arg("--listen").arg(format!("127.0.0.1:{}", self.coordinator_port()));
+        command.arg("--listen").arg(self.coordinator_address());
         command.arg("--tls-dir").arg(self.base.join("pki/coordinator"));
         command.env("RUST_BACKTRACE", "1").env("PGLEAP_FAILPOINTS", self.failpoint_dir(COORDINATOR)?);
         let log = self.base.join("log/coordinator.log");
@@ -83,14 +92,15 @@ impl Fleet {
     pub async fn start_agent(&mut self, host: &str) -> Result<()> {
         let log = self.base.join(format!("log/agent-{host}.log"));
         let failpoints = self.failpoint_dir(host)?;
-        let mut command = self.base.command(self.base.join("bin/pgleap-agent"));
+        let mut command = self.base.command_on(host, self.base.join("bin/pgleap-agent"));
         let agent = self.agents.get_mut(host).with_context(|| format!("no host {host}"))?;
         command.arg("run").arg("--config").arg(&agent.config);
         command.env("RUST_BACKTRACE", "1").env("PGLEAP_FAILPOINTS", failpoints);
-        let address = ("127.0.0.1", agent.port.number);
+        let address = agent.endpoint();
         let mut process = Process::start(&format!("agent of {host}"), command, log)?;
         eventually(&format!("the agent of {host}"), Duration::from_secs(30), || {
             let lives = process.check();
+            let address = &address;
             async move {
                 match lives {
                     Err(ended) => Ok(Some(Err(ended))),
@@ -112,7 +122,7 @@ impl Fleet {
 
     /// Address of a host's agent.
     pub fn agent_address(&self, host: &str) -> Option<String> {
-        self.agents.get(host).map(|agent| format!("127.0.0.1:{}", agent.port.number))
+        self.agents.get(host).map(Agent::endpoint)
     }
 
     /// Port of the health endpoints of a host's agent, where it has them.

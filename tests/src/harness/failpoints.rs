@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::eventually::eventually;
 use super::fleet::Fleet;
 
-/// Name of the coordinator among the processes; agents go by the names of their hosts.
+/// Name of the coordinators among the processes: whichever leads comes to their places; agents go by the names of their hosts.
 pub const COORDINATOR: &str = "coordinator";
 
 impl Fleet {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::balancer::{BACKEND, Balancer};
 use super::base::Base;
 use super::cluster::{Cluster, ClusterOptions, tablespace_dir};
-use super::coordinators::Other;
+use super::coordinators::{Other, member_host};
 use super::daemons::Agent;
 use super::eventually::eventually;
 use super::fleet_file::{BalancerEntry, FleetFile, NodeEntry, PoolerEntry};
@@ -37,6 +37,8 @@ pub struct FleetOptions {
     pub coordinators: usize,
     /// Poolers and balancer, where there are any.
     pub traffic: Option<TrafficOptions>,
+    /// Whether each host has a network namespace and an address of its own, so that it can be cut off. Needs root.
+    pub separate: bool,
 }
 
 impl Default for FleetOptions {
@@ -49,6 +51,7 @@ impl Default for FleetOptions {
             coordinator: true,
             coordinators: 1,
             traffic: None,
+            separate: false,
         }
     }
 }
@@ -94,7 +97,12 @@ impl Fleet {
     /// When a program is missing or fails.
     pub async fn make(options: FleetOptions) -> Result<Fleet> {
         let turn = Turn::take().await?;
-        let base = Base::new()?;
+        let mut base = Base::new()?;
+        if options.separate {
+            base.separate(
+                options.hosts().cloned().chain((1..=options.coordinators as u64).map(member_host)),
+            )?;
+        }
         let new_bin = base.binaries.postgres(&options.new_version)?;
         install_programs(&base)?;
         let old = Cluster::make(&base, options.old.clone()).await?;
@@ -108,6 +116,7 @@ impl Fleet {
                 bin_dir: new_bin.clone(),
                 data_dir: base.make_dir(format!("{name}/ledger"))?.join(&options.new_version),
                 socket_dir: base.make_dir(format!("{name}/run"))?,
+                address: base.network.address(name),
                 port: port.number,
             });
             ports.push(port);
@@ -165,9 +174,9 @@ impl Fleet {
         &self.new[0]
     }
 
-    /// TCP port on which the coordinator serves.
-    pub fn coordinator_port(&self) -> u16 {
-        self.coordinator_port.number
+    /// Where the first coordinator serves.
+    pub fn coordinator_address(&self) -> String {
+        format!("{}:{}", self.base.network.address(&member_host(1)), self.coordinator_port.number)
     }
 
     async fn issue_certificates(&self, options: &FleetOptions) -> Result<()> {
@@ -204,6 +213,7 @@ impl Fleet {
         let entry = |node: &Server| NodeEntry {
             name: node.name.clone(),
             host: node.name.clone(),
+            address: node.address.clone(),
             port: node.port,
             socket_dir: text(&node.socket_dir),
             data_dir: text(&node.data_dir),
@@ -219,9 +229,7 @@ impl Fleet {
         let hosts = self.agents.iter();
         let major = |version: &str| version.split('-').next().unwrap_or_default().parse();
         Ok(FleetFile {
-            hosts: hosts
-                .map(|(name, agent)| (name.clone(), format!("127.0.0.1:{}", agent.port.number)))
-                .collect(),
+            hosts: hosts.map(|(name, agent)| (name.clone(), agent.endpoint())).collect(),
             cluster: self.name.clone(),
             old_version: major(&options.old.version)?,
             old_bin_dir: text(&self.old.primary().bin_dir),

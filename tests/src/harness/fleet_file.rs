@@ -11,6 +11,8 @@ pub struct NodeEntry {
     pub name: String,
     /// Name of its host.
     pub host: String,
+    /// Address of that host.
+    pub address: String,
     /// TCP port.
     pub port: u16,
     /// Directory of its socket.
@@ -191,9 +193,10 @@ impl FleetFile {
 fn common(out: &mut String, node: &NodeEntry) -> std::fmt::Result {
     writeln!(
         out,
-        "name = {}\nhost = {}\naddress = \"127.0.0.1\"\nport = {}\nsocket_dir = {}\ndata_dir = {}",
+        "name = {}\nhost = {}\naddress = {}\nport = {}\nsocket_dir = {}\ndata_dir = {}",
         quoted(&node.name),
         quoted(&node.host),
+        quoted(&node.address),
         node.port,
         quoted(&node.socket_dir),
         quoted(&node.data_dir),

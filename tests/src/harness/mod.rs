@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod failpoints;
 pub mod fleet;
 pub mod fleet_file;
+pub mod network;
 pub mod os_user;
 pub mod paths;
 pub mod pgleap;

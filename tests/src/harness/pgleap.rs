@@ -126,14 +126,22 @@ impl Fleet {
     /// # Errors
     /// When it cannot be started or stdout is closed.
     pub async fn pgleap_shown(&self, arguments: &[&str]) -> Result<i32> {
+        let status = self.begin_shown(arguments)?.wait().await?;
+        Ok(status.code().unwrap_or(-1))
+    }
+
+    /// The same, while other things go on.
+    ///
+    /// # Errors
+    /// As [`Fleet::pgleap_shown`].
+    pub fn begin_shown(&self, arguments: &[&str]) -> Result<tokio::process::Child> {
         let mut stdout = std::io::stdout().lock();
         writeln!(stdout, "\n$ pgleap {}", arguments.join(" "))?;
         stdout.flush()?;
         drop(stdout);
         let mut command = self.operator(arguments);
         command.stdin(Stdio::null());
-        let status = tokio::process::Command::from(command).kill_on_drop(true).status().await?;
-        Ok(status.code().unwrap_or(-1))
+        Ok(tokio::process::Command::from(command).kill_on_drop(true).spawn()?)
     }
 
     /// `status --json` of one cluster or operation: its latest operation, if there is any.

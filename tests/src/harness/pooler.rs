@@ -44,6 +44,7 @@ pub struct PoolerHost {
     pub name: String,
     /// Processes on the one port.
     pub poolers: Vec<Pooler>,
+    address: String,
     port: Port,
 }
 
@@ -71,24 +72,25 @@ impl PoolerHost {
             quoted("of no use over TCP")
         );
         base.user.write(&users, &text, 0o600)?;
-        let port = Port::reserve()?;
+        let (port, address) = (Port::reserve()?, base.network.address(name));
         let shared = directory.join("databases.ini");
         if included {
-            base.user.write(&shared, &entries(server.port), 0o640)?;
+            base.user.write(&shared, &entries(server), 0o640)?;
         }
-        let mut host = PoolerHost { name: name.to_owned(), poolers: Vec::new(), port };
+        let mut host = PoolerHost { name: name.to_owned(), poolers: Vec::new(), address, port };
         for letter in ('a'..='z').take(processes) {
             let own = directory.join(letter.to_string());
             base.user.make_dir(&own, 0o755)?;
             let config = own.join("pgbouncer.ini");
             let databases =
-                if included { format!("%include {}\n", shared.display()) } else { entries(server.port) };
+                if included { format!("%include {}\n", shared.display()) } else { entries(server) };
             let text = format!(
-                "; {name}{letter}\n[databases]\n{databases}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+                "; {name}{letter}\n[databases]\n{databases}\n[pgbouncer]\nlisten_addr = {}\n\
                  listen_port = {}\nso_reuseport = 1\nunix_socket_dir = {}\npidfile = {}\n\
                  auth_type = scram-sha-256\nauth_file = {}\nadmin_users = {CONSOLE}\n\
                  pool_mode = transaction\nmax_client_conn = 200\ndefault_pool_size = 8\n\
                  server_login_retry = 1\nlog_connections = 0\nlog_disconnections = 0\nlog_stats = 0\n",
+                host.address,
                 host.port.number,
                 own.display(),
                 own.join("pgbouncer.pid").display(),
@@ -112,7 +114,7 @@ impl PoolerHost {
     /// How the application connects to one of the entries.
     pub fn config(&self, entry: &str) -> Config {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port.number).user(APP).password(PASSWORD).dbname(entry);
+        config.host(&self.address).port(self.port.number).user(APP).password(PASSWORD).dbname(entry);
         // A paused pooler lets nobody log in whose pool is new: longer than any pause.
         config.connect_timeout(Duration::from_secs(60)).application_name("pgleap-tests");
         config
@@ -125,7 +127,7 @@ impl Pooler {
     /// # Errors
     /// When it ends or does not listen.
     pub async fn start(&mut self, base: &Base) -> Result<()> {
-        let mut command = base.command("/usr/sbin/pgbouncer");
+        let mut command = base.command_on(&self.host, "/usr/sbin/pgbouncer");
         command.arg("--quiet").arg(&self.config);
         let log = base.join("log").join(format!("pgbouncer-{}.log", self.name));
         let mut process = Process::start(&format!("pooler {}", self.name), command, log)
@@ -202,10 +204,11 @@ impl Pooler {
     }
 }
 
-/// Database entries that reach the server on that port.
-fn entries(port: u16) -> String {
+/// Database entries that reach the server.
+fn entries(server: &Server) -> String {
     let entry = |(name, database): &(&str, &str)| {
-        format!("{name} = host=127.0.0.1 port={port} dbname='{}'\n", database.replace('\'', "''"))
+        let database = database.replace('\'', "''");
+        format!("{name} = host={} port={} dbname='{database}'\n", server.address, server.port)
     };
     ENTRIES.iter().map(entry).collect()
 }

@@ -33,7 +33,9 @@ pub struct Server {
     pub data_dir: PathBuf,
     /// Directory of its unix socket.
     pub socket_dir: PathBuf,
-    /// Its TCP port on 127.0.0.1.
+    /// Address of its host.
+    pub address: String,
+    /// Its TCP port.
     pub port: u16,
 }
 
@@ -54,7 +56,7 @@ impl Server {
     /// How the application connects over TCP, around any pooler.
     pub fn direct(&self, database: &str) -> Config {
         let mut config = Config::new();
-        config.host("127.0.0.1").port(self.port).user(APP).password(PASSWORD).dbname(database);
+        config.host(&self.address).port(self.port).user(APP).password(PASSWORD).dbname(database);
         config.connect_timeout(Duration::from_secs(10)).application_name("pgleap-tests-direct");
         config
     }
@@ -99,7 +101,7 @@ impl Server {
         let said = log.with_extension("out");
         let file = std::fs::File::create(&said)?;
         base.user.own(&said)?;
-        let mut command = base.command(self.bin_dir.join("pg_ctl"));
+        let mut command = base.command_on(&self.name, self.bin_dir.join("pg_ctl"));
         command.args(["start", "-w", "-s", "-t", "60", "-D"]).arg(&self.data_dir).arg("-l").arg(&log);
         command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let status = tokio::process::Command::from(command).status().await?;

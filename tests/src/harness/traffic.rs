@@ -52,7 +52,12 @@ impl Fleet {
         let servers: Result<Vec<BalancedServer>> = replicas
             .map(|node| {
                 let health = self.health_port(&node.name).context("an agent without health endpoints")?;
-                Ok(BalancedServer { node: node.name.clone(), port: node.port, health })
+                Ok(BalancedServer {
+                    node: node.name.clone(),
+                    address: node.address.clone(),
+                    port: node.port,
+                    health,
+                })
             })
             .collect();
         self.balancer = Some(Balancer::make(&self.base, &options.balancer_host, &servers?).await?);
