@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::peer_client::PeerClient;
-use pgleap_proto::tls::{Role, TlsIdentity};
-use tonic::transport::{Channel, Endpoint};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use crate::error::{Doing, Result, StepError};
@@ -23,7 +23,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// Names host, address, reason and cure.
-pub async fn connect(address: &str, host: &str, tls: &TlsIdentity) -> Result<PeerClient<Channel>> {
+pub async fn connect(address: &str, host: &str, identity: &TlsIdentity) -> Result<PeerClient<Channel>> {
     let doing = || {
         format!(
             "connecting to the agent of host {host} at {address} (is pgleap-agent running there, is this its \
@@ -31,19 +31,16 @@ pub async fn connect(address: &str, host: &str, tls: &TlsIdentity) -> Result<Pee
              agent {host} of the same CA?)"
         )
     };
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))
+    let endpoint = tls::endpoint(address)
         .doing(doing)?
-        .tls_config(tls.client_config(Role::Agent, host))
-        .doing(doing)?
-        .tcp_nodelay(true)
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW);
-    // connect_timeout is for TCP only; a listener that never answers TLS must not hold a step.
-    let connected = tokio::time::timeout(CONNECT, endpoint.connect()).await;
+    // A listener that never answers must not hold a step.
+    let connected = tokio::time::timeout(CONNECT, identity.connect(&endpoint, Role::Agent, host)).await;
     let channel = connected.map_err(|_| timed_out(doing))?.doing(doing)?;
     Ok(PeerClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -22,7 +22,7 @@ use pgleap_proto::agent::{
     HelloReply, HelloRequest, LagRequest, ManifestRequest, StepEvent, StepRequest, Verb, finished::Outcome,
     step_event,
 };
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -73,14 +73,14 @@ impl Agent {
         self.authority.issue(&self.directory.path().join(format!("holder-{role}")), role, name)
     }
 
-    async fn channel(&self, tls: ClientTlsConfig) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("https://{}", self.address))?;
-        endpoint.tls_config(tls)?.connect().await
+    async fn channel(&self, identity: &TlsIdentity) -> Result<Channel, tonic::transport::Error> {
+        let endpoint = tls::endpoint(&self.address.to_string())?;
+        identity.connect(&endpoint, Role::Agent, "db1").await
     }
 
     async fn client(&self, role: Role) -> AgentClient<Channel> {
         let identity = self.holder(role, "someone");
-        AgentClient::new(self.channel(identity.client_config(Role::Agent, "db1")).await.unwrap())
+        AgentClient::new(self.channel(&identity).await.unwrap())
     }
 
     async fn hello(&self, role: Role) -> Result<HelloReply, Status> {
@@ -145,14 +145,15 @@ async fn without_a_certificate_of_the_same_authority_nobody_gets_in() {
     let ca = tonic::transport::Certificate::from_pem(ca);
     let none = ClientTlsConfig::new().ca_certificate(ca).domain_name("db1.agent.pgleap.internal");
     // With TLS 1.3 a refused client learns it from its first call.
-    let refused = match agent.channel(none).await {
+    let endpoint = Endpoint::from_shared(format!("https://{}", agent.address)).unwrap();
+    let refused = match endpoint.tls_config(none).unwrap().connect().await {
         Ok(channel) => AgentClient::new(channel).hello(HelloRequest {}).await.is_err(),
         Err(_) => true,
     };
     assert!(refused, "no certificate");
 
     let stranger = Authority::new().issue(&agent.directory.path().join("x"), Role::Coordinator, "c");
-    assert!(agent.channel(stranger.client_config(Role::Agent, "db1")).await.is_err(), "another authority");
+    assert!(agent.channel(&stranger).await.is_err(), "another authority");
 
     let plain = Endpoint::from_shared(format!("http://{}", agent.address)).unwrap().connect().await;
     let refused = match plain {

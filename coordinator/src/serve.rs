@@ -6,16 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgleap_proto::MAX_MESSAGE_BYTES;
+use pgleap_proto::bounds::{self, MAX_MESSAGE_BYTES};
 use pgleap_proto::fleet::fleet_server::FleetServer;
 use pgleap_proto::raft::members_server::MembersServer;
 use pgleap_proto::raft::raft_server::RaftServer;
 use pgleap_proto::tls::{Peer, Role, TlsError, TlsFiles, TlsIdentity};
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Server;
 
 use crate::api::{Api, MembersApi};
 use crate::driver::{Agents, Driver, Live, explain};
@@ -128,7 +126,7 @@ impl Coordinator {
             return Err(ServeError::Member);
         }
         let identity = TlsFiles::in_directory(&tls_dir).load()?;
-        let peer = identity.peer()?;
+        let peer = identity.peer();
         if peer.role != Role::Coordinator {
             return Err(ServeError::Role { dir: tls_dir, peer });
         }
@@ -178,21 +176,22 @@ impl Coordinator {
             let not_leading = view.borrow().not_leading();
             not_leading.map_or(Ok(request), |error| Err(error.into()))
         });
-        let members = MembersServer::new(MembersApi::new(raft.clone()));
+        let members = MembersServer::new(MembersApi::new(raft.clone()))
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let others = RaftServer::new(RaftService::new(raft.clone(), stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = Server::builder()
-            .tls_config(identity.server_config())
-            .map_err(|e| broken(explain(&e)))?
+        let router = bounds::server()
+            .timeout(bounds::OPERATOR_REQUEST)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_ANSWER))
-            .tcp_nodelay(true)
             .add_service(service)
             .add_service(members)
             .add_service(others);
-        let incoming = TcpListenerStream::new(listener);
-        let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        identity.watch();
+        let serving =
+            router.serve_with_incoming_shutdown(identity.incoming(listener), stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving);
         let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
         let member = raft.latest().member;
@@ -252,5 +251,7 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
     Coordinator::open(config).await?.run(shutdown).await
 }
 
+#[cfg(test)]
+mod rotation_tests;
 #[cfg(test)]
 mod tests;

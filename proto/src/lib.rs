@@ -3,12 +3,14 @@
 //!
 //! It holds no behaviour of the coordinator or of the agent.
 
+pub mod bounds;
 pub mod failpoint;
 pub mod fence;
 pub mod lsn;
 pub mod quote;
 pub mod tls;
 
+pub use bounds::MAX_MESSAGE_BYTES;
 pub use lsn::Lsn;
 
 /// Generated from `proto/pgleap/*.proto`; the documentation is there.
@@ -54,6 +56,3 @@ pub use generated::pgleap::node::v1 as node;
 pub use generated::pgleap::raft::v1 as raft;
 pub use generated::pgleap::step::v1 as step;
 pub use generated::pgleap::traffic::v1 as traffic;
-
-/// Largest gRPC message either side accepts, in bytes. Row hashes and file manifests are streamed or chunked below it.
-pub const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;

@@ -1,13 +1,23 @@
-//! Mutual TLS: where a process finds its certificate, and what a peer's certificate lets its holder do.
+//! Mutual TLS: where a process finds its certificate (`identity`), how it connects (`client`) and accepts (`server`), and what a
+//! peer's certificate lets its holder do.
 //!
 //! It never makes certificates (`pgleap pki` does) and knows no plaintext mode.
 
+mod client;
+mod identity;
+mod server;
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+pub use client::endpoint;
+pub use identity::{ENDS_SOON, TlsFiles, TlsIdentity};
+pub use server::{Connection, Incoming};
 
 /// Scheme of the URI in a certificate's subject alternative names that tells role and name:
 /// `pgleap://ROLE/NAME`.
@@ -136,17 +146,6 @@ impl Peer {
     }
 }
 
-/// Files that `pgleap pki issue` writes for one holder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// `ca.crt`
-    pub ca: PathBuf,
-    /// `tls.crt`
-    pub certificate: PathBuf,
-    /// `tls.key`, readable by its owner only.
-    pub key: PathBuf,
-}
-
 /// A certificate, key or role could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -158,71 +157,15 @@ pub enum TlsError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file is not what it should be.
+    #[error("{path} cannot be used: {why}; issue it anew with `pgleap pki issue`")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// A certificate does not say who holds it, or says something unknown.
     #[error("certificate: {0}")]
     Role(String),
-}
-
-/// A holder's certificate and key with the CA it trusts, loaded.
-#[derive(Clone)]
-pub struct TlsIdentity {
-    ca: Vec<u8>,
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-}
-
-impl fmt::Debug for TlsIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsIdentity(..)")
-    }
-}
-
-impl TlsFiles {
-    /// The three files under their usual names in one directory.
-    pub fn in_directory(directory: &Path) -> TlsFiles {
-        TlsFiles {
-            ca: directory.join("ca.crt"),
-            certificate: directory.join("tls.crt"),
-            key: directory.join("tls.key"),
-        }
-    }
-
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// Names the file that could not be read.
-    pub fn load(&self) -> Result<TlsIdentity, TlsError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
-        };
-        Ok(TlsIdentity { ca: read(&self.ca)?, certificate: read(&self.certificate)?, key: read(&self.key)? })
-    }
-}
-
-impl TlsIdentity {
-    /// For servers: presents this certificate and demands one of the same CA.
-    pub fn server_config(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new()
-            .identity(Identity::from_pem(&self.certificate, &self.key))
-            .client_ca_root(Certificate::from_pem(&self.ca))
-    }
-
-    /// For clients: presents this certificate, trusts only the CA, and accepts only the server it means:
-    /// the agent of a host, or a coordinator (whose `name` does not matter).
-    pub fn client_config(&self, role: Role, name: &str) -> ClientTlsConfig {
-        ClientTlsConfig::new()
-            .identity(Identity::from_pem(&self.certificate, &self.key))
-            .ca_certificate(Certificate::from_pem(&self.ca))
-            .domain_name(server_name(role, name).unwrap_or_default())
-    }
-
-    /// Who this identity is.
-    ///
-    /// # Errors
-    /// When the certificate is not one that `pgleap pki issue` made.
-    pub fn peer(&self) -> Result<Peer, TlsError> {
-        let (_, pem) = x509_parser::pem::parse_x509_pem(&self.certificate)
-            .map_err(|e| TlsError::Role(format!("tls.crt is not PEM: {e}")))?;
-        Peer::from_der(&pem.contents)
-    }
 }

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::agent::peer_client::PeerClient;
 use pgleap_proto::agent::{HelloRequest, ManifestRequest};
-use pgleap_proto::tls::{Role, TlsFiles};
+use pgleap_proto::tls::{self, Role, TlsFiles};
 use pgleap_tests::harness::pgleap::Ran;
 use pgleap_tests::harness::{Fleet, FleetOptions};
 use tonic::Code;
@@ -32,8 +32,7 @@ async fn as_holder(fleet: &Fleet, holder: &str, arguments: &[&str]) -> Result<Ra
 async fn channel(fleet: &Fleet, host: &str, holder: &str) -> Result<Channel> {
     let identity = TlsFiles::in_directory(&fleet.base.join("pki").join(holder)).load()?;
     let address = fleet.agent_address(host).unwrap_or_default();
-    let tls = identity.client_config(Role::Agent, host);
-    Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
+    Ok(identity.connect(&tls::endpoint(&address.to_string())?, Role::Agent, host).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -71,11 +70,10 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     assert!(knock().await.is_err(), "a foreign certificate was let in");
     // Another host's name does not fit the certificate.
     let identity = TlsFiles::in_directory(&fleet.base.join("pki/coordinator")).load()?;
-    let address = format!("https://{}", fleet.agent_address("n1").unwrap_or_default());
-    let tls = identity.client_config(Role::Agent, "o1");
-    assert!(Endpoint::from_shared(address.clone())?.tls_config(tls)?.connect().await.is_err());
+    let address = fleet.agent_address("n1").unwrap_or_default().to_string();
+    assert!(identity.connect(&tls::endpoint(&address)?, Role::Agent, "o1").await.is_err());
     // Nothing is said in plaintext.
-    let plain = Endpoint::from_shared(address.replace("https", "http"))?.connect().await;
+    let plain = Endpoint::from_shared(format!("http://{address}"))?.connect().await;
     if let Ok(channel) = plain {
         assert!(AgentClient::new(channel).hello(HelloRequest {}).await.is_err(), "plaintext was answered");
     }

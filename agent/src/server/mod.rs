@@ -24,14 +24,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::Stream;
-use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_server::AgentServer;
 use pgleap_proto::agent::peer_server::PeerServer;
+use pgleap_proto::bounds::{self, MAX_MESSAGE_BYTES};
 use pgleap_proto::tls::TlsIdentity;
 use pgleap_proto::traffic::traffic_server::TrafficServer;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::transport::server::Router;
 
 use crate::config::AgentConfig;
 use crate::journal::Journal;
@@ -68,7 +69,8 @@ struct Host {
 /// A server that has its port, and does not answer yet.
 pub struct Server {
     router: Router,
-    incoming: TcpIncoming,
+    listener: TcpListener,
+    identity: TlsIdentity,
     address: SocketAddr,
     runner: Arc<Runner>,
 }
@@ -77,7 +79,7 @@ impl Server {
     /// Takes the port and sets up both services; steps come from this table.
     ///
     /// # Errors
-    /// When the port cannot be had, or the certificate or key cannot be used.
+    /// When the port cannot be had.
     pub fn bind(ready: Ready, steps: StepTable) -> Result<Server, StartError> {
         let Ready { config, identity, journal } = ready;
         let runner = Runner::new(config.clone(), identity.clone(), journal.clone(), steps);
@@ -96,8 +98,10 @@ impl Server {
     ) -> Result<Server, StartError> {
         let listen = config.listen;
         let no_port = |source| StartError::Listen { address: listen, source };
-        let incoming = TcpIncoming::bind(listen).map_err(no_port)?.with_nodelay(Some(true));
-        let address = incoming.local_addr().map_err(no_port)?;
+        let listener = std::net::TcpListener::bind(listen).map_err(no_port)?;
+        listener.set_nonblocking(true).map_err(no_port)?;
+        let listener = TcpListener::from_std(listener).map_err(no_port)?;
+        let address = listener.local_addr().map_err(no_port)?;
         let traffic = TrafficServer::new(traffic::TrafficService {
             tickets: Tickets::new(journal.clone()),
             poolers: Poolers::new(config.clone(), identity.clone()),
@@ -113,9 +117,7 @@ impl Server {
         let peer = PeerServer::new(peer::PeerService { host })
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let router = tonic::transport::Server::builder()
-            .tls_config(identity.server_config())
-            .map_err(StartError::Tls)?
+        let router = bounds::server()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .initial_stream_window_size(STREAM_WINDOW)
@@ -123,7 +125,7 @@ impl Server {
             .add_service(agent)
             .add_service(traffic)
             .add_service(peer);
-        Ok(Server { router, incoming, address, runner })
+        Ok(Server { router, listener, identity: identity.clone(), address, runner })
     }
 
     /// Where it listens; the port is a real one even when the configuration says 0.
@@ -137,10 +139,12 @@ impl Server {
     /// When connections cannot be accepted any more.
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), StartError> {
         let stop = CancellationToken::new();
-        let serving = self.router.serve_with_incoming_shutdown(self.incoming, stop.clone().cancelled_owned());
+        self.identity.watch();
+        let incoming = self.identity.incoming(self.listener);
+        let serving = self.router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         tokio::pin!(serving);
         tokio::select! {
-            ended = &mut serving => return ended.map_err(StartError::Tls),
+            ended = &mut serving => return ended.map_err(StartError::Serve),
             () = shutdown => {}
         }
         tracing::info!("shutting down: jobs under way go on and are joined by the next start");

@@ -59,9 +59,9 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// Certificate or key are not usable, or connections cannot be accepted.
+    /// Connections cannot be accepted any more.
     #[error("serving: {0:?}")]
-    Tls(tonic::transport::Error),
+    Serve(tonic::transport::Error),
 }
 
 /// An agent that may start.
@@ -79,7 +79,7 @@ pub struct Ready {
 pub fn prepare(config: AgentConfig) -> Result<Ready, StartError> {
     let files = TlsFiles::in_directory(&config.tls_dir);
     let identity = files.load()?;
-    let found = identity.peer()?;
+    let found = identity.peer();
     if found != (Peer { role: Role::Agent, name: config.host.clone() }) {
         let (tls_dir, host) = (config.tls_dir.clone(), config.host.clone());
         return Err(StartError::OtherHolder { tls_dir, found, host });

@@ -20,7 +20,7 @@ use pgleap_agent::step::{Probe, Step};
 use pgleap_proto::agent::{Fence, StepRequest, Verb};
 use pgleap_proto::node::Node;
 use pgleap_proto::step::{Action, Output, Rehearse, action};
-use pgleap_proto::tls::{TlsFiles, TlsIdentity};
+use pgleap_proto::tls::{Role, TlsIdentity};
 use tokio::sync::watch;
 
 /// What the step does.
@@ -179,13 +179,7 @@ pub fn config(state_dir: &Path, host: &str) -> AgentConfig {
 
 /// For runners whose steps connect to nobody.
 pub fn no_tls(directory: &Path) -> TlsIdentity {
-    let directory = directory.join("no-tls");
-    std::fs::create_dir_all(&directory).unwrap();
-    let files = TlsFiles::in_directory(&directory);
-    for file in [&files.ca, &files.certificate, &files.key] {
-        std::fs::write(file, "").unwrap();
-    }
-    files.load().unwrap()
+    certificates::Authority::new().issue(&directory.join("no-tls"), Role::Agent, "nobody")
 }
 
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {

@@ -33,11 +33,9 @@ impl Leaders {
     pub async fn serve(&self, tls: &TlsIdentity) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let incoming = tls.incoming(listener);
         tokio::spawn(
             tonic::transport::Server::builder()
-                .tls_config(tls.server_config())
-                .unwrap()
                 .add_service(PeerServer::new(self.clone()))
                 .serve_with_incoming(incoming),
         );

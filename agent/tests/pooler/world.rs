@@ -6,14 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pgleap_proto::node::Node;
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use pgleap_proto::traffic::{
     ArmPoolerReply, ArmPoolerRequest, Leader, PauseReply, PauseRequest, PgBouncer, Pooler, ResumeReply,
     ResumeRequest, Side, Ticket, pooler,
 };
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::certificates::Authority;
 use crate::leaders::Leaders;
@@ -98,8 +98,9 @@ impl World {
         std::fs::create_dir_all(self.servers.path("fp")).unwrap();
         let log =
             std::fs::File::options().create(true).append(true).open(self.servers.path("agent.log")).unwrap();
-        let child = Command::new(AGENT)
-            .args(["run", "--config"])
+        // With the widest umask: what is private is made so.
+        let child = Command::new("/bin/sh")
+            .args(["-c", "umask 000; exec \"$0\" \"$@\"", AGENT, "run", "--config"])
             .arg(&self.agent_toml)
             .env("PGLEAP_FAILPOINTS", self.servers.path("fp"))
             .stdin(Stdio::null())
@@ -108,11 +109,10 @@ impl World {
             .spawn()
             .unwrap();
         self.agent = Some(child);
-        let endpoint = Endpoint::from_shared(format!("https://127.0.0.1:{}", self.listen)).unwrap();
-        let endpoint = endpoint.tls_config(self.coordinator.client_config(Role::Agent, "here")).unwrap();
+        let endpoint = tls::endpoint(&format!("127.0.0.1:{}", self.listen)).unwrap();
         let mut connected = None;
         eventually("the agent serves", async || {
-            connected = endpoint.connect().await.ok();
+            connected = self.coordinator.connect(&endpoint, Role::Agent, "here").await.ok();
             connected.is_some()
         })
         .await;

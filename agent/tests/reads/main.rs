@@ -27,14 +27,14 @@ use pgleap_agent::server::{Server, prepare};
 use pgleap_agent::step::{self, Probe};
 use pgleap_proto::agent::Fence;
 use pgleap_proto::step::{Action, action};
-use pgleap_proto::tls::Role;
+use pgleap_proto::tls::{self, Role};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use pgleap_proto::traffic::{Balancer, RouteReadsReply, RouteReadsRequest, Ticket};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 const OPERATION: &str = "app-abc123";
 
@@ -73,9 +73,9 @@ impl Agent {
         });
         self.running = Some((stop, served));
         let identity = self.authority.issue(&self.path().join("coordinator"), Role::Coordinator, "c1");
-        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
-        let endpoint = endpoint.tls_config(identity.client_config(Role::Agent, "db1")).unwrap();
-        self.traffic = Some(TrafficClient::new(endpoint.connect().await.unwrap()));
+        let endpoint = tls::endpoint(&address.to_string()).unwrap();
+        let channel = identity.connect(&endpoint, Role::Agent, "db1").await.unwrap();
+        self.traffic = Some(TrafficClient::new(channel));
     }
 
     /// Ends it and waits until nothing of it is left.

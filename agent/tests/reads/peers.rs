@@ -25,16 +25,14 @@ pub struct FakeLeader {
 
 impl FakeLeader {
     pub async fn start(host: &str, identity: &TlsIdentity) -> FakeLeader {
-        assert_eq!(identity.peer().unwrap().role, Role::Agent);
+        assert_eq!(identity.peer().role, Role::Agent);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let reply =
             Arc::new(Mutex::new(LeadershipReply { running: true, fenced: true, ..Default::default() }));
         let served = tonic::transport::Server::builder()
-            .tls_config(identity.server_config())
-            .unwrap()
             .add_service(PeerServer::new(Scripted(reply.clone())))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(identity.incoming(listener));
         let served = tokio::spawn(async { served.await.unwrap() });
         let node = Node { name: format!("{host}-node"), host: host.into(), ..Default::default() };
         FakeLeader { leader: Leader { node: Some(node), agent: address.to_string() }, reply, served }

@@ -117,11 +117,9 @@ impl Fixture {
             gate: gate.clone(),
             calls: calls.clone(),
         };
-        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let incoming = tls.incoming(listener);
         tokio::spawn(
             tonic::transport::Server::builder()
-                .tls_config(tls.server_config())
-                .unwrap()
                 .add_service(PeerServer::new(service))
                 .serve_with_incoming(incoming),
         );

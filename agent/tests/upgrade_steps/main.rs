@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 mod actions;
+#[path = "../fake/certificates.rs"]
+mod certificates;
 mod kill;
 mod world;
 

@@ -16,7 +16,9 @@ use pgleap_agent::report::Reporter;
 use pgleap_agent::step::{self, Probe};
 use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
 use pgleap_proto::step::{Action, Output, action::Kind};
-use pgleap_proto::tls::TlsFiles;
+use pgleap_proto::tls::Role;
+
+use crate::certificates::Authority;
 
 pub const OPERATION: &str = "c-0a1b2c";
 const DELEGATED: &str = "PGLEAP_TEST_DELEGATED";
@@ -187,12 +189,7 @@ impl World {
     }
 
     pub fn context(&self, step: &str) -> Context {
-        let tls = self.dir.path().join("tls");
-        std::fs::create_dir_all(&tls).unwrap();
-        let files = TlsFiles::in_directory(&tls);
-        for file in [&files.ca, &files.certificate, &files.key] {
-            std::fs::write(file, "").unwrap();
-        }
+        let tls = Authority::new().issue(&self.dir.path().join("tls"), Role::Agent, "h");
         let config = self.config();
         let report = Reporter::default();
         let directory = config.state_dir.join("jobs").join(OPERATION).join(step);
@@ -201,7 +198,7 @@ impl World {
             step: step.into(),
             fence: Default::default(),
             config,
-            tls: files.load().unwrap(),
+            tls,
             jobs: Jobs::new(directory, report.clone()).with_supervisor(env!("CARGO_BIN_EXE_pgleap-agent")),
             report,
         }

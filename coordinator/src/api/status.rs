@@ -36,9 +36,16 @@ impl Api {
                 applied: view.state.applied,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 members: self.raft.members().await.map_err(refused)?,
+                certificate_ends: self.certificate_ends(),
             }),
             operations: operations.collect(),
         })
+    }
+}
+
+impl Api {
+    fn certificate_ends(&self) -> String {
+        Timestamp::try_from(self.agents.identity().ends()).map(|ends| ends.to_string()).unwrap_or_default()
     }
 }
 

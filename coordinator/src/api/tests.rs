@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use pgleap_proto::agent::{InspectReply, Verb as Asked};
 use pgleap_proto::fleet::fleet_client::FleetClient;
 use pgleap_proto::fleet::*;
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use crate::check::testing::of;
 use crate::serve::{Coordinator, ServeConfig, ServeError};
@@ -87,9 +87,8 @@ impl Fixture {
 
     pub(super) async fn client(&self, serving: &Serving, role: Role) -> FleetClient<Channel> {
         let identity: TlsIdentity = self.pki.identity(role, "alice");
-        let endpoint = Endpoint::from_shared(format!("https://{}", serving.address)).unwrap();
-        let endpoint = endpoint.tls_config(identity.client_config(Role::Coordinator, "")).unwrap();
-        FleetClient::new(endpoint.connect().await.unwrap())
+        let endpoint = tls::endpoint(&serving.address).unwrap();
+        FleetClient::new(identity.connect(&endpoint, Role::Coordinator, "").await.unwrap())
     }
 
     pub(super) fn apply(&self) -> ApplyFleetRequest {

@@ -8,7 +8,8 @@ use pgleap_proto::raft::members_client::MembersClient;
 use pgleap_proto::tls::TlsFiles;
 
 use super::follow::Leading;
-use super::{Connection, Failure};
+use super::output::Out;
+use super::{Connection, Failure, format};
 
 impl Connection {
     /// The TLS directory that was named, or the one in the home directory.
@@ -40,6 +41,16 @@ impl Connection {
     async fn leading(&self, addresses: Vec<String>) -> Result<Leading, Failure> {
         let identity =
             TlsFiles::in_directory(&self.tls_dir()).load().map_err(|e| Failure::Refused(e.to_string()))?;
+        if let Some(left) = identity.ends_soon() {
+            let (dir, left) = (self.tls_dir(), format::seconds(left.as_secs_f64()));
+            let text = format!(
+                "the certificate in {} ends in {left}: have it renewed with `pgleap pki issue`",
+                dir.display()
+            );
+            Out::new(false).talk(&text);
+        }
+        // For `watch` and `events --follow`, which may run for days.
+        identity.watch();
         Leading::open(addresses, identity).await
     }
 

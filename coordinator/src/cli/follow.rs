@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http_body_util::{BodyExt as _, Full};
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Service, http};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Failure;
 use crate::driver::explain;
@@ -64,16 +64,15 @@ impl Leading {
 
 impl Group {
     async fn connect(&self, address: &str) -> Result<Channel, String> {
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|e| e.tls_config(self.identity.client_config(Role::Coordinator, "")))
+        let endpoint = tls::endpoint(address)
             .map_err(|e| format!("this is no host:port ({})", explain(&e)))?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE_ANSWER)
-            .tcp_nodelay(true);
+            .keep_alive_timeout(KEEPALIVE_ANSWER);
         // The handshake, too, may hang.
         let late = |_| format!("no answer within {} s", CONNECT.as_secs());
-        timeout(CONNECT, endpoint.connect()).await.map_err(late)?.map_err(|e| explain(&e))
+        let connecting = self.identity.connect(&endpoint, Role::Coordinator, "");
+        timeout(CONNECT, connecting).await.map_err(late)?.map_err(|e| explain(&e))
     }
 
     fn stay(&self, with: Option<(String, Channel)>) {

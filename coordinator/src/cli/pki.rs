@@ -41,6 +41,18 @@ enum Verb {
         /// How long it lasts
         #[arg(long, default_value_t = pki::CERTIFICATE_DAYS)]
         days: u32,
+        /// CA that the holder trusts instead of the one in --dir; give it several times while one CA replaces another
+        #[arg(long, value_name = "CA.CRT")]
+        trust: Vec<PathBuf>,
+    },
+    /// Say which CAs a holder trusts: replaces its ca.crt; daemons take it up without restart
+    Trust {
+        /// Directory of the holder's ca.crt, tls.crt and tls.key
+        #[arg(long)]
+        out: PathBuf,
+        /// A CA's ca.crt; give it several times while one CA replaces another
+        #[arg(long, required = true, value_name = "CA.CRT")]
+        ca: Vec<PathBuf>,
     },
 }
 
@@ -56,9 +68,13 @@ impl Pki {
                 pki::init(&dir, Timestamp::now()).map_err(refused)?;
                 out.talk(&format!("CA made in {}; keep ca.key away from the fleet's hosts", dir.display()));
             }
-            Verb::Issue { dir, role, name, out: target, days } => {
-                pki::issue(&dir, role, &name, &target, days, Timestamp::now()).map_err(refused)?;
+            Verb::Issue { dir, role, name, out: target, days, trust } => {
+                pki::issue(&dir, role, &name, &target, days, &trust, Timestamp::now()).map_err(refused)?;
                 out.talk(&format!("certificate of {role} {name} in {}, for {days} days", target.display()));
+            }
+            Verb::Trust { out: target, ca } => {
+                pki::trust(&target, &ca).map_err(refused)?;
+                out.talk(&format!("{} now trusts {} CAs", target.display(), ca.len()));
             }
         }
         Ok(())

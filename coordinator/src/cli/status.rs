@@ -1,7 +1,9 @@
 //! `pgleap status`: one screen an operation.
 
 use clap::Args;
-use pgleap_proto::fleet::{OperationStatus, StatusReply, StatusRequest, StepStatus};
+use jiff::{SignedDuration, Timestamp};
+use pgleap_proto::fleet::{CoordinatorStatus, OperationStatus, StatusReply, StatusRequest, StepStatus};
+use pgleap_proto::tls::ENDS_SOON;
 
 use super::format;
 use super::output::{Out, Tone};
@@ -31,6 +33,7 @@ impl Status {
 /// The screen, for `status` and `watch`.
 pub(super) fn render(out: &Out, reply: &StatusReply, all_steps: bool) -> String {
     let mut lines: Vec<String> = members::summary(out, reply.coordinator.as_ref()).into_iter().collect();
+    lines.extend(reply.coordinator.as_ref().and_then(|coordinator| certificate(out, coordinator)));
     for operation in &reply.operations {
         if !lines.is_empty() {
             lines.push(String::new());
@@ -41,6 +44,21 @@ pub(super) fn render(out: &Out, reply: &StatusReply, all_steps: bool) -> String 
         lines.push("no operations; next: pgleap check CLUSTER, then pgleap start CLUSTER".to_owned());
     }
     lines.join("\n")
+}
+
+/// A word when the coordinator's certificate should be renewed.
+fn certificate(out: &Out, coordinator: &CoordinatorStatus) -> Option<String> {
+    let ends: Timestamp = coordinator.certificate_ends.parse().ok()?;
+    let left = ends.duration_since(Timestamp::now());
+    let soon = SignedDuration::try_from(ENDS_SOON).is_ok_and(|soon| left < soon);
+    let member = coordinator.member;
+    soon.then(|| {
+        let left = format::seconds(left.as_secs_f64());
+        let text = format!(
+            "the certificate of coordinator {member} ends in {left}: renew it with `pgleap pki issue`; no restart is needed"
+        );
+        out.paint(Tone::Warn, &text)
+    })
 }
 
 fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lines: &mut Vec<String>) {

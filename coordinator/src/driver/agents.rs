@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_client::AgentClient;
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -40,6 +40,11 @@ impl Agents {
     /// Connects as `tls`.
     pub fn new(tls: TlsIdentity) -> Agents {
         Agents { tls, channels: Mutex::default() }
+    }
+
+    /// Who this coordinator is.
+    pub fn identity(&self) -> &TlsIdentity {
+        &self.tls
     }
 
     /// A client of the agent of `host`, proven by its certificate to be that host's.
@@ -85,16 +90,14 @@ impl Agents {
     }
 
     async fn connect(&self, host: &str, address: &str) -> Result<Channel, String> {
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))
-            .and_then(|endpoint| endpoint.tls_config(self.tls.client_config(Role::Agent, host)))
+        let endpoint = tls::endpoint(address)
             .map_err(|e| explain(&e))?
             .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .keep_alive_while_idle(true);
-        // The connect timeout covers TCP only.
-        let connecting = tokio::time::timeout(2 * CONNECT, endpoint.connect()).await;
+        let connecting =
+            tokio::time::timeout(2 * CONNECT, self.tls.connect(&endpoint, Role::Agent, host)).await;
         let channel = connecting.map_err(|_| "timed out".to_owned())?.map_err(|e| explain(&e))?;
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         channels.insert((host.to_owned(), address.to_owned()), channel.clone());

@@ -1,14 +1,19 @@
 //! Writing certificates and keys: whole or not at all, keys readable by their owner only.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::PkiError;
 
+/// What is missing of it is made, for its owner only: it holds a key.
 pub(super) fn create_dir(dir: &Path) -> Result<(), PkiError> {
-    fs::create_dir_all(dir).map_err(|source| PkiError::Write { path: dir.to_owned(), source })
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| PkiError::Write { path: dir.to_owned(), source })
 }
 
 pub(super) fn write_private(path: &Path, text: &str) -> Result<(), PkiError> {

@@ -38,6 +38,14 @@ pub enum PkiError {
         /// Why it cannot be read.
         source: std::io::Error,
     },
+    /// A file that cannot be trusted.
+    #[error("{path}: {why}; name the ca.crt of a CA that `pgleap pki init` made")]
+    NotCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A name that cannot stand in a certificate.
     #[error(
         "\"{0}\" cannot be the name of a holder: use letters, digits, \"-\" and \".\", at most 63 characters \
@@ -81,8 +89,8 @@ pub fn init(dir: &Path, now: Timestamp) -> Result<(), PkiError> {
     write_public(&certificate_path, &certificate.pem())
 }
 
-/// Makes `ca.crt`, `tls.crt` and `tls.key` (0600) in `out` for one holder. An earlier certificate there is replaced,
-/// so that renewing is the same call.
+/// Makes `ca.crt`, `tls.crt` and `tls.key` (0600) in `out` for one holder, who trusts the CA in `dir`, or those in `trust` when
+/// there are any. An earlier certificate there is replaced, so that renewing is the same call.
 ///
 /// # Errors
 /// When `dir` holds no CA, the name is unusable, or the files cannot be written.
@@ -92,6 +100,7 @@ pub fn issue(
     name: &str,
     out: &Path,
     days: u32,
+    trust: &[PathBuf],
     now: Timestamp,
 ) -> Result<(), PkiError> {
     check_name(name)?;
@@ -118,7 +127,39 @@ pub fn issue(
     files::create_dir(out)?;
     write_private(&out.join("tls.key"), &key.serialize_pem())?;
     write_public(&out.join("tls.crt"), &certificate.pem())?;
-    write_public(&out.join("ca.crt"), &ca)
+    write_public(&out.join("ca.crt"), &if trust.is_empty() { ca } else { bundle(trust)? })
+}
+
+/// Replaces `ca.crt` in `out`: its holder trusts these CAs from then on.
+///
+/// # Errors
+/// When one of them is no certificate, or the file cannot be written.
+pub fn trust(out: &Path, cas: &[PathBuf]) -> Result<(), PkiError> {
+    write_public(&out.join("ca.crt"), &bundle(cas)?)
+}
+
+/// The certificates of these files, one after the other.
+fn bundle(cas: &[PathBuf]) -> Result<String, PkiError> {
+    let mut bundle = String::new();
+    for path in cas {
+        let unusable = |why: String| PkiError::NotCa { path: path.clone(), why };
+        let text = std::fs::read_to_string(path).map_err(|e| unusable(e.to_string()))?;
+        let mut found = 0;
+        for pem in x509_parser::pem::Pem::iter_from_buffer(text.as_bytes()) {
+            let pem = pem.map_err(|e| unusable(e.to_string()))?;
+            let certificate = pem.parse_x509().map_err(|e| unusable(e.to_string()))?;
+            if !certificate.is_ca() {
+                return Err(unusable("it is a certificate, but not a CA's".to_owned()));
+            }
+            found += 1;
+        }
+        if found == 0 {
+            return Err(unusable("it holds no certificate".to_owned()));
+        }
+        bundle.push_str(text.trim_end());
+        bundle.push('\n');
+    }
+    Ok(bundle)
 }
 
 /// From the day before `now`, because clocks of hosts differ, for `days`.
@@ -166,13 +207,33 @@ mod tests {
         init(dir.path(), now).unwrap();
         for role in Role::ALL {
             let out = dir.path().join(role.to_string());
-            issue(dir.path(), role, "db-1.rack2", &out, 30, now).unwrap();
+            issue(dir.path(), role, "db-1.rack2", &out, 30, &[], now).unwrap();
             let identity = TlsFiles::in_directory(&out).load().unwrap();
-            let peer = identity.peer().unwrap();
+            let peer = identity.peer();
             assert_eq!((peer.role, peer.name.as_str()), (role, "db-1.rack2"));
             let mode = std::fs::metadata(out.join("tls.key")).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_holder_can_trust_several_cas_and_nothing_that_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, new, out] = ["old", "new", "out"].map(|name| dir.path().join(name));
+        init(&old, Timestamp::now()).unwrap();
+        init(&new, Timestamp::now()).unwrap();
+        let both = [old.join("ca.crt"), new.join("ca.crt")];
+        issue(&new, Role::Agent, "db1", &out, 1, &both, Timestamp::now()).unwrap();
+        let text = std::fs::read_to_string(out.join("ca.crt")).unwrap();
+        assert_eq!(text.matches("BEGIN CERTIFICATE").count(), 2);
+        for wrong in ["tls.crt", "tls.key", "absent"] {
+            assert!(matches!(trust(&out, &[out.join(wrong)]), Err(PkiError::NotCa { .. })), "{wrong}");
+        }
+        assert_eq!(std::fs::read_to_string(out.join("ca.crt")).unwrap(), text);
+        trust(&out, &both[1..]).unwrap();
+        assert!(TlsFiles::in_directory(&out).load().is_ok());
+        let mode = std::fs::metadata(&out).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 
     #[test]
@@ -187,7 +248,8 @@ mod tests {
     #[test]
     fn refuses_names_that_are_no_host_names_and_dirs_without_ca() {
         let dir = tempfile::tempdir().unwrap();
-        let issue = |name| issue(dir.path(), Role::Agent, name, &dir.path().join("x"), 1, Timestamp::now());
+        let out = dir.path().join("x");
+        let issue = |name| issue(dir.path(), Role::Agent, name, &out, 1, &[], Timestamp::now());
         for name in ["", "a/b", "a b", "-a", "a-", "a..b", "ü"] {
             assert!(matches!(issue(name), Err(PkiError::Name(_))), "{name:?}");
         }

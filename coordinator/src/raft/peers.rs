@@ -9,14 +9,14 @@ use std::time::Duration;
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::raft::raft_client::RaftClient;
 use pgleap_proto::raft::{Ack, Group, Hello, Member, Packet, ack, packet};
-use pgleap_proto::tls::{Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsIdentity};
 use raft::eraftpb::{Message, MessageType};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::deliver::REMOVED_KEY;
@@ -234,15 +234,14 @@ impl Stream {
 }
 
 /// A connection to the member at this address.
-pub(super) async fn client(address: &str, tls: &TlsIdentity) -> Result<RaftClient<Channel>, String> {
-    let endpoint = Endpoint::from_shared(format!("https://{address}"))
-        .and_then(|endpoint| endpoint.tls_config(tls.client_config(Role::Coordinator, "")))
+pub(super) async fn client(address: &str, identity: &TlsIdentity) -> Result<RaftClient<Channel>, String> {
+    let endpoint = tls::endpoint(address)
         .map_err(|error| format!("\"{address}\" is no host:port: {}", explain(&error)))?
         .connect_timeout(CONNECT)
         .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_ANSWER)
-        .tcp_nodelay(true);
-    let channel = endpoint.connect().await.map_err(|error| format!("{address}: {}", explain(&error)))?;
+        .keep_alive_timeout(KEEPALIVE_ANSWER);
+    let channel = identity.connect(&endpoint, Role::Coordinator, "").await;
+    let channel = channel.map_err(|error| format!("{address}: {}", explain(&error)))?;
     Ok(RaftClient::new(channel)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES))

@@ -8,10 +8,11 @@ use pgleap_proto::fleet::fleet_client::FleetClient;
 use pgleap_proto::raft::members_client::MembersClient;
 use pgleap_proto::raft::raft_client::RaftClient;
 use pgleap_proto::raft::*;
+use pgleap_proto::tls;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::*;
 use crate::cli::follow::Leading;
@@ -151,9 +152,8 @@ impl Group {
 
     async fn channel(&self, address: SocketAddr, role: Role) -> Channel {
         let identity = self.pki.identity(role, "alice");
-        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
-        let endpoint = endpoint.tls_config(identity.client_config(Role::Coordinator, "")).unwrap();
-        endpoint.connect().await.unwrap()
+        let endpoint = tls::endpoint(&address.to_string()).unwrap();
+        identity.connect(&endpoint, Role::Coordinator, "").await.unwrap()
     }
 
     /// As the command line does, told of all members.
@@ -235,7 +235,8 @@ async fn a_follower_names_the_leader_and_the_client_goes_there() {
     let refused = members.remove(RemoveRequest::default()).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
 
-    let moved = group.members().await.transfer(TransferRequest { to: follower }).await;
+    let moved =
+        group.members().await.transfer(TransferRequest { to: follower }).await;
     moved.unwrap();
     assert_eq!(group.leader().await, follower);
     group.stop().await;

@@ -20,7 +20,7 @@ use pgleap_proto::tls::{Peer, Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_server::TrafficServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -84,11 +84,9 @@ impl FakeAgent {
     pub(crate) fn serve(&self, identity: &TlsIdentity, listener: TcpListener) -> SocketAddr {
         let address = listener.local_addr().unwrap();
         let server = Server::builder()
-            .tls_config(identity.server_config())
-            .unwrap()
             .add_service(AgentServer::new(self.clone()))
             .add_service(TrafficServer::new(self.clone()))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(identity.incoming(listener));
         tokio::spawn(server);
         address
     }

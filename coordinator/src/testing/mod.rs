@@ -28,7 +28,7 @@ impl Pki {
     /// Directory with a fresh certificate.
     pub(crate) fn issue(&self, role: Role, name: &str) -> std::path::PathBuf {
         let out = self.0.path().join(format!("{role}-{name}"));
-        crate::pki::issue(&self.0.path().join("ca"), role, name, &out, 1, Timestamp::now()).unwrap();
+        crate::pki::issue(&self.0.path().join("ca"), role, name, &out, 1, &[], Timestamp::now()).unwrap();
         out
     }
 

@@ -5,8 +5,8 @@ use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::agent::{Fence, Finished, StepRequest, Verb, finished, step_event};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
-use pgleap_proto::tls::{Role, TlsFiles};
-use tonic::transport::{Channel, Endpoint};
+use pgleap_proto::tls::{self, Role, TlsFiles};
+use tonic::transport::Channel;
 
 use super::fleet::Fleet;
 
@@ -18,9 +18,8 @@ impl Fleet {
     pub async fn agent(&self, host: &str, holder: &str) -> Result<AgentClient<Channel>> {
         let identity = TlsFiles::in_directory(&self.base.join("pki").join(holder)).load()?;
         let address = self.agent_address(host).with_context(|| format!("no host {host}"))?;
-        let endpoint = Endpoint::from_shared(format!("https://{address}"))?
-            .tls_config(identity.client_config(Role::Agent, host))?;
-        Ok(AgentClient::new(endpoint.connect().await?))
+        let endpoint = tls::endpoint(&address.to_string())?;
+        Ok(AgentClient::new(identity.connect(&endpoint, Role::Agent, host).await?))
     }
 
     /// Runs one step as the coordinator would, to its end.
