@@ -3,6 +3,7 @@
 //! operator → cli → api → plan (pure) → Raft log → state (pure) → driver (leader) → agent, and the events back the same way.
 
 pub mod api;
+pub mod audit;
 pub mod check;
 pub mod cli;
 pub mod driver;

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::api::{Api, MembersApi};
+use crate::audit::Auditor;
 use crate::driver::{Agents, Driver, Live, explain};
 use crate::raft::{FILE_NAME, Member, Peers, Raft, RaftError, RaftService, RaftThread, join};
 
@@ -166,7 +167,8 @@ impl Coordinator {
         let stop = CancellationToken::new();
         let agents = Arc::new(Agents::new(identity.clone()));
         let live = Arc::new(Live::default());
-        let api = Api::new(raft.clone(), agents.clone(), live.clone(), stop.clone());
+        let audit = Auditor::new(raft.clone());
+        let api = Api::new(raft.clone(), audit.clone(), agents.clone(), live.clone(), stop.clone());
         let service = FleetServer::new(api)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -176,10 +178,10 @@ impl Coordinator {
             let not_leading = view.borrow().not_leading();
             not_leading.map_or(Ok(request), |error| Err(error.into()))
         });
-        let members = MembersServer::new(MembersApi::new(raft.clone()))
+        let members = MembersServer::new(MembersApi::new(raft.clone(), audit.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let others = RaftServer::new(RaftService::new(raft.clone(), stop.clone()))
+        let others = RaftServer::new(RaftService::new(raft.clone(), audit.clone(), stop.clone()))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = bounds::server()
@@ -194,6 +196,7 @@ impl Coordinator {
             router.serve_with_incoming_shutdown(identity.incoming(listener), stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving);
         let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
+        let auditing = tokio::spawn(audit.run(stop.clone()));
         let member = raft.latest().member;
         let joining = async {
             let alone = raft.latest().group.id.is_empty();
@@ -222,6 +225,7 @@ impl Coordinator {
         serving.abort();
         // The driver was told to end, too; how it ended does not matter any more.
         let _ = driving.await;
+        let _ = auditing.await;
         if let End::Log(result) = end {
             return Ok(result?);
         }

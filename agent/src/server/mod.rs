@@ -6,6 +6,7 @@
 //! | `Traffic` | coordinators | `traffic.rs`: to [`crate::pooler`], [`crate::side`] and [`crate::reads`] |
 //! | `Peer` | other agents | `peer.rs`: reads only; `files.rs` for relinking, `rows.rs` for validation |
 //!
+//! Who is refused for its certificate is told of by `refusals.rs`.
 //! It decides nothing about steps and touches neither PostgreSQL nor files.
 
 mod agent;
@@ -13,6 +14,7 @@ mod events;
 mod facts;
 mod files;
 mod peer;
+mod refusals;
 mod rows;
 mod startup;
 mod traffic;
@@ -33,6 +35,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::server::Router;
+use tower::layer::util::{Identity, Stack};
 
 use crate::config::AgentConfig;
 use crate::journal::Journal;
@@ -42,6 +45,7 @@ use crate::run::{Runner, StepTable};
 use crate::side::Sides;
 use crate::tickets::Tickets;
 
+use refusals::RefusalLog;
 pub use startup::{Ready, StartError, prepare};
 
 /// A silent connection is asked for a sign of life this often.
@@ -68,7 +72,7 @@ struct Host {
 
 /// A server that has its port, and does not answer yet.
 pub struct Server {
-    router: Router,
+    router: Router<Stack<RefusalLog, Identity>>,
     listener: TcpListener,
     identity: TlsIdentity,
     address: SocketAddr,
@@ -118,6 +122,7 @@ impl Server {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let router = bounds::server()
+            .layer(RefusalLog::default())
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .initial_stream_window_size(STREAM_WINDOW)

@@ -1,6 +1,7 @@
 //! The fleet service: who may ask what, and one clear message when it is refused. It validates, proposes and
 //! streams; what is decided is decided by `check`, `plan` and `state`.
 
+mod audit;
 mod check;
 mod control;
 mod error;
@@ -15,6 +16,8 @@ mod traffic;
 mod traffic_status;
 
 #[cfg(test)]
+mod audit_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod traffic_tests;
@@ -27,27 +30,23 @@ use std::sync::Arc;
 use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
-    ApplyFleetReply, ApplyFleetRequest, CancelReply, CancelRequest, CheckEvent, CheckRequest, EventsRequest,
-    FinishReply, FinishRequest, OperationEvent, PlanReply, PlanRequest, RetryReply, RetryRequest,
-    ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StatusReply, StatusRequest, SwitchReadsReply,
-    SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
+    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent,
+    CheckRequest, EventsRequest, FinishReply, FinishRequest, OperationEvent, PlanReply, PlanRequest,
+    RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StatusReply,
+    StatusRequest, SwitchReadsReply, SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
 };
-use pgleap_proto::tls::{Peer, Role};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
+use crate::audit::{Auditor, CHANGE, LOOK};
 use crate::driver::{Agents, Live};
 use crate::raft::Raft;
-
-/// Who may change things.
-const CHANGE: &[Role] = &[Role::Operator];
-/// Who may look.
-const LOOK: &[Role] = &[Role::Operator, Role::Viewer];
 
 /// The service of one coordinator.
 #[derive(Debug, Clone)]
 pub struct Api {
     raft: Raft,
+    audit: Auditor,
     agents: Arc<Agents>,
     live: Arc<Live>,
     lag: Arc<lag::LagCache>,
@@ -57,18 +56,18 @@ pub struct Api {
 
 impl Api {
     /// The service over these parts.
-    pub fn new(raft: Raft, agents: Arc<Agents>, live: Arc<Live>, stop: CancellationToken) -> Api {
-        Api { raft, agents, live, lag: Arc::default(), stop }
+    pub fn new(
+        raft: Raft,
+        audit: Auditor,
+        agents: Arc<Agents>,
+        live: Arc<Live>,
+        stop: CancellationToken,
+    ) -> Api {
+        Api { raft, audit, agents, live, lag: Arc::default(), stop }
     }
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-/// Who asks, when allowed to.
-fn allow<T>(request: Request<T>, roles: &[Role], what: &str) -> Result<(Peer, T), Status> {
-    let peer = Peer::of(&request)?.require(roles, what)?;
-    Ok((peer, request.into_inner()))
-}
 
 #[tonic::async_trait]
 impl Fleet for Api {
@@ -79,73 +78,86 @@ impl Fleet for Api {
         &self,
         request: Request<ApplyFleetRequest>,
     ) -> Result<Response<ApplyFleetReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "apply a fleet file")?;
-        self.apply(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "apply a fleet file").await?;
+        let result = self.apply(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn show_fleet(
         &self,
         request: Request<ShowFleetRequest>,
     ) -> Result<Response<ShowFleetReply>, Status> {
-        allow(request, LOOK, "look at the fleet")?;
+        self.audit.admit(request, LOOK, "look at the fleet").await?;
         self.show().await.map(Response::new)
     }
 
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
         // The rehearsal keeps a host busy for minutes; that is not just looking.
         let roles = if request.get_ref().quick { LOOK } else { CHANGE };
-        let (_, request) = allow(request, roles, "run the whole check (a viewer can use --quick)")?;
+        let (_, request) =
+            self.audit.admit(request, roles, "run the whole check (a viewer can use --quick)").await?;
         self.run_check(request).await.map(Response::new)
     }
 
     async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {
-        let (_, request) = allow(request, LOOK, "see a plan")?;
+        let (_, request) = self.audit.admit(request, LOOK, "see a plan").await?;
         self.show_plan(request).await.map(Response::new)
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "start an operation")?;
-        self.start_operation(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "start an operation").await?;
+        let result = self.start_operation(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
-        let (_, request) = allow(request, LOOK, "see the status")?;
+        let (_, request) = self.audit.admit(request, LOOK, "see the status").await?;
         self.show_status(request).await.map(Response::new)
     }
 
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let (_, request) = allow(request, LOOK, "see events")?;
+        let (_, request) = self.audit.admit(request, LOOK, "see events").await?;
         self.stream_events(request).await.map(Response::new)
     }
 
     async fn cancel(&self, request: Request<CancelRequest>) -> Result<Response<CancelReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "cancel an operation")?;
-        self.cancel_operation(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "cancel an operation").await?;
+        let result = self.cancel_operation(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<RetryReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "retry an operation")?;
-        self.retry_operation(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "retry an operation").await?;
+        let result = self.retry_operation(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn switch_reads(
         &self,
         request: Request<SwitchReadsRequest>,
     ) -> Result<Response<SwitchReadsReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "move reads")?;
-        self.move_reads(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "move reads").await?;
+        let result = self.move_reads(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn switchover(
         &self,
         request: Request<SwitchoverRequest>,
     ) -> Result<Response<SwitchoverReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "move writes")?;
-        self.switch_writes(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "move writes").await?;
+        let result = self.switch_writes(&asked.peer, request).await;
+        asked.answer(result).await
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishReply>, Status> {
-        let (peer, request) = allow(request, CHANGE, "finish an operation")?;
-        self.finish_operation(&peer, request).await.map(Response::new)
+        let (asked, request) = self.audit.admit(request, CHANGE, "finish an operation").await?;
+        let result = self.finish_operation(&asked.peer, request).await;
+        asked.answer(result).await
+    }
+
+    async fn audit(&self, request: Request<AuditRequest>) -> Result<Response<AuditReply>, Status> {
+        let (_, request) = self.audit.admit(request, LOOK, "see the audit log").await?;
+        self.show_audit(request).await.map(Response::new)
     }
 }

@@ -66,7 +66,7 @@ impl Members {
                 (client.remove(request).await?.into_inner(), next)
             }
             Verb::Transfer { to } => {
-                let request = TransferRequest { to };
+                let request = TransferRequest { to, request_id: request_id() };
                 (client.transfer(request).await?.into_inner(), format!("member {to} leads"))
             }
         };

@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk to stderr (`output`). It decides nothing: every verb is one question to the
 //! coordinator, but for `serve` and `pki`.
 
+mod audit;
 mod cancel;
 mod check;
 mod client;
@@ -149,6 +150,8 @@ enum Verb {
     Watch(watch::Watch),
     /// List what happened, by whom
     Events(events::Events),
+    /// List who asked for what, and what was refused
+    Audit(audit::Audit),
     /// Let the new side serve a share of the reads
     SwitchReads(switch_reads::SwitchReads),
     /// Move the writes to the new cluster; the old one follows it from then on
@@ -181,6 +184,7 @@ pub async fn main() -> ExitCode {
         Verb::Status(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Watch(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Events(verb) => verb.run(&cli.connection, &mut out).await,
+        Verb::Audit(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Cancel(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::SwitchReads(verb) => verb.run(&cli.connection, &mut out).await,
         Verb::Switchover(verb) => verb.run(&cli.connection, &mut out, Side::New).await,

@@ -12,13 +12,15 @@ use pgleap_proto::raft::{
     Ack, Hello, JoinReply, JoinRequest, Packet, SnapshotReceived, Welcome, ack, packet,
 };
 use pgleap_proto::raft::{Message as WireMessage, Packet as WirePacket};
-use pgleap_proto::tls::{Peer, Role};
+use pgleap_proto::tls::Role;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{MembershipError, ProposeError, Raft, Wish, group, wire};
+use crate::audit::Auditor;
+use crate::state::audit::Note;
 
 /// Key of the metadata with which a member is told that it was removed.
 pub(super) const REMOVED_KEY: &str = "pgleap-removed";
@@ -31,6 +33,7 @@ const NAME_BYTES: usize = 300;
 #[derive(Debug, Clone)]
 pub struct RaftService {
     raft: Raft,
+    audit: Auditor,
     /// The newest stream of each member, by its number; an older one is ended, so that messages keep their order.
     streams: Arc<Mutex<HashMap<u64, CancellationToken>>>,
     stop: CancellationToken,
@@ -38,8 +41,8 @@ pub struct RaftService {
 
 impl RaftService {
     /// The service over this member; its streams end with `stop`.
-    pub fn new(raft: Raft, stop: CancellationToken) -> RaftService {
-        RaftService { raft, streams: Arc::default(), stop }
+    pub fn new(raft: Raft, audit: Auditor, stop: CancellationToken) -> RaftService {
+        RaftService { raft, audit, streams: Arc::default(), stop }
     }
 
     fn admit(&self, hello: &Hello) -> Result<(), Status> {
@@ -94,7 +97,8 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<Packet>>,
     ) -> Result<Response<Self::DeliverStream>, Status> {
-        Peer::of(&request)?.require(&[Role::Coordinator], "speak as a member of the group")?;
+        let note = Note::new("members speak", "", "members", "");
+        self.audit.require(&request, &[Role::Coordinator], "speak as a member of the group", note).await?;
         let mut packets = request.into_inner();
         let first = tokio::time::timeout(HELLO, packets.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello came"))??;
@@ -114,7 +118,9 @@ impl raft_server::Raft for RaftService {
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        let by = Peer::of(&request)?.require(&[Role::Coordinator], "join the group")?.to_string();
+        let note = Note::new("members join", "", &format!("member {}", request.get_ref().member), "");
+        let by =
+            self.audit.require(&request, &[Role::Coordinator], "join the group", note).await?.to_string();
         let JoinRequest { member, identity, address } = request.into_inner();
         if identity.is_empty() || [&identity, &address].iter().any(|text| text.len() > NAME_BYTES) {
             return Err(Status::invalid_argument("identity and address must be given, and short"));

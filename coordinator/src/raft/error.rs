@@ -179,6 +179,10 @@ impl From<ProposeError> for Status {
             ProposeError::Rejected(_) | ProposeError::Membership(_) => Status::failed_precondition(message),
             ProposeError::Unwritable(_) => Status::internal(message),
         };
+        // Not sent: tells the audit that the log has noted the refusal already.
+        if let ProposeError::Rejected(rejection) = &error {
+            status.set_source(std::sync::Arc::new(rejection.clone()));
+        }
         if let Some(leader) = error.ask_instead()
             && let Ok(leader) = leader.parse()
         {

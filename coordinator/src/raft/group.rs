@@ -4,12 +4,14 @@
 //! and lie in the snapshot beside the state. Every data directory carries a random identity: a number whose identity
 //! is another than the one the group knows has lost its disk, with votes and entries that the others count on.
 
+use jiff::Timestamp;
 use pgleap_proto::raft::{Change, Group, Hello, Image, Member};
 use prost::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType};
 
 use super::error::{MembershipError, RaftError};
 use crate::state::State;
+use crate::state::audit::Note;
 
 /// Members a group may have; more only make it slower.
 const MAX_MEMBERS: usize = 7;
@@ -54,6 +56,37 @@ pub enum Wish {
         /// Its number.
         member: u64,
     },
+}
+
+/// Who wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Role and name.
+    pub(super) by: String,
+    /// Makes a repeated request one request; empty when there is none.
+    pub(super) request_id: String,
+    /// When; none when nobody asked, and then nothing is noted in the audit log.
+    pub(super) at: Option<Timestamp>,
+}
+
+impl Asked {
+    /// A member does it by itself.
+    pub(super) fn by_itself(by: &str) -> Asked {
+        Asked { by: by.to_owned(), request_id: String::new(), at: None }
+    }
+}
+
+/// What the audit log says of a configuration change: that somebody asked for it, in the same entry.
+pub(super) fn audited(entry: &ConfChange) -> Option<(Asked, Note)> {
+    let change = Change::decode(entry.context.as_ref()).ok()?;
+    let (member, at) = (change.member?, change.at.parse().ok()?);
+    let verb = match entry.get_change_type() {
+        ConfChangeType::RemoveNode => "members remove",
+        ConfChangeType::AddLearnerNode if member.identity.is_empty() => "members add",
+        _ => "members join",
+    };
+    let note = Note::new(verb, "", &format!("member {}", member.id), member.address);
+    Some((Asked { by: change.by, request_id: change.request_id, at: Some(at) }, note))
 }
 
 /// The member of this number.

@@ -8,6 +8,7 @@ use pgleap_proto::raft::{Group as Members, Hello};
 use raft::eraftpb::{Message, MessageType};
 use tokio::sync::oneshot;
 
+use super::group::Asked;
 use super::node::{Answer, Node};
 use super::tests::{content, fleet};
 use super::{
@@ -183,7 +184,7 @@ impl Net {
 
     fn wish(&mut self, wish: &Wish) -> Result<(), ProposeError> {
         loop {
-            match self.ask(|node, answer| node.change(wish, "test", "", answer)) {
+            match self.ask(|node, answer| node.change(wish, &Asked::by_itself("test"), answer)) {
                 Err(ProposeError::Membership(MembershipError::UnderWay)) => self.round(),
                 other => return other.map(drop),
             }

@@ -8,7 +8,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType};
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
 use super::error::{Leader, MembershipError, ProposeError, RaftError};
-use super::group::{self, Wish};
+use super::group::{self, Asked, Wish};
 use super::node::{Answer, Node};
 use super::transport::{Transport, Undelivered};
 use crate::state::Reply;
@@ -18,8 +18,8 @@ const CAUGHT_UP: u64 = 64;
 
 impl<T: Transport> Node<T> {
     /// Wishes a change of the group; the answer comes when it is applied.
-    pub(super) fn change(&mut self, wish: &Wish, by: &str, request_id: &str, answer: Answer) {
-        if let Some(result) = self.try_change(wish, by, request_id, answer) {
+    pub(super) fn change(&mut self, wish: &Wish, asked: &Asked, answer: Answer) {
+        if let Some(result) = self.try_change(wish, asked, answer) {
             let (answer, result) = result;
             self.answers.push((answer, result));
         }
@@ -28,15 +28,15 @@ impl<T: Transport> Node<T> {
     fn try_change(
         &mut self,
         wish: &Wish,
-        by: &str,
-        request_id: &str,
+        asked: &Asked,
         answer: Answer,
     ) -> Option<(Answer, Result<Reply, ProposeError>)> {
         if self.leading().is_none() {
             let refusal = self.not_leader();
             return Some((answer, Err(refusal)));
         }
-        if !request_id.is_empty() && self.group.requests.iter().any(|done| done == request_id) {
+        let Asked { by, request_id, at } = asked;
+        if !request_id.is_empty() && self.group.requests.contains(request_id) {
             return Some((answer, Ok(Reply::Accepted)));
         }
         let (kind, member) = match group::change(&self.group, self.member, &self.alive(), wish) {
@@ -48,7 +48,8 @@ impl<T: Transport> Node<T> {
         if self.raw.raft.has_pending_conf() {
             return Some((answer, Err(MembershipError::UnderWay.into())));
         }
-        let change = Change { member: Some(member), request_id: request_id.to_owned(), by: by.to_owned() };
+        let at = at.map(|at| at.to_string()).unwrap_or_default();
+        let change = Change { member: Some(member), request_id: request_id.clone(), by: by.clone(), at };
         let id = self.new_id();
         match self.raw.propose_conf_change(id.clone(), group::entry(kind, &change)) {
             Ok(()) => {
@@ -131,7 +132,7 @@ impl<T: Transport> Node<T> {
         };
         // Nobody waits for it; when it is refused, the next tick asks again.
         let (answer, _) = tokio::sync::oneshot::channel();
-        self.change(&wish, "the leader", "", answer);
+        self.change(&wish, &Asked::by_itself("the leader"), answer);
     }
 
     /// Voters that were heard of lately, this one included.

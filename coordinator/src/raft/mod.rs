@@ -34,6 +34,7 @@ use tokio::sync::{oneshot, watch};
 pub use data_dir::FILE_NAME;
 pub use deliver::RaftService;
 pub use error::{LEADER_KEY, Leader, MembershipError, ProposeError, RaftError};
+use group::Asked;
 pub use group::Wish;
 pub use join::join;
 pub use peers::Peers;
@@ -116,7 +117,7 @@ enum Input {
     Propose(Box<Envelope>, Answer),
     Barrier(Passed),
     Step(Box<Message>),
-    Change { wish: Wish, by: String, request_id: String, answer: Answer },
+    Change { wish: Wish, asked: Asked, answer: Answer },
     Transfer(u64, Passed),
     Introduce(Group),
     Statuses(oneshot::Sender<Vec<MemberStatus>>),
@@ -239,8 +240,10 @@ impl Raft {
     /// As [`Raft::propose`], or when the group cannot be changed so.
     pub async fn change(&self, by: &str, request_id: &str, wish: Wish) -> Result<(), ProposeError> {
         let (answer, answered) = oneshot::channel();
-        let (by, request_id) = (by.to_owned(), request_id.to_owned());
-        self.input(Input::Change { wish, by, request_id, answer })?;
+        // What members do by themselves is nothing for the audit log.
+        let at = (!matches!(wish, Wish::Promote { .. } | Wish::Moved { .. })).then(Timestamp::now);
+        let asked = Asked { by: by.to_owned(), request_id: request_id.to_owned(), at };
+        self.input(Input::Change { wish, asked, answer })?;
         answered.await.unwrap_or(Err(ProposeError::Stopping)).map(drop)
     }
 
@@ -327,9 +330,7 @@ fn run<T: Transport>(
                 Input::Propose(envelope, answer) => node.propose(&envelope, answer),
                 Input::Barrier(passed) => node.barrier(passed),
                 Input::Step(message) => node.step(*message),
-                Input::Change { wish, by, request_id, answer } => {
-                    node.change(&wish, &by, &request_id, answer)
-                }
+                Input::Change { wish, asked, answer } => node.change(&wish, &asked, answer),
                 // Who asks and went away does not need the answer.
                 Input::Transfer(to, passed) => drop(passed.send(node.transfer(to))),
                 Input::Introduce(group) => node.introduce(group),

@@ -242,6 +242,10 @@ impl<T: Transport> Node<T> {
                     let change = ConfChange::parse_from_bytes(&entry.data).map_err(raft::Error::from)?;
                     self.changed(&change)?;
                     self.state.applied = entry.index;
+                    if let Some((asked, note)) = group::audited(&change) {
+                        let at = asked.at.unwrap_or_default();
+                        self.state.audit.record(entry.index, at, &asked.by, &asked.request_id, note);
+                    }
                     if let Some(answer) = self.pending.remove(entry.context.as_ref() as &[u8]) {
                         self.answers.push((answer, Ok(Reply::Accepted)));
                     }

@@ -166,6 +166,21 @@ impl Group {
         MembersClient::new(self.following().await)
     }
 
+    /// The audit log of every member ends so, the fleet files left out.
+    async fn noted(&self, verbs: &[&str]) {
+        let told = |serving: &Serving| -> Vec<String> {
+            let state = serving.raft.latest().state;
+            let verbs = state.audit.entries().map(|entry| entry.note.verb.clone());
+            verbs.filter(|verb| verb != "fleet apply").collect()
+        };
+        poll("every member has it", || {
+            self.serving.values().all(|serving| {
+                told(serving).ends_with(&verbs.iter().map(|verb| verb.to_string()).collect::<Vec<_>>())
+            })
+        })
+        .await;
+    }
+
     async fn stop(mut self) {
         for member in self.serving.keys().copied().collect::<Vec<_>>() {
             self.kill(member).await;
@@ -232,13 +247,19 @@ async fn a_follower_names_the_leader_and_the_client_goes_there() {
     let mut members = MembersClient::new(group.channel(follower_at, Role::Viewer).await);
     let list = members.list(ListRequest {}).await.unwrap().into_inner();
     assert_eq!((list.member, list.leader, list.leader_address), (follower, leader, leader_at.to_string()));
-    let refused = members.remove(RemoveRequest::default()).await.unwrap_err();
+    // The leader judges, and its audit log tells every member.
+    let elsewhere = members.remove(RemoveRequest::default()).await.unwrap_err();
+    assert_eq!(elsewhere.metadata().get(LEADER_KEY).unwrap(), &leader_at.to_string());
+    let mut members = MembersClient::new(group.channel(leader_at, Role::Viewer).await);
+    let refused = members.remove(RemoveRequest { member: 3, request_id: "r".into() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
+    group.noted(&["members add", "members join", "members add", "members join", "members remove"]).await;
 
     let moved =
-        group.members().await.transfer(TransferRequest { to: follower }).await;
+        group.members().await.transfer(TransferRequest { to: follower, ..TransferRequest::default() }).await;
     moved.unwrap();
     assert_eq!(group.leader().await, follower);
+    group.noted(&["members remove", "members transfer"]).await;
     group.stop().await;
 }
 

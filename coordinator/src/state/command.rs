@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Plan, Side};
 
 /// Version of the commands this program writes and the highest it understands.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// A command as it lies in a log entry, in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,6 +181,11 @@ pub enum Command {
         host: String,
         /// Identity of its journal.
         journal: String,
+    },
+    /// For the audit log: what was refused before it could become a command, or is not a command.
+    Audit {
+        /// What it says.
+        note: super::audit::Note,
     },
 }
 

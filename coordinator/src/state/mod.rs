@@ -1,6 +1,7 @@
 //! PURE: the replicated state machine. A command at a log position changes the state or is refused; nothing here does I/O, knows a
 //! clock or is random. Replaying the same log gives the same state on every member.
 
+pub mod audit;
 pub mod command;
 pub mod events;
 pub mod next;
@@ -29,6 +30,7 @@ pub use rejection::Rejection;
 pub use traffic::{Side, Stage, Traffic};
 
 use crate::plan::Plan;
+use audit::Audit;
 use events::{Event, Events};
 use operation::StepRecord;
 use requests::Requests;
@@ -39,7 +41,7 @@ use transition::{Happening, Occasion};
 const FINISHED_KEPT: usize = 50;
 
 /// Version of the snapshot this program writes, and the highest it reads.
-const SNAPSHOT_VERSION: u32 = 2;
+const SNAPSHOT_VERSION: u32 = 3;
 
 /// Where a command lies in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +65,9 @@ pub struct State {
     pub journals: BTreeMap<String, String>,
     /// Answers to requests that carried an id.
     pub requests: Requests,
+    /// Who asked for what.
+    #[serde(default)]
+    pub audit: Audit,
 }
 
 /// A fleet file that was accepted.
@@ -117,7 +122,7 @@ pub enum RestoreError {
 }
 
 impl State {
-    /// Applies the command at `position`. A refusal leaves everything but `applied` as it was.
+    /// Applies the command at `position`. A refusal leaves everything but `applied` and the audit log as it was.
     ///
     /// # Errors
     /// The reason of the refusal; it is the same on every member.
@@ -128,7 +133,10 @@ impl State {
         {
             return Ok(reply.clone());
         }
-        let reply = self.dispatch(position, envelope)?;
+        let note = self.audited(&envelope.command);
+        let result = self.dispatch(position, envelope);
+        self.note(position.index, envelope, note, result.as_ref().err());
+        let reply = result?;
         if let Some(id) = &envelope.request_id {
             self.requests.remember(id, reply.clone());
         }
@@ -184,6 +192,7 @@ impl State {
                 self.traffic(occasion, operation, Move::Disturbed { reason, evidence })
             }
             Command::AgentSeen { host, journal } => self.agent_seen(occasion, host, journal),
+            Command::Audit { .. } => Ok(Reply::Accepted),
         }
     }
 

@@ -4,7 +4,8 @@
 //! | --- | --- |
 //! | a step starts only when all its `after` are done | `check_start` |
 //! | attempts only grow | `check_attempts` |
-//! | a refused command changes nothing | `history` |
+//! | a refused command changes nothing but the audit log | `history` |
+//! | what an operator asked for is in the audit log, accepted or refused | `check_audit` |
 //! | snapshot and rest of the log give the same state as the whole log | `a_snapshot_anywhere_changes_nothing` |
 //! | cancel takes every started step back, last first | `cancel_takes_back_in_reverse` |
 //! | the register moves by a decision only, at most one for each switchover, in the term of its try | `check_register` |
@@ -227,14 +228,43 @@ fn history(masks: &[u16], tries: &[Try]) -> (Vec<Envelope>, State) {
         let result = state.apply(position(index), &envelope);
         log.push(envelope.clone());
         match &result {
-            Err(_) => assert_eq!(State { applied: before.applied, ..state.clone() }, before),
+            Err(_) => assert_eq!(unchanged(&state, &before), before),
             Ok(reply) => check_start(&before, &envelope.command, position(index), reply),
         }
+        check_audit(&before, &state, &envelope, result.is_ok());
         check_attempts(&before, &state, &envelope.command);
         check_register(&before, &state, &envelope.command, position(index));
         check_exclusive(&state);
     }
     (log, state)
+}
+
+/// The state after a refusal, but for what a refusal may change.
+fn unchanged(after: &State, before: &State) -> State {
+    State { applied: before.applied, audit: before.audit.clone(), ..after.clone() }
+}
+
+/// Who asked for something is noted with it, and nothing else is.
+fn check_audit(before: &State, after: &State, envelope: &Envelope, accepted: bool) {
+    let asked = matches!(
+        envelope.command,
+        Command::ApplyFleet { .. }
+            | Command::StartOperation { .. }
+            | Command::Cancel { .. }
+            | Command::Retry { .. }
+            | Command::SetReads { .. }
+            | Command::BeginSwitchover { .. }
+            | Command::Finish { .. }
+    );
+    if !asked {
+        assert_eq!(after.audit, before.audit);
+    } else if accepted {
+        let entry = after.audit.entries().last().unwrap();
+        assert_eq!((entry.index, &entry.by, entry.at), (after.applied, &envelope.by, envelope.at));
+        assert_eq!(entry.note.refused, None);
+    } else {
+        assert_ne!(after.audit, before.audit);
+    }
 }
 
 fn position(index: u64) -> Position {
@@ -416,7 +446,7 @@ proptest! {
             match what {
                 Kind::Failed(_) if done => prop_assert!(ruled_out.insert(attempt)),
                 Kind::Decide if done => prop_assert!(!ruled_out.contains(&attempt), "{attempt} was ruled out"),
-                _ if !done => prop_assert_eq!(&State { applied: before.applied, ..gate.0.clone() }, &before),
+                _ if !done => prop_assert_eq!(&unchanged(&gate.0, &before), &before),
                 _ => {}
             }
         }
