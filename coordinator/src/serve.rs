@@ -256,6 +256,8 @@ pub async fn serve(config: ServeConfig, shutdown: impl Future<Output = ()>) -> R
 }
 
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod rotation_tests;
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,21 @@
 //! `serde` gives up at the first fault and knows no place for what it accepted; an operator who fixes a file wants all
 //! faults, and rules over the finished specification want places too.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
+use pgleap_proto::bounds::{MAX_FLEET_BYTES, MAX_VALUE_BYTES};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::error::{Fault, place};
 use super::suggest::nearest;
+
+/// Faults told at once; nobody reads more.
+const MAX_FAULTS: usize = 100;
+/// Elements of one list.
+const MAX_LIST: usize = 1000;
 
 /// Where faults and places are gathered while one file is read.
 pub(super) struct Reader<'t> {
@@ -20,15 +26,29 @@ pub(super) struct Reader<'t> {
     faults: RefCell<Vec<(Range<usize>, Fault)>>,
     /// Paths that have a fault already: one fault a key is enough, later ones are mostly consequences.
     faulty: RefCell<BTreeSet<String>>,
+    /// Faults beyond those that are kept.
+    more: Cell<usize>,
 }
 
 impl<'t> Reader<'t> {
     pub(super) fn new(text: &'t str) -> Self {
-        Reader { text, places: RefCell::default(), faults: RefCell::default(), faulty: RefCell::default() }
+        Reader {
+            text,
+            places: RefCell::default(),
+            faults: RefCell::default(),
+            faulty: RefCell::default(),
+            more: Cell::default(),
+        }
     }
 
     /// The top of the file; none when it is not TOML at all, which is then a fault.
     pub(super) fn tree(&self) -> Option<Spanned<DeTable<'t>>> {
+        if self.text.len() > MAX_FLEET_BYTES {
+            let message =
+                format!("the file has {} bytes, at most {MAX_FLEET_BYTES} are read", self.text.len());
+            self.push(0..0, "", message, "split the fleet".to_owned());
+            return None;
+        }
         let (tree, errors) = DeTable::parse_recoverable(self.text);
         if errors.is_empty() {
             return Some(tree);
@@ -67,6 +87,10 @@ impl<'t> Reader<'t> {
 
     /// `line 12` of a key, for faults that refer to another place.
     pub(super) fn line(&self, path: &str) -> String {
+        // To find a line takes a look at the whole file; when the fault is not told anyway, that is saved.
+        if self.is_full() {
+            return "another line".to_owned();
+        }
         let places = self.places.borrow();
         let span = places.get(path).cloned().unwrap_or(0..0);
         format!("line {}", place(self.text, &span).0)
@@ -76,10 +100,22 @@ impl<'t> Reader<'t> {
     pub(super) fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|(span, _)| span.start);
+        let more = self.more.get();
+        if let Some((_, last)) = faults.last_mut().filter(|_| more > 0) {
+            last.cure.push_str(&format!(" (and {more} more faults; correct these first)"));
+        }
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 
+    fn is_full(&self) -> bool {
+        self.faults.borrow().len() >= MAX_FAULTS
+    }
+
     fn push(&self, span: Range<usize>, path: &str, message: String, cure: String) {
+        if self.is_full() {
+            self.more.set(self.more.get() + 1);
+            return;
+        }
         let (line, column) = place(self.text, &span);
         let key = without_indices(path);
         self.faults.borrow_mut().push((span, Fault { line, column, key, message, cure }));
@@ -152,6 +188,10 @@ impl<'r, 't> Section<'r, 't> {
             self.wrong_type(key, value.get_ref(), "a text", example);
             return None;
         };
+        if let Some(fault) = too_long(text) {
+            self.fault(key, fault, "shorten it");
+            return None;
+        }
         if text.trim().is_empty() {
             self.fault(key, "is empty", format!("write {key} = {example}, or leave the key out"));
         } else if text.chars().any(char::is_control) {
@@ -293,9 +333,10 @@ impl<'r, 't> Section<'r, 't> {
             let name = name.get_ref().to_string();
             section.reader.remember(&section.at(&name), value.span());
             match value.get_ref().as_str() {
-                Some(text) => {
+                Some(text) if name.len() + text.len() <= MAX_VALUE_BYTES => {
                     texts.insert(name, text.to_owned());
                 }
+                Some(_) => section.fault("", "has a name or text that is too long", "shorten it"),
                 None => section.wrong_type(&name, value.get_ref(), "a text", "\"...\""),
             }
         }
@@ -310,8 +351,16 @@ impl<'r, 't> Section<'r, 't> {
             return Vec::new();
         };
         let mut texts = Vec::new();
+        if array.len() > MAX_LIST {
+            let message = format!("lists {} things, at most {MAX_LIST} are possible", array.len());
+            self.fault(key, message, "shorten it");
+            return texts;
+        }
         for element in array.iter().map(Spanned::get_ref) {
             match element.as_str() {
+                Some(text) if text.len() > MAX_VALUE_BYTES => {
+                    self.fault(key, "has an element that is too long", "shorten it");
+                }
                 Some(text) if !text.trim().is_empty() && !text.chars().any(char::is_control) => {
                     texts.push(text.to_owned());
                 }
@@ -361,6 +410,11 @@ impl<'r, 't> Section<'r, 't> {
             self.reader.fault(&path, "unknown key", cure);
         }
     }
+}
+
+fn too_long(text: &str) -> Option<String> {
+    let length = text.len();
+    (length > MAX_VALUE_BYTES).then(|| format!("has {length} bytes, at most {MAX_VALUE_BYTES} are possible"))
 }
 
 fn article(noun: &str) -> &'static str {
