@@ -237,7 +237,7 @@ impl Jobs {
         runnable(&program.path)?;
         let doing = || format!("starting job {name} ({})", program.path.display());
         record.prepare(program).doing(doing)?;
-        let log = File::create(record.supervisor_log_path()).doing(doing)?;
+        let log = record.supervisor_log().doing(doing)?;
         let mut command = std::process::Command::new(&self.supervisor);
         command.arg0("pgleap-agent").arg("exec-job").arg(record.directory());
         // The lock goes along as standard input; the agent's own copy closes when `command` and `lock` are dropped.

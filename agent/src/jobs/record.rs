@@ -16,7 +16,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -68,9 +68,15 @@ impl Record {
         self.file("supervisor.log")
     }
 
+    /// Empty, readable by the agent's user only.
+    pub(super) fn supervisor_log(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600).open(self.supervisor_log_path())
+    }
+
     /// Makes the directory, private to the agent's user.
     pub(super) fn create(&self) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.directory)
+        durable::private_directory(&self.directory)
     }
 
     /// The lock, taken; none when somebody else has it. Given up when the last copy of the file is closed.

@@ -111,7 +111,7 @@ impl PgCtl {
 
     async fn start_within(&self, seconds: &str, settings: &[(&str, &str)]) -> Result<()> {
         if let Some(parent) = self.log.parent() {
-            tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
+            crate::durable::private_directory(parent).doing(|| parent.display().to_string())?;
         }
         let mut options = String::new();
         if !self.node.config_file.is_empty() {

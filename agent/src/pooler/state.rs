@@ -1,8 +1,7 @@
 //! What outlives the agent, in `state_dir/poolers`: pauses that are owed an end, and entries that are spared.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use pgleap_proto::traffic::ArmPoolerRequest;
@@ -64,7 +63,7 @@ fn path(state_dir: &Path, operation: &str, pooler: &str, kind: &str) -> PathBuf 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     let doing = || format!("writing {}", path.display());
     if let Some(directory) = path.parent() {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).doing(doing)?;
+        durable::private_directory(directory).doing(doing)?;
     }
     durable::write(path, bytes).doing(doing)
 }

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use pgleap_proto::step::KeepTraffic;
@@ -78,7 +77,7 @@ pub fn save<R: Record>(state_dir: &Path, operation: &str, name: &str, record: &R
     let path = path::<R>(state_dir, operation, name)?;
     let write = || -> io::Result<()> {
         let directory = state_dir.join(R::DIRECTORY).join(operation);
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        crate::durable::private_directory(&directory)?;
         crate::durable::write(&path, &serde_json::to_vec_pretty(record)?)?;
         // The directories may be new: their names have to last as well.
         for directory in [state_dir.join(R::DIRECTORY), state_dir.to_owned()] {

@@ -83,7 +83,7 @@ impl Offer {
     pub fn save(&self, state_dir: &Path) -> Result<()> {
         let path = file(state_dir, &self.operation)?;
         let write = || -> io::Result<()> {
-            std::fs::create_dir_all(state_dir.join("offers"))?;
+            crate::durable::private_directory(&state_dir.join("offers"))?;
             crate::durable::write(&path, &serde_json::to_vec_pretty(self)?)
         };
         write().doing(|| format!("writing {}", path.display()))

@@ -1,8 +1,8 @@
 //! What an agent checks before it takes its port: who it is, and that nobody else can read or share its state.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -86,10 +86,7 @@ pub fn prepare(config: AgentConfig) -> Result<Ready, StartError> {
     }
     private(&files.key, "chmod 600")?;
     let state_dir = &config.state_dir;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(state_dir)
+    crate::durable::private_directory(state_dir)
         .map_err(|source| StartError::Directory { path: state_dir.clone(), source })?;
     private(state_dir, "chmod 700")?;
     let journal = Arc::new(Journal::open(state_dir)?);

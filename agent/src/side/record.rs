@@ -113,7 +113,7 @@ impl Records {
     pub fn write(&self, record: &Record) -> Result<()> {
         let path = self.path(&record.operation)?;
         if !self.0.exists() {
-            std::fs::create_dir_all(&self.0).doing(|| self.0.display().to_string())?;
+            durable::private_directory(&self.0).doing(|| self.0.display().to_string())?;
             let parent = self.0.parent().unwrap_or(&self.0);
             std::fs::File::open(parent).and_then(|d| d.sync_all()).doing(|| parent.display().to_string())?;
         }

@@ -228,7 +228,7 @@ impl Nodes<'_> {
                 )));
             }
         }
-        std::fs::create_dir_all(data).doing(|| format!("creating {}", data.display()))?;
+        crate::durable::private_directory(data).doing(|| format!("creating {}", data.display()))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         std::fs::set_permissions(data, private).doing(|| data.display().to_string())?;
         let mark = Marker {
@@ -242,7 +242,7 @@ impl Nodes<'_> {
         made::empty(data)?;
         if place.wal {
             let wal = data.join("pg_wal");
-            std::fs::create_dir(&wal).doing(|| wal.display().to_string())?;
+            crate::durable::private_directory(&wal).doing(|| wal.display().to_string())?;
             cx.report.log("pgleap", "pg_wal lies elsewhere on the leader; here it becomes a directory");
         }
         Ok(())

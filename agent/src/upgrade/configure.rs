@@ -120,7 +120,7 @@ fn copy_files(
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let doing = || format!("copying {} to {}", from.display(), to.display());
     if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent).doing(doing)?;
+        crate::durable::private_directory(parent).doing(doing)?;
     }
     std::fs::copy(from, to).doing(doing).map(|_| ())
 }

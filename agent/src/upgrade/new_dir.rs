@@ -4,7 +4,7 @@
 //! written first, `initdb` and the configuration work in [`STAGING`] below it, and the finished entries are moved
 //! up; the mark says "initialised" only after all of them have. Nothing without our mark is ever changed.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use pgleap_proto::node::Node;
@@ -89,7 +89,7 @@ pub fn claim(cx: &Context, node: &Node, initdb: Vec<String>) -> Result<Marker> {
             data_dir.display()
         )
     };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).doing(doing)?;
+    crate::durable::private_directory(data_dir).doing(doing)?;
     let marker = Marker {
         operation: cx.operation.clone(),
         step: cx.step.clone(),
@@ -174,7 +174,7 @@ fn save_configuration(data_dir: &Path) -> Result<()> {
     let temporary = data_dir.join(format!("{SAVED}.tmp"));
     remove_tree(&temporary)?;
     let doing = || format!("saving the configuration of {}", data_dir.display());
-    std::fs::create_dir(&temporary).doing(doing)?;
+    crate::durable::private_directory(&temporary).doing(doing)?;
     for entry in std::fs::read_dir(data_dir).doing(doing)? {
         let entry = entry.doing(doing)?;
         let name = entry.file_name();
@@ -210,7 +210,8 @@ fn extra_directories(data_dir: &Path) -> Result<Vec<String>> {
 /// Copies files, directories and links; what exists is replaced.
 pub(super) fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     let doing = || format!("copying {} to {}", from.display(), to.display());
-    std::fs::create_dir_all(to).doing(doing)?;
+    // For its owner only: what lies in a data directory is nobody else's.
+    crate::durable::private_directory(to).doing(doing)?;
     for entry in std::fs::read_dir(from).doing(doing)? {
         let entry = entry.doing(doing)?;
         let (source, target) = (entry.path(), to.join(entry.file_name()));

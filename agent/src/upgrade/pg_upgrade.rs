@@ -86,7 +86,7 @@ fn config_file(node: &Node) -> Result<String> {
 /// When it cannot be made.
 pub fn work_dir(cx: &Context) -> Result<PathBuf> {
     let directory = cx.config.state_dir.join("work").join(&cx.operation).join(&cx.step);
-    std::fs::create_dir_all(&directory).doing(|| directory.display().to_string())?;
+    crate::durable::private_directory(&directory).doing(|| directory.display().to_string())?;
     Ok(directory)
 }
 

@@ -2,7 +2,6 @@
 //!
 //! One fixed directory for each operation and node: what a killed run left is found and removed by the next one.
 
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use pgleap_proto::node::Node;
@@ -60,9 +59,7 @@ impl Scratch {
     /// When it cannot be made.
     pub async fn prepare(&self, cx: &Context) -> Result<()> {
         self.remove(cx).await?;
-        let mut builder = std::fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(&self.directory).doing(|| self.directory.display().to_string())?;
+        crate::durable::private_directory(&self.directory).doing(|| self.directory.display().to_string())?;
         socket_dir::make(cx, SOCKETS).map(drop)
     }
 

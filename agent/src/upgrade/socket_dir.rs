@@ -1,6 +1,6 @@
 //! Private directories for the unix sockets of servers that must not be reached by anyone else.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::context::Context;
@@ -18,7 +18,7 @@ const LONGEST: usize = 90;
 pub fn make(cx: &Context, purpose: &str) -> Result<PathBuf> {
     let directory = path(&cx.config.state_dir, &format!("{}/{}/{purpose}", cx.operation, cx.step));
     let doing = || format!("making the socket directory {}", directory.display());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).doing(doing)?;
+    crate::durable::private_directory(&directory).doing(doing)?;
     let found = std::fs::symlink_metadata(&directory).doing(doing)?;
     if !found.is_dir() || found.uid() != nix::unistd::geteuid().as_raw() {
         return Err(StepError::new(format!("{} belongs to someone else: remove it", directory.display())));

@@ -84,7 +84,7 @@ impl Record {
     pub(super) fn begin(&self, data_dir: &Path) -> Result<()> {
         let path = beside(data_dir);
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).doing(|| parent.display().to_string())?;
+            crate::durable::private_directory(parent).doing(|| parent.display().to_string())?;
         }
         marker::write_file(&path, self).map_err(|error| {
             StepError::new(format!(

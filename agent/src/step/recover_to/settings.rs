@@ -37,7 +37,7 @@ pub(super) async fn write_fence(cx: &Context, node: &Node) -> Result<Option<Stri
     };
     let path = fence_path(cx, node);
     if let Some(parent) = path.parent() {
-        tokio::fs::create_dir_all(parent).await.doing(|| parent.display().to_string())?;
+        crate::durable::private_directory(parent).doing(|| parent.display().to_string())?;
     }
     crate::durable::write(&path, fenced.as_bytes()).doing(|| format!("writing {}", path.display()))?;
     Ok(Some(path.to_string_lossy().into_owned()))
