@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use crate::redact::redacted;
+
 /// What stopped a step. The message is one or two sentences: what, where, why, what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -18,9 +20,9 @@ pub struct StepError {
 pub type Result<T, E = StepError> = std::result::Result<T, E>;
 
 impl StepError {
-    /// An error without evidence.
+    /// An error without evidence. Secrets in it are masked.
     pub fn new(message: impl Into<String>) -> StepError {
-        StepError { message: message.into(), evidence: Vec::new(), late: false }
+        StepError { message: redacted(message), evidence: Vec::new(), late: false }
     }
 
     /// The time was too short.
@@ -28,10 +30,10 @@ impl StepError {
         StepError { late: true, ..StepError::new(message) }
     }
 
-    /// Adds lines that show it.
+    /// Adds lines that show it. Secrets in them are masked.
     #[must_use]
     pub fn with_evidence<L: Into<String>>(mut self, lines: impl IntoIterator<Item = L>) -> StepError {
-        self.evidence.extend(lines.into_iter().map(Into::into));
+        self.evidence.extend(lines.into_iter().map(redacted));
         self
     }
 }

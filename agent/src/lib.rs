@@ -19,6 +19,7 @@ pub mod pooler;
 pub mod positions;
 pub mod program;
 pub mod reads;
+pub mod redact;
 pub mod relink;
 pub mod report;
 pub mod run;

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use pgleap_proto::agent::{LogLine, Progress, StepEvent, step_event};
 use tokio::sync::broadcast;
 
+use crate::redact::redacted;
+
 /// Lines kept for watchers that join late, and for the evidence of a failure.
 const RECENT: usize = 200;
 
@@ -38,9 +40,9 @@ impl Reporter {
         self.send(step_event::Kind::Progress(progress));
     }
 
-    /// A line that a tool printed, or (source `pgleap`) that the step has to say.
+    /// A line that a tool printed, or (source `pgleap`) that the step has to say. Secrets in it are masked.
     pub fn log(&self, source: &str, line: impl Into<String>) {
-        let line = LogLine { source: source.to_owned(), line: line.into() };
+        let line = LogLine { source: source.to_owned(), line: redacted(line) };
         tracing::info!(source, line = line.line, "step log");
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.lines.len() == RECENT {

@@ -6,7 +6,10 @@
 mod certificates;
 mod clone;
 mod exact;
+#[path = "../fake/private.rs"]
+mod private;
 mod refuse;
+mod secrets;
 mod servers;
 
 use std::time::Duration;

@@ -9,7 +9,10 @@ mod hooks;
 mod leaders;
 mod load;
 mod moves;
+#[path = "../fake/private.rs"]
+mod private;
 mod refuses;
+mod secrets;
 #[path = "../convert/servers.rs"]
 #[allow(dead_code, reason = "made for another test program")]
 mod servers;

@@ -40,7 +40,7 @@ async fn post(address: &str, message: Vec<u8>) -> Result<Answer> {
     let driving = tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = Request::post(path)
-        .header(HOST, authority.as_str())
+        .header(HOST, authority.as_str().rsplit('@').next().unwrap_or_default())
         .header(CONTENT_TYPE, "application/json")
         .body(Full::new(Bytes::from(message)))
         .doing(doing)?;

@@ -123,11 +123,12 @@ pub fn pairs(text: &str) -> Result<Vec<Pair>, String> {
         let key = rest.get(..end).unwrap_or_default().to_owned();
         at = skip(at + end);
         if key.is_empty() || !text.get(at..).unwrap_or_default().starts_with('=') {
-            return Err(format!("\"{text}\" is no connection string"));
+            // Never the text itself: it may hold a password.
+            return Err("the value is no connection string: it has a word without =".to_owned());
         }
         at = skip(at + 1);
         let (value, length) = value(text.get(at..).unwrap_or_default())
-            .ok_or_else(|| format!("\"{text}\" has a quote that does not end"))?;
+            .ok_or_else(|| format!("the value of {key} has a quote that does not end"))?;
         pairs.push(Pair { key, value, place: at..at + length });
         at += length;
     }
