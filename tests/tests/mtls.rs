@@ -32,7 +32,7 @@ async fn as_holder(fleet: &Fleet, holder: &str, arguments: &[&str]) -> Result<Ra
 async fn channel(fleet: &Fleet, host: &str, holder: &str) -> Result<Channel> {
     let identity = TlsFiles::in_directory(&fleet.base.join("pki").join(holder)).load()?;
     let address = fleet.agent_address(host).unwrap_or_default();
-    Ok(identity.connect(&tls::endpoint(&address.to_string())?, Role::Agent, host).await?)
+    Ok(identity.connect(&tls::endpoint(&address)?, Role::Agent, host).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,7 +70,7 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     assert!(knock().await.is_err(), "a foreign certificate was let in");
     // Another host's name does not fit the certificate.
     let identity = TlsFiles::in_directory(&fleet.base.join("pki/coordinator")).load()?;
-    let address = fleet.agent_address("n1").unwrap_or_default().to_string();
+    let address = fleet.agent_address("n1").unwrap_or_default();
     assert!(identity.connect(&tls::endpoint(&address)?, Role::Agent, "o1").await.is_err());
     // Nothing is said in plaintext.
     let plain = Endpoint::from_shared(format!("http://{address}"))?.connect().await;

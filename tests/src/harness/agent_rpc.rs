@@ -18,7 +18,7 @@ impl Fleet {
     pub async fn agent(&self, host: &str, holder: &str) -> Result<AgentClient<Channel>> {
         let identity = TlsFiles::in_directory(&self.base.join("pki").join(holder)).load()?;
         let address = self.agent_address(host).with_context(|| format!("no host {host}"))?;
-        let endpoint = tls::endpoint(&address.to_string())?;
+        let endpoint = tls::endpoint(&address)?;
         Ok(AgentClient::new(identity.connect(&endpoint, Role::Agent, host).await?))
     }
 
