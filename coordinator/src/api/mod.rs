@@ -5,17 +5,21 @@ mod check;
 mod control;
 mod error;
 mod events;
-mod facts;
 mod fleet;
+mod fleet_status;
+mod hold;
 mod lag;
 mod members;
+mod rollout;
 mod start;
 mod status;
 mod traffic;
 mod traffic_status;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod many_tests;
+#[cfg(test)]
+pub(crate) mod tests;
 #[cfg(test)]
 mod traffic_tests;
 
@@ -28,9 +32,10 @@ use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
     ApplyFleetReply, ApplyFleetRequest, CancelReply, CancelRequest, CheckEvent, CheckRequest, EventsRequest,
-    FinishReply, FinishRequest, OperationEvent, PlanReply, PlanRequest, RetryReply, RetryRequest,
-    ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StatusReply, StatusRequest, SwitchReadsReply,
-    SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
+    FinishReply, FinishRequest, HoldReply, HoldRequest, OperationEvent, PlanReply, PlanRequest, ProceedReply,
+    ProceedRequest, RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest,
+    StartRolloutReply, StartRolloutRequest, StatusReply, StatusRequest, SwitchReadsReply, SwitchReadsRequest,
+    SwitchoverReply, SwitchoverRequest,
 };
 use pgleap_proto::tls::{Peer, Role};
 use tokio_util::sync::CancellationToken;
@@ -106,6 +111,24 @@ impl Fleet for Api {
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartReply>, Status> {
         let (peer, request) = allow(request, CHANGE, "start an operation")?;
         self.start_operation(&peer, request).await.map(Response::new)
+    }
+
+    async fn start_rollout(
+        &self,
+        request: Request<StartRolloutRequest>,
+    ) -> Result<Response<StartRolloutReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "start operations")?;
+        self.start_many(&peer, request).await.map(Response::new)
+    }
+
+    async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "hold an operation")?;
+        self.hold_operation(&peer, request).await.map(Response::new)
+    }
+
+    async fn proceed(&self, request: Request<ProceedRequest>) -> Result<Response<ProceedReply>, Status> {
+        let (peer, request) = allow(request, CHANGE, "let an operation go on")?;
+        self.let_proceed(&peer, request).await.map(Response::new)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusReply>, Status> {
