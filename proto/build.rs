@@ -1,7 +1,7 @@
 //! Generates the Rust of the `.proto` files with protox, so that no protoc is needed on the machine.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["node", "traffic", "step", "agent", "raft", "fleet"]
+    let files = ["node", "traffic", "step", "agent", "raft", "many", "fleet"]
         .map(|name| format!("proto/pgleap/{name}.proto"));
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(&files, ["proto"])?;

@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod driver;
 pub mod fleet;
+mod names;
 pub mod pki;
 pub mod plan;
 pub mod raft;

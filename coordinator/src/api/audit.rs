@@ -73,6 +73,9 @@ audited! {
     CheckRequest: |_| "check", |r: &Self| r.cluster.clone();
     PlanRequest: |_| "plan", |r: &Self| r.cluster.clone();
     StartRequest: |_| "start", |r: &Self| r.cluster.clone(), @request_id;
+    StartRolloutRequest: |_| "start", |r: &Self| if r.all { "all clusters".to_owned() } else { r.clusters.join(" ") }, @request_id;
+    HoldRequest: |_| "hold", |r: &Self| r.name.clone(), |r: &Self| r.at.clone(), @request_id;
+    ProceedRequest: |_| "proceed", |r: &Self| r.name.clone(), @request_id;
     StatusRequest: |_| "status", |r: &Self| r.name.clone();
     EventsRequest: |_| "events", |r: &Self| r.name.clone();
     CancelRequest: |_| "cancel", |r: &Self| r.name.clone(), @request_id;

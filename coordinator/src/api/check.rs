@@ -46,7 +46,7 @@ struct Run {
 
 impl Run {
     async fn go(mut self, quick: bool) -> Option<()> {
-        let facts = self.api.facts(&self.cluster).await;
+        let facts = self.api.agents.facts(&self.cluster).await;
         for finding in run(&self.cluster, &facts) {
             self.finding(finding).await?;
         }

@@ -16,7 +16,7 @@ impl Api {
     ) -> Result<CancelReply, Status> {
         let CancelRequest { name, request_id } = request;
         let operation =
-            self.tell(peer, &name, &request_id, |operation| Command::Cancel { operation }).await?;
+            self.told(peer, &name, &request_id, |operation| Command::Cancel { operation }).await?;
         Ok(CancelReply { operation })
     }
 

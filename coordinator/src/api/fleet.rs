@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use pgleap_proto::agent::HelloRequest;
 use pgleap_proto::fleet::{AgentStatus, ApplyFleetReply, ApplyFleetRequest, ShowFleetReply};
 use pgleap_proto::tls::Peer;
@@ -38,7 +39,8 @@ impl Api {
         let names = spec.clusters.iter().map(|cluster| cluster.name.clone());
         let keeps = names.filter(|name| !before.touches(&spec, name)).collect();
         let generation = state.generation() + 1;
-        let command = Command::ApplyFleet { toml, generation, keeps };
+        let policy = spec.policy(Timestamp::now());
+        let command = Command::ApplyFleet { toml, generation, keeps, policy };
         let reply = self.raft.propose(&peer.to_string(), given(&request_id), command).await;
         match reply.map_err(refused)? {
             Reply::Fleet { generation } => Ok(ApplyFleetReply { generation, changes: diff(&before, &spec) }),

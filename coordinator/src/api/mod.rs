@@ -6,10 +6,12 @@ mod check;
 mod control;
 mod error;
 mod events;
-mod facts;
 mod fleet;
+mod fleet_status;
+mod hold;
 mod lag;
 mod members;
+mod rollout;
 mod start;
 mod status;
 mod traffic;
@@ -18,7 +20,9 @@ mod traffic_status;
 #[cfg(test)]
 mod audit_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod many_tests;
+#[cfg(test)]
+pub(crate) mod tests;
 #[cfg(test)]
 mod traffic_tests;
 
@@ -30,10 +34,11 @@ use std::sync::Arc;
 use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
-    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent,
-    CheckRequest, EventsRequest, FinishReply, FinishRequest, OperationEvent, PlanReply, PlanRequest,
-    RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StatusReply,
-    StatusRequest, SwitchReadsReply, SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
+    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent, CheckRequest, EventsRequest,
+    FinishReply, FinishRequest, HoldReply, HoldRequest, OperationEvent, PlanReply, PlanRequest, ProceedReply,
+    ProceedRequest, RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest,
+    StartRolloutReply, StartRolloutRequest, StatusReply, StatusRequest, SwitchReadsReply, SwitchReadsRequest,
+    SwitchoverReply, SwitchoverRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -107,6 +112,27 @@ impl Fleet for Api {
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartReply>, Status> {
         let (asked, request) = self.audit.admit(request, CHANGE, "start an operation").await?;
         let result = self.start_operation(&asked.peer, request).await;
+        asked.answer(result).await
+    }
+
+    async fn start_rollout(
+        &self,
+        request: Request<StartRolloutRequest>,
+    ) -> Result<Response<StartRolloutReply>, Status> {
+        let (asked, request) = self.audit.admit(request, CHANGE, "start operations").await?;
+        let result = self.start_many(&asked.peer, request).await;
+        asked.answer(result).await
+    }
+
+    async fn hold(&self, request: Request<HoldRequest>) -> Result<Response<HoldReply>, Status> {
+        let (asked, request) = self.audit.admit(request, CHANGE, "hold an operation").await?;
+        let result = self.hold_operation(&asked.peer, request).await;
+        asked.answer(result).await
+    }
+
+    async fn proceed(&self, request: Request<ProceedRequest>) -> Result<Response<ProceedReply>, Status> {
+        let (asked, request) = self.audit.admit(request, CHANGE, "let an operation go on").await?;
+        let result = self.let_proceed(&asked.peer, request).await;
         asked.answer(result).await
     }
 

@@ -8,26 +8,40 @@ use pgleap_proto::fleet::{
 use tonic::Status;
 
 use super::error::{find, refused};
-use super::{Api, traffic_status};
+use super::{Api, fleet_status, traffic_status};
 use crate::driver::LiveStatus;
 use crate::plan::PlannedStep;
 use crate::state::operation::StepRecord;
-use crate::state::{Operation, Side, State, Status as Stands, StepState, Verb};
+use crate::state::{Admission, Operation, Side, State, Status as Stands, StepState, Verb};
 
 impl Api {
     pub(super) async fn show_status(&self, request: StatusRequest) -> Result<StatusReply, Status> {
         let view = self.raft.read().await.map_err(refused)?;
         let shown: Vec<&Operation> = match request.name.as_str() {
             "" => current(&view.state),
+            name if view.state.rollouts.contains_key(name) => of_rollout(&view.state, name),
             name => vec![find(&view.state, name)?],
         };
-        let lags = join_all(shown.iter().map(|operation| self.lag(operation))).await;
+        let lags = match request.brief {
+            true => vec![Vec::new(); shown.len()],
+            false => join_all(shown.iter().map(|operation| self.lag(operation))).await,
+        };
         let now = Timestamp::now();
         let live = |operation: &str, step: &str| self.live.status(operation, step);
-        let operations = shown.iter().zip(lags).map(|(operation, lag)| OperationStatus {
-            traffic: traffic_status::present(operation, &self.live.traffic_now(&operation.id)),
-            ..present(operation, lag, &live, now)
+        let admission = Admission::of(&view.state, now);
+        let operations = shown.iter().zip(lags).map(|(operation, lag)| {
+            let mut status = present(operation, lag, &live, now);
+            let about = (self.live.status(&operation.id, ""), now);
+            fleet_status::place(&mut status, &view.state, operation, &admission, about);
+            if request.brief {
+                (status.steps, status.phases) = (Vec::new(), Vec::new());
+            } else {
+                let traffic = self.live.traffic_now(&operation.id);
+                status.traffic = traffic_status::present(operation, &traffic);
+            }
+            status
         });
+        let operations: Vec<OperationStatus> = operations.collect();
         Ok(StatusReply {
             coordinator: Some(CoordinatorStatus {
                 member: view.member,
@@ -38,7 +52,8 @@ impl Api {
                 members: self.raft.members().await.map_err(refused)?,
                 certificate_ends: self.certificate_ends(),
             }),
-            operations: operations.collect(),
+            summary: Some(fleet_status::summary(&view.state, &operations, &admission, now)),
+            operations,
         })
     }
 }
@@ -55,6 +70,13 @@ fn current(state: &State) -> Vec<&Operation> {
     clusters.sort_unstable();
     clusters.dedup();
     clusters.into_iter().filter_map(|cluster| state.find(cluster).map(AsRef::as_ref)).collect()
+}
+
+/// Those of a rollout, in its order.
+fn of_rollout<'s>(state: &'s State, name: &str) -> Vec<&'s Operation> {
+    let rollout = state.rollouts.get(name).into_iter();
+    let ids = rollout.flat_map(|rollout| rollout.waves.iter().flat_map(|wave| &wave.operations));
+    ids.filter_map(|id| state.operations.get(id).map(AsRef::as_ref)).collect()
 }
 
 /// One operation. `live` tells what a running step says.
@@ -85,7 +107,7 @@ fn present(
         next: next(operation),
         lag,
         phases: phases(operation, now),
-        traffic: None,
+        ..OperationStatus::default()
     }
 }
 
@@ -163,7 +185,7 @@ fn reason(operation: &Operation, steps: &[StepStatus]) -> (String, Vec<String>) 
             let blocked = steps.iter().find(|step| step.state == "blocked");
             (blocked.map(|step| format!("{}: {}", step.id, step.message)).unwrap_or_default(), Vec::new())
         }
-        Stands::Cancelled | Stands::Finished => (String::new(), Vec::new()),
+        Stands::Queued | Stands::Cancelled | Stands::Finished => (String::new(), Vec::new()),
     }
 }
 
@@ -171,7 +193,7 @@ fn reason(operation: &Operation, steps: &[StepStatus]) -> (String, Vec<String>) 
 fn next(operation: &Operation) -> String {
     let (id, cluster, writer) = (&operation.id, &operation.plan.cluster, operation.traffic.writer);
     match &operation.status {
-        Stands::Running | Stands::Cancelling | Stands::Switching | Stands::Finishing => {
+        Stands::Queued | Stands::Running | Stands::Cancelling | Stands::Switching | Stands::Finishing => {
             format!("pgleap watch {id}")
         }
         Stands::Stopped(stop) if stop.cancelling || stop.finishing || writer == Side::New => {

@@ -16,18 +16,18 @@ use crate::check::testing::of;
 use crate::serve::{Coordinator, ServeConfig, ServeError};
 use crate::testing::{Behaviour, FakeAgent, Pki, poll};
 
-pub(super) struct Fixture {
-    pki: Pki,
+pub(crate) struct Fixture {
+    pub(crate) pki: Pki,
     tls_dir: PathBuf,
     data: tempfile::TempDir,
-    pub(super) agents: Vec<FakeAgent>,
-    toml: String,
+    pub(crate) agents: Vec<FakeAgent>,
+    pub(crate) toml: String,
 }
 
-pub(super) struct Serving {
+pub(crate) struct Serving {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServeError>>,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Fixture {
@@ -42,7 +42,7 @@ impl Fixture {
         Fixture::of(format!("{ledger}{}", include_str!("../fleet/golden/traffic.toml"))).await
     }
 
-    async fn of(mut toml: String) -> Fixture {
+    pub(super) async fn of(mut toml: String) -> Fixture {
         let pki = Pki::new();
         let mut agents = Vec::new();
         for n in 1..=4 {
@@ -55,7 +55,9 @@ impl Fixture {
         let fleet = crate::fleet::parse(&toml, "test").unwrap();
         let case = of(fleet.cluster("ledger").unwrap().clone());
         for (n, agent) in agents.iter().enumerate() {
-            agent.inspected(case.facts.replies[&format!("db{}", n + 1)].clone());
+            if let Some(reply) = case.facts.replies.get(&format!("db{}", n + 1)) {
+                agent.inspected(reply.clone());
+            }
         }
         let tls_dir = pki.issue(Role::Coordinator, "c1");
         Fixture { pki, tls_dir, data: tempfile::tempdir().unwrap(), agents, toml }
@@ -67,7 +69,7 @@ impl Fixture {
         of(fleet.cluster("ledger").unwrap().clone()).facts.replies[host].clone()
     }
 
-    pub(super) async fn serve(&self) -> Serving {
+    pub(crate) async fn serve(&self) -> Serving {
         let config = ServeConfig {
             data_dir: self.data.path().join("data"),
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -97,7 +99,7 @@ impl Fixture {
 }
 
 impl Serving {
-    pub(super) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.send(()).unwrap();
         let ended = tokio::time::timeout(std::time::Duration::from_secs(3), self.task).await;
         ended.expect("it stops without waiting for followers").unwrap().unwrap();
@@ -109,7 +111,7 @@ pub(super) fn start(request_id: &str) -> StartRequest {
 }
 
 pub(super) fn named(name: &str) -> StatusRequest {
-    StatusRequest { name: name.into() }
+    StatusRequest { name: name.into(), brief: false }
 }
 
 /// Events of an operation to its end or to one of this kind.

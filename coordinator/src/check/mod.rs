@@ -5,12 +5,14 @@
 mod checks;
 mod facts;
 mod judge;
+mod ready;
 mod rehearsal;
 mod releases;
 
 pub use checks::TABLE;
 pub use facts::{Facts, NewView, OldView, View, queries, replicated};
 pub use judge::{Check, Problem, Verdict, run};
+pub use ready::{Unready, ready};
 pub use rehearsal::rehearsal;
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{Connection, Failure, Outcome, watch};
 
 #[derive(Debug, Args)]
 pub struct Cancel {
-    /// Cluster or operation
+    /// Cluster or operation; of a rollout, everything that has not begun yet is given up
     name: String,
     /// Do not ask on a terminal
     #[arg(long, short)]

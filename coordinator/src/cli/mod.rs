@@ -13,6 +13,7 @@ mod finish;
 mod fleet;
 pub(crate) mod follow;
 mod format;
+mod hold;
 mod members;
 mod output;
 mod pki;
@@ -21,10 +22,14 @@ mod retry;
 mod serve;
 mod start;
 mod status;
+mod summary;
 mod switch_reads;
 mod switchover;
 mod traffic;
 mod watch;
+
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -142,7 +147,7 @@ enum Verb {
     Check(check::Check),
     /// Print every step of a cluster's upgrade: commands, where each runs, how it is taken back; changes nothing
     Plan(plan::Plan),
-    /// Start a cluster's upgrade
+    /// Start a cluster's upgrade, or a rollout of many; what may not begin yet is queued and begins by itself
     Start(start::Start),
     /// Show what operations do, what they wait for, and the next command to type
     Status(status::Status),
@@ -160,10 +165,15 @@ enum Verb {
     Reverse(switchover::Switchover),
     /// Give up the way back: the side that takes the writes stays
     Finish(finish::Finish),
-    /// Take an operation back: the old cluster is left as it was found. While a switchover waits for its next try, only that is given up
+    /// Take an operation back: the old cluster is left as it was found. While a switchover waits for its next try, only that is given up;
+    /// of a rollout, what has not begun is given up
     Cancel(cancel::Cancel),
     /// Try the step at which an operation stopped again
     Retry(retry::Retry),
+    /// Begin nothing further of an operation or a rollout; what is under way goes on to its end
+    Hold(hold::Hold),
+    /// Let a held operation or rollout go on, or a rollout in spite of what failed in it
+    Proceed(hold::Proceed),
     /// The group of coordinators: list, add, remove, move leadership
     Members(members::Members),
     /// Print a completion script for a shell
@@ -174,26 +184,7 @@ enum Verb {
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
     let mut out = Out::new(cli.json);
-    let outcome = match cli.verb {
-        Verb::Serve(verb) => verb.run(&cli.connection).await,
-        Verb::Pki(verb) => verb.run(&mut out),
-        Verb::Fleet(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Check(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Plan(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Start(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Status(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Watch(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Events(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Audit(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Cancel(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::SwitchReads(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Switchover(verb) => verb.run(&cli.connection, &mut out, Side::New).await,
-        Verb::Reverse(verb) => verb.run(&cli.connection, &mut out, Side::Old).await,
-        Verb::Finish(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Retry(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Members(verb) => verb.run(&cli.connection, &mut out).await,
-        Verb::Completions(verb) => verb.run(&mut out),
-    };
+    let outcome = run(cli.verb, &cli.connection, &mut out).await;
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -202,5 +193,30 @@ pub async fn main() -> ExitCode {
             }
             ExitCode::from(failure.code())
         }
+    }
+}
+
+async fn run(verb: Verb, connection: &Connection, out: &mut Out) -> Outcome {
+    match verb {
+        Verb::Serve(verb) => verb.run(connection).await,
+        Verb::Pki(verb) => verb.run(out),
+        Verb::Fleet(verb) => verb.run(connection, out).await,
+        Verb::Check(verb) => verb.run(connection, out).await,
+        Verb::Plan(verb) => verb.run(connection, out).await,
+        Verb::Start(verb) => verb.run(connection, out).await,
+        Verb::Status(verb) => verb.run(connection, out).await,
+        Verb::Watch(verb) => verb.run(connection, out).await,
+        Verb::Events(verb) => verb.run(connection, out).await,
+        Verb::Audit(verb) => verb.run(connection, out).await,
+        Verb::Cancel(verb) => verb.run(connection, out).await,
+        Verb::SwitchReads(verb) => verb.run(connection, out).await,
+        Verb::Switchover(verb) => verb.run(connection, out, Side::New).await,
+        Verb::Reverse(verb) => verb.run(connection, out, Side::Old).await,
+        Verb::Finish(verb) => verb.run(connection, out).await,
+        Verb::Retry(verb) => verb.run(connection, out).await,
+        Verb::Hold(verb) => verb.run(connection, out).await,
+        Verb::Proceed(verb) => verb.run(connection, out).await,
+        Verb::Members(verb) => verb.run(connection, out).await,
+        Verb::Completions(verb) => verb.run(out),
     }
 }

@@ -1,39 +1,62 @@
-//! `pgleap status`: one screen an operation.
+//! `pgleap status`: one screen an operation, or one for many.
 
 use clap::Args;
 use jiff::{SignedDuration, Timestamp};
+use pgleap_proto::fleet::fleet_client::FleetClient;
 use pgleap_proto::fleet::{CoordinatorStatus, OperationStatus, StatusReply, StatusRequest, StepStatus};
 use pgleap_proto::tls::ENDS_SOON;
 
+use super::follow::Leading;
 use super::format;
 use super::output::{Out, Tone};
-use super::{Connection, Outcome, members, traffic};
+use super::{Connection, Failure, Outcome, members, summary, traffic};
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// Cluster or operation; all when left out
+    /// Cluster, operation or rollout; all when left out
     name: Option<String>,
     /// Every step, not only those under way
     #[arg(long, short)]
     steps: bool,
+    /// Leave out what is long, as it is done for people anyway when there are many: steps, phases, lag, traffic
+    #[arg(long, conflicts_with = "steps")]
+    brief: bool,
 }
 
 impl Status {
     pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
-        let request = StatusRequest { name: self.name.unwrap_or_default() };
-        let reply = connection.open().await?.status(request).await?.into_inner();
+        let name = self.name.unwrap_or_default();
         if out.json {
-            return Ok(out.value(&reply)?);
+            let request = StatusRequest { name, brief: self.brief };
+            return Ok(out.value(&connection.open().await?.status(request).await?.into_inner())?);
         }
+        let reply = ask(&mut connection.open().await?, name, self.brief).await?;
         let text = render(out, &reply, self.steps);
         Ok(out.line(&text)?)
     }
+}
+
+/// As much as fits on a screen: of many operations, what is long is not even asked for.
+pub(super) async fn ask(
+    client: &mut FleetClient<Leading>,
+    name: String,
+    brief_wanted: bool,
+) -> Result<StatusReply, Failure> {
+    let brief = client.status(StatusRequest { name: name.clone(), brief: true }).await?.into_inner();
+    if brief_wanted || brief.operations.len() > summary::FEW {
+        return Ok(brief);
+    }
+    Ok(client.status(StatusRequest { name, brief: false }).await?.into_inner())
 }
 
 /// The screen, for `status` and `watch`.
 pub(super) fn render(out: &Out, reply: &StatusReply, all_steps: bool) -> String {
     let mut lines: Vec<String> = members::summary(out, reply.coordinator.as_ref()).into_iter().collect();
     lines.extend(reply.coordinator.as_ref().and_then(|coordinator| certificate(out, coordinator)));
+    if reply.operations.len() > summary::FEW {
+        summary::render(out, reply, &mut lines);
+        return lines.join("\n");
+    }
     for operation in &reply.operations {
         if !lines.is_empty() {
             lines.push(String::new());
@@ -64,6 +87,7 @@ fn certificate(out: &Out, coordinator: &CoordinatorStatus) -> Option<String> {
 fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lines: &mut Vec<String>) {
     let tone = match operation.state.as_str() {
         "stopped" => Tone::Bad,
+        "queued" => Tone::Dim,
         "cancelling" | "cancelled" | "switching" => Tone::Warn,
         _ => Tone::Good,
     };
@@ -77,13 +101,19 @@ fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lin
         operation.started_at.split('.').next().unwrap_or_default(),
         operation.started_by,
     ));
-    lines.push(format!(
-        "  {} {}, {} of {} steps done",
-        label(out, "phase"),
-        operation.phase,
-        operation.steps_done,
-        operation.steps_total
-    ));
+    if !operation.rollout.is_empty() {
+        let text = format!("{}, wave {}", operation.rollout, operation.wave);
+        lines.push(format!("  {} {text}", label(out, "rollout")));
+    }
+    if operation.steps_total > 0 {
+        lines.push(format!(
+            "  {} {}, {} of {} steps done",
+            label(out, "phase"),
+            operation.phase,
+            operation.steps_done,
+            operation.steps_total
+        ));
+    }
     let phases = operation.phases.iter().filter(|p| p.seconds > 0.0 || p.complete);
     let phases: Vec<String> = phases
         .map(|p| format!("{}{} {}", if p.complete { "✓ " } else { "▸ " }, p.name, format::seconds(p.seconds)))
@@ -111,6 +141,9 @@ fn render_operation(out: &Out, operation: &OperationStatus, all_steps: bool, lin
     }
     if let Some(traffic) = &operation.traffic {
         traffic::render(out, traffic, lines);
+    }
+    if !operation.held.is_empty() && !operation.reason.contains(&operation.held) {
+        lines.push(format!("  {} {}", label(out, "hold"), out.paint(Tone::Warn, &operation.held)));
     }
     if !operation.reason.is_empty() {
         let name = if operation.state == "stopped" { "stopped" } else { "waits" };

@@ -53,7 +53,7 @@ async fn wait(connection: &Connection, out: &mut Out, operation: &str) -> Result
     let mut shown = String::new();
     let mut look = watch::Look::new(connection);
     loop {
-        let reply = look.at(out, StatusRequest { name: operation.to_owned() }).await?;
+        let reply = look.at(out, StatusRequest { name: operation.to_owned(), brief: false }).await?;
         let Some(found) = reply.operations.into_iter().next() else {
             return Err(Failure::Refused(format!("operation {operation} is gone; see `pgleap status`")));
         };

@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub struct Watch {
-    /// Cluster or operation; all when left out
+    /// Cluster, operation or rollout; all when left out
     name: Option<String>,
-    /// End when nothing goes on by itself any more: at a gate, cancelled, or (exit code 5) stopped
+    /// End when nothing goes on by itself any more: at a gate, cancelled, held, or (exit code 5) stopped
     #[arg(long)]
     until_idle: bool,
 }
@@ -36,12 +36,9 @@ pub(super) async fn follow(connection: &Connection, out: &mut Out, name: &str, u
     let mut view = View::default();
     let mut look = Look { interval: INTERVAL, ..Look::new(connection) };
     loop {
-        let reply = look.at(out, StatusRequest { name: name.to_owned() }).await?;
+        let reply = look.at(out, StatusRequest { name: name.to_owned(), brief: !out.json }).await?;
         view.show(out, &reply)?;
-        let busy = |o: &OperationStatus| {
-            matches!(o.state.as_str(), "running" | "cancelling" | "switching" | "finishing")
-        };
-        if until_idle && !reply.operations.iter().any(busy) {
+        if until_idle && reply.operations.iter().all(|operation| operation.idle) {
             let stopped = reply.operations.iter().any(|o| o.state == "stopped");
             return if stopped { Err(Failure::Stopped) } else { Ok(()) };
         }
@@ -96,7 +93,10 @@ impl<'c> Look<'c> {
             Some(client) => client,
             None => self.connection.open().await?,
         };
-        let reply = client.status(request).await?.into_inner();
+        let reply = match request.brief {
+            true => status::ask(&mut client, request.name, false).await?,
+            false => client.status(request).await?.into_inner(),
+        };
         self.client = Some(client);
         Ok(reply)
     }

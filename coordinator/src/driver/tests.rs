@@ -276,7 +276,7 @@ async fn a_step_the_agent_does_not_know_fails_clearly() {
 #[tokio::test]
 async fn an_agent_with_newer_fences_than_the_log_stops_the_operation() {
     let fixture = Fixture::new().await;
-    fixture.first.remember_fence("s.a", (99, 1));
+    fixture.first.remember_fence(OP, "s.a", (99, 1));
     let coordinator = fixture.coordinator();
     coordinator.begin(fixture.diamond()).await;
     coordinator.until("stopped", |op| stopped(op).is_some()).await;

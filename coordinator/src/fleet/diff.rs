@@ -12,6 +12,24 @@ pub fn diff(old: &FleetSpec, new: &FleetSpec) -> Vec<String> {
     compare("host", hosts(old), hosts(new), &mut changes, |name, before, after, changes| {
         changes.push(format!("host {name}: agent {before} -> {after}"));
     });
+    let racks = |host: &super::HostSpec| host.rack.clone().unwrap_or_default();
+    for (before, after) in
+        old.hosts.iter().filter_map(|h| Some((h, new.hosts.iter().find(|n| n.name == h.name)?)))
+    {
+        if before.rack != after.rack {
+            let (name, before, after) = (&after.name, racks(before), racks(after));
+            changes.push(format!("host {name}: rack {} -> {}", shown(&before), shown(&after)));
+        }
+    }
+    for (what, changed) in [
+        ("limits", old.limits != new.limits),
+        ("windows", old.windows != new.windows),
+        ("waves", old.waves != new.waves),
+    ] {
+        if changed && !old.name.is_empty() {
+            changes.push(format!("fleet: {what}: changed"));
+        }
+    }
     let clusters = |spec: &FleetSpec| spec.clusters.iter().map(|c| (c.name.clone(), c.clone())).collect();
     compare("cluster", clusters(old), clusters(new), &mut changes, |name, before, after, changes| {
         cluster_changes(name, before, after, changes);

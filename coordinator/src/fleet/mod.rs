@@ -4,8 +4,11 @@
 
 mod diff;
 mod error;
+mod many;
 mod nodes;
+mod policy;
 mod read;
+mod read_many;
 mod read_traffic;
 mod reader;
 mod rules;
@@ -15,6 +18,8 @@ mod traffic;
 
 pub use diff::diff;
 pub use error::{Fault, FleetError};
+pub use many::{WaveSpec, Who, WindowSpec, divide};
+pub use policy::{Limits, Opening, Policy, Window, Zone};
 pub use spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
     TablespaceSpec, ValidateSpec,

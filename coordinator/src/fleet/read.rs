@@ -1,5 +1,6 @@
 //! Which keys a fleet file has, with their types, bounds and defaults. Relations between keys are in `rules`.
 
+use super::read_many::{limits, wave, window};
 use super::read_traffic::{balancer, pooler, traffic};
 use super::reader::{Reader, Section};
 use super::spec::{
@@ -33,13 +34,19 @@ pub(super) fn fleet(reader: &Reader<'_>) -> Option<FleetSpec> {
         .into_iter()
         .map(|section| cluster(section, &hosts))
         .collect();
+    let limits = limits(top.section("limits", None));
+    let windows = top.sections("window", None).into_iter().map(window).collect();
+    let waves = top.sections("wave", None).into_iter().map(wave).collect();
     top.finish();
-    Some(FleetSpec { name, hosts, clusters })
+    Some(FleetSpec { name, hosts, clusters, limits, windows, waves })
 }
 
 fn host(mut section: Section<'_, '_>) -> HostSpec {
-    let host =
-        HostSpec { name: section.text("name", "\"db1\""), agent: section.text("agent", "\"10.0.0.1:7432\"") };
+    let host = HostSpec {
+        name: section.text("name", "\"db1\""),
+        agent: section.text("agent", "\"10.0.0.1:7432\""),
+        rack: section.optional_text("rack", "\"r12\""),
+    };
     section.finish();
     host
 }

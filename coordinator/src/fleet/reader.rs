@@ -389,6 +389,16 @@ impl<'r, 't> Section<'r, 't> {
         found
     }
 
+    /// True or false; false when left out.
+    pub(super) fn optional_truth(&mut self, key: &'static str) -> bool {
+        let Some(value) = self.find(key) else { return false };
+        let truth = value.get_ref().as_bool();
+        if truth.is_none() {
+            self.wrong_type(key, value.get_ref(), "true or false", "true");
+        }
+        truth.unwrap_or_default()
+    }
+
     /// Whether the table stands in the file.
     pub(super) fn exists(&self) -> bool {
         self.table.is_some()

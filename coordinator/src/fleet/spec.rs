@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::many::{WaveSpec, WindowSpec};
+use super::policy::Limits;
 use super::traffic::{BalancerSpec, PoolerSpec, TrafficSpec};
 
 /// A whole fleet file.
@@ -17,6 +19,12 @@ pub struct FleetSpec {
     pub hosts: Vec<HostSpec>,
     /// In the order of the file.
     pub clusters: Vec<ClusterSpec>,
+    /// How many operations work at a time.
+    pub limits: Limits,
+    /// When something may begin; without any, always.
+    pub windows: Vec<WindowSpec>,
+    /// In which order many clusters are upgraded; without any, all at once.
+    pub waves: Vec<WaveSpec>,
 }
 
 /// A host with its agent.
@@ -26,6 +34,8 @@ pub struct HostSpec {
     pub name: String,
     /// Where the agent listens, `host:port`.
     pub agent: String,
+    /// Where it stands, for the limit of a rack.
+    pub rack: Option<String>,
 }
 
 /// One PostgreSQL cluster: what it is now and what it becomes.

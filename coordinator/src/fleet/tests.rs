@@ -62,6 +62,31 @@ fn what_moves_traffic_is_read_with_its_defaults() {
 }
 
 #[test]
+fn what_is_said_of_many_operations_is_read() {
+    let more = "[limits]\nper_rack = 1\n[[window]]\nfrom = \"22:00\"\nto = \"24:00\"\nzone = \"Europe/Zurich\"\n\
+                [[wave]]\nclusters = [\"ledger\"]\nsoak = \"24h\"\n[[wave]]\nrest = true\n[cluster.options]";
+    let racked = ("agent = \"10.0.0.2:7432\"", "agent = \"10.0.0.2:7432\"\nrack = \"r2\"");
+    let spec = parse(&broken(&[racked, (OPTIONS, more)]), "f").unwrap();
+    assert_eq!(spec.limits, Limits { operations: Some(20), per_rack: Some(1) });
+    assert_eq!((spec.windows[0].from, spec.windows[0].to, spec.windows[0].days.len()), (1320, 1440, 0));
+    assert_eq!((spec.waves.len(), spec.waves[0].soak_ms, &spec.waves[1].who), (2, 86_400_000, &Who::Rest));
+    let policy = spec.policy(jiff::Timestamp::UNIX_EPOCH);
+    assert_eq!(policy.racks, [("db2".to_owned(), "r2".to_owned())].into());
+    assert!(policy.windows[0].days.iter().all(|day| *day) && !policy.windows[0].zone.changes.is_empty());
+    let before = parse(LEDGER, "f").unwrap();
+    assert_eq!(before.limits, Limits { operations: Some(20), per_rack: None });
+    // A cluster under way is not touched by any of it.
+    assert!(!before.touches(&spec, "ledger"));
+    let changes = [
+        "host db2: rack (none) -> r2",
+        "fleet: limits: changed",
+        "fleet: windows: changed",
+        "fleet: waves: changed",
+    ];
+    assert_eq!(diff(&before, &spec), changes);
+}
+
+#[test]
 fn hosts_of_poolers_and_balancers_are_hosts_of_the_cluster() {
     let more = "[[host]]\nname = \"app1\"\nagent = \"10.0.0.9:7432\"\n\n[[cluster]]";
     let text = broken(&[("[[cluster]]", more)]) + &TRAFFIC.replacen("db1", "app1", 1);
@@ -218,6 +243,28 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         )],
     ),
     ("a hold that is an outage", &[(OPTIONS, "[cluster.traffic]\nhold = \"10m\"\n[cluster.options]")]),
+    (
+        "limits that bound nothing, or are none",
+        &[(OPTIONS, "[limits]\noperations = 0\nper_rack = 1\nper_host = 2\n[cluster.options]")],
+    ),
+    (
+        "windows that never open, anywhere",
+        &[(
+            OPTIONS,
+            "[[window]]\ndays = [\"sat\", \"caturday\"]\nfrom = \"22:00\"\nto = \"22:00\"\nzone = \"Europe/Zürich\"\nclusters = [\"legder\"]\n[[window]]\nfrom = \"9:00\"\nto = \"24:01\"\n[cluster.options]",
+        )],
+    ),
+    (
+        "waves of nobody, of two kinds, and after the rest",
+        &[(
+            OPTIONS,
+            "[[wave]]\nsoak = \"1\"\n[[wave]]\npercent = 5\nrest = true\n[[wave]]\nrest = true\n[[wave]]\nclusters = [\"ledger\", \"nobody\"]\n[[wave]]\nclusters = [\"ledger\"]\nrest = 1\n[cluster.options]",
+        )],
+    ),
+    (
+        "waves that leave somebody out",
+        &[(OPTIONS, "[[wave]]\npercent = 101\n[[wave]]\npercent = 5\n[cluster.options]")],
+    ),
     (
         "no nodes",
         &[(

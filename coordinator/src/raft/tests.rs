@@ -13,7 +13,12 @@ use super::{Alone, Member, ProposeError, Raft, RaftError, Reports, Transport, Un
 use crate::state::{COMMAND_VERSION, Command, Envelope, Rejection, Reply, State};
 
 pub(super) fn fleet(generation: u64) -> Envelope {
-    let command = Command::ApplyFleet { toml: format!("# {generation}"), generation, keeps: vec![] };
+    let command = Command::ApplyFleet {
+        toml: format!("# {generation}"),
+        generation,
+        keeps: vec![],
+        policy: Default::default(),
+    };
     Envelope {
         version: COMMAND_VERSION,
         at: Timestamp::UNIX_EPOCH,

@@ -136,7 +136,12 @@ impl Group {
         let id = format!("apply-{generation}");
         loop {
             let leader = &self.serving[&self.leader().await];
-            let command = Command::ApplyFleet { toml: toml.clone(), generation, keeps: vec![] };
+            let command = Command::ApplyFleet {
+                toml: toml.clone(),
+                generation,
+                keeps: vec![],
+                policy: Default::default(),
+            };
             match leader.raft.propose("test", Some(id.clone()), command).await {
                 Ok(reply) => return assert_eq!(reply, Reply::Fleet { generation }),
                 Err(error) => assert!(error.ask_instead().is_some(), "{error}"),

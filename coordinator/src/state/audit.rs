@@ -178,6 +178,21 @@ impl State {
             Command::Finish { operation, decommission } => {
                 of("finish", operation, if *decommission { "decommission" } else { "" }.into())
             }
+            Command::Queue { operations, rollout, .. } => {
+                let clusters: Vec<&str> = operations.iter().map(|new| new.cluster.as_str()).collect();
+                Some(match (rollout, operations.as_slice()) {
+                    (None, [only]) => Note::new("start", &only.cluster, &only.id, "queued"),
+                    (rollout, _) => {
+                        let id = rollout.as_ref().map(|rollout| rollout.id.as_str()).unwrap_or_default();
+                        let several = format!("{} clusters: {}", clusters.len(), clusters.join(" "));
+                        Note::new("start", "", id, several)
+                    }
+                })
+            }
+            Command::Hold { name, at } => {
+                of("hold", name, at.map(|phase| format!("at {phase}")).unwrap_or_default())
+            }
+            Command::Proceed { name } => of("proceed", name, String::new()),
             Command::Audit { note } => Some(note.clone()),
             Command::StepStarted { .. }
             | Command::StepFinished { .. }
@@ -189,6 +204,8 @@ impl State {
             | Command::SwitchoverUndone { .. }
             | Command::SwitchoverDone { .. }
             | Command::Disturbed { .. }
+            | Command::Admit { .. }
+            | Command::NotReady { .. }
             | Command::AgentSeen { .. } => None,
         }
     }
@@ -237,7 +254,7 @@ mod tests {
     }
 
     fn fleet(generation: u64) -> Command {
-        Command::ApplyFleet { toml: String::new(), generation, keeps: Vec::new() }
+        Command::ApplyFleet { toml: String::new(), generation, keeps: Vec::new(), policy: Default::default() }
     }
 
     #[test]

@@ -9,7 +9,9 @@ use pgleap_proto::step::Output;
 use pgleap_proto::traffic::{SlotAt, Timing};
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Plan, Side};
+use super::many::{NewOperation, NewRollout};
+use crate::fleet::Policy;
+use crate::plan::{Phase, Plan, Side};
 
 /// Version of the commands this program writes and the highest it understands.
 pub const COMMAND_VERSION: u32 = 3;
@@ -42,6 +44,9 @@ pub enum Command {
         generation: u64,
         /// Clusters that it neither changes nor leaves out; one that is being upgraded must be among them.
         keeps: Vec<String>,
+        /// What it says about many operations at once.
+        #[serde(default)]
+        policy: Policy,
     },
     /// Starts the upgrade of a cluster.
     StartOperation {
@@ -174,6 +179,47 @@ pub enum Command {
         reason: String,
         /// Lines that show it.
         evidence: Vec<String>,
+    },
+    /// These wait for their turn, and are planned when it has come.
+    Queue {
+        /// In the order in which they shall begin.
+        operations: Vec<NewOperation>,
+        /// Their waves; none for a single one.
+        rollout: Option<NewRollout>,
+        /// Generation of the fleet file that names their hosts.
+        generation: u64,
+        /// They begin although the check may warn.
+        accept_warnings: bool,
+    },
+    /// A queued operation begins. Refused unless it is its turn and there is room for it, by the entry's own time.
+    Admit {
+        /// Operation id.
+        operation: String,
+        /// The immutable plan.
+        plan: Arc<Plan>,
+        /// Generation of the fleet file the plan was made from.
+        generation: u64,
+    },
+    /// A queued operation was about to begin, and its check found something.
+    NotReady {
+        /// Operation id.
+        operation: String,
+        /// What, where, why, what to do.
+        reason: String,
+        /// What was found.
+        evidence: Vec<String>,
+    },
+    /// Begin nothing further.
+    Hold {
+        /// Id of an operation or of a rollout.
+        name: String,
+        /// The phase before which to hold; none for the next step.
+        at: Option<Phase>,
+    },
+    /// Go on; with a rollout that is not held: with the next wave, in spite of what has failed.
+    Proceed {
+        /// Id of an operation or of a rollout.
+        name: String,
     },
     /// An agent's journal was seen; another one than before means that the host lost its memory of fences.
     AgentSeen {

@@ -1,17 +1,23 @@
 //! PURE: the replicated state machine. A command at a log position changes the state or is refused; nothing here does I/O, knows a
 //! clock or is random. Replaying the same log gives the same state on every member.
 
+pub mod admission;
 pub mod audit;
 pub mod command;
 pub mod events;
+pub mod many;
 pub mod next;
 pub mod operation;
+pub mod place;
 pub mod rejection;
 pub mod requests;
+pub mod rollout;
 mod switchover;
 pub mod traffic;
 mod transition;
 
+#[cfg(test)]
+mod many_properties;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]
@@ -23,12 +29,17 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use admission::{Admission, Wait};
 pub use command::{COMMAND_VERSION, Command, Envelope, Outcome, Verb};
+pub use many::{NewOperation, NewRollout};
 pub use next::{StepToRun, runnable};
 pub use operation::{Operation, Status, StepState};
+pub use place::Place;
 pub use rejection::Rejection;
+pub use rollout::{Rollout, Wave};
 pub use traffic::{Side, Stage, Traffic};
 
+use crate::fleet::Policy;
 use crate::plan::Plan;
 use audit::Audit;
 use events::{Event, Events};
@@ -61,6 +72,9 @@ pub struct State {
     pub fleet: Option<AppliedFleet>,
     /// By operation id.
     pub operations: BTreeMap<String, Arc<Operation>>,
+    /// By rollout id.
+    #[serde(default)]
+    pub rollouts: BTreeMap<String, Arc<Rollout>>,
     /// Identity of the journal of each host's agent, as last seen.
     pub journals: BTreeMap<String, String>,
     /// Answers to requests that carried an id.
@@ -81,6 +95,9 @@ pub struct AppliedFleet {
     pub by: String,
     /// When.
     pub at: Timestamp,
+    /// What it says about many operations at once.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 /// What an accepted command answers to whoever proposed it.
@@ -96,6 +113,11 @@ pub enum Reply {
     },
     /// The operation it is about.
     Operation {
+        /// Its id.
+        id: String,
+    },
+    /// The rollout it is about.
+    Rollout {
         /// Its id.
         id: String,
     },
@@ -145,9 +167,10 @@ impl State {
 
     fn dispatch(&mut self, position: Position, envelope: &Envelope) -> Result<Reply, Rejection> {
         let occasion = Occasion { position, at: envelope.at, by: &envelope.by };
+        self.gate(envelope.at, &envelope.command)?;
         match &envelope.command {
-            Command::ApplyFleet { toml, generation, keeps } => {
-                self.apply_fleet(occasion, toml, *generation, keeps)
+            Command::ApplyFleet { toml, generation, keeps, policy } => {
+                self.apply_fleet(occasion, (toml, policy), *generation, keeps)
             }
             Command::StartOperation { id, plan, generation } => {
                 self.start_operation(occasion, id, plan, *generation)
@@ -160,6 +183,20 @@ impl State {
             }
             Command::StepBlocked { operation, step, attempt, reason } => {
                 self.happen(occasion, operation, Happening::Blocked { step, attempt: *attempt, reason })
+            }
+            Command::Queue { operations, rollout, generation, accept_warnings } => {
+                self.queue(occasion, operations, rollout.as_ref(), (*generation, *accept_warnings))
+            }
+            Command::Admit { operation, plan, generation } => {
+                self.admit(occasion, operation, plan, *generation)
+            }
+            Command::NotReady { operation, reason, evidence } => {
+                self.not_ready(occasion, operation, reason, evidence)
+            }
+            Command::Hold { name, at } => self.hold(occasion, name, *at),
+            Command::Proceed { name } => self.proceed(occasion, name),
+            Command::Cancel { operation } if self.rollouts.contains_key(operation) => {
+                self.cancel_queued(occasion, operation)
             }
             Command::Cancel { operation } => self.happen(occasion, operation, Happening::Cancel),
             Command::Retry { operation } => self.happen(occasion, operation, Happening::Retry),
@@ -199,7 +236,7 @@ impl State {
     fn apply_fleet(
         &mut self,
         occasion: Occasion<'_>,
-        toml: &str,
+        (toml, policy): (&str, &Policy),
         generation: u64,
         keeps: &[String],
     ) -> Result<Reply, Rejection> {
@@ -212,7 +249,8 @@ impl State {
             return Err(Rejection::ClusterInUse { cluster, operation });
         }
         let by = occasion.by.to_owned();
-        self.fleet = Some(AppliedFleet { generation, toml: toml.into(), by, at: occasion.at });
+        let policy = policy.clone();
+        self.fleet = Some(AppliedFleet { generation, toml: toml.into(), by, at: occasion.at, policy });
         Ok(Reply::Fleet { generation })
     }
 
@@ -223,23 +261,18 @@ impl State {
         plan: &Arc<Plan>,
         generation: u64,
     ) -> Result<Reply, Rejection> {
-        let current = self.generation();
-        if generation != current {
-            return Err(Rejection::FleetChanged { current });
-        }
+        self.is_current(generation)?;
         if self.operations.contains_key(id) {
             return Err(Rejection::OperationExists(id.to_owned()));
         }
         plan_is_usable(plan)?;
-        for other in self.active() {
-            let operation = other.id.clone();
-            if other.plan.cluster == plan.cluster {
-                return Err(Rejection::ClusterBusy { cluster: plan.cluster.clone(), operation });
-            }
-            let hosts = other.hosts();
-            if let Some(step) = plan.steps.iter().find(|step| hosts.contains(step.host.as_str())) {
-                return Err(Rejection::HostBusy { host: step.host.clone(), operation });
-            }
+        if let Some(other) = self.active().find(|other| other.plan.cluster == plan.cluster) {
+            let (cluster, operation) = (plan.cluster.clone(), other.id.clone());
+            return Err(Rejection::ClusterBusy { cluster, operation });
+        }
+        let hosts = plan.steps.iter().map(|step| step.host.as_str()).collect();
+        if let Some(wait) = Admission::of(self, occasion.at).room(&plan.cluster, &hosts) {
+            return Err(many::not_now(&plan.cluster, wait));
         }
         let mut events = Events::default();
         events.push(Event {
@@ -262,8 +295,10 @@ impl State {
             status_since: occasion.at,
             events,
             traffic: Traffic::default(),
+            place: Place::default(),
         };
         self.operations.insert(id.to_owned(), Arc::new(operation));
+        self.replace_cancelled(&plan.cluster, id);
         self.forget_oldest();
         Ok(Reply::Operation { id: id.to_owned() })
     }
@@ -302,7 +337,7 @@ impl State {
         let mut over: Vec<(Timestamp, String)> = self
             .operations
             .values()
-            .filter(|operation| !operation.is_active())
+            .filter(|operation| !operation.is_active() && !self.is_asked_for(operation))
             .map(|operation| (operation.status_since, operation.id.clone()))
             .collect();
         over.sort();
@@ -310,6 +345,7 @@ impl State {
         for (_, id) in over.into_iter().take(surplus) {
             self.operations.remove(&id);
         }
+        self.forget_rollouts();
     }
 
     /// Generation of the fleet file; 0 when there is none.

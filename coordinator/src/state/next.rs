@@ -16,7 +16,7 @@ pub struct StepToRun {
 /// The steps that should be running now, those that are under way included: a driver that has just become
 /// leader starts them again, with a higher attempt.
 ///
-/// Forward, in parallel: every step that is not done and whose `after` are all done. Back, one by one: the last of the steps that
+/// Forward, in parallel: every step that is not done, whose `after` are all done, and that no hold keeps. Back, one by one: the last of the steps that
 /// were ever started and are not taken back; a step that was never started is left alone. So also when it
 /// finishes, but only those steps that `finish` takes back; after them
 /// come, forward, those that end the side that goes away.
@@ -37,14 +37,19 @@ pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
                 None => operation.to_retire().map(|id| step(id, Verb::Do)).collect(),
             }
         }
-        Status::Stopped(_) | Status::AtGate | Status::Switching | Status::Cancelled | Status::Finished => {
-            Vec::new()
-        }
+        Status::Queued
+        | Status::Stopped(_)
+        | Status::AtGate
+        | Status::Switching
+        | Status::Cancelled
+        | Status::Finished => Vec::new(),
     }
 }
 
 fn is_ready(operation: &Operation, step: &PlannedStep) -> bool {
     let state = |id: &str| operation.steps.get(id).map(|record| &record.state);
     let open = !matches!(state(&step.id), None | Some(StepState::Done | StepState::Undone));
-    open && step.finish.ends().is_none() && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
+    open && !operation.is_held_back(step)
+        && step.finish.ends().is_none()
+        && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::Verb;
 use super::events::Events;
+use super::place::Place;
 use super::traffic::{Side, Traffic};
 use crate::plan::{Finish, Phase, Plan, PlannedStep};
 
@@ -36,12 +37,17 @@ pub struct Operation {
     /// Who takes writes and reads.
     #[serde(default)]
     pub traffic: Traffic,
+    /// Its place among the others.
+    #[serde(default)]
+    pub place: Place,
 }
 
 /// Where an operation stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Status {
+    /// It waits for its turn, and nothing was touched.
+    Queued,
     /// Steps are being done.
     Running,
     /// A person is needed.
@@ -134,9 +140,10 @@ impl Operation {
         !matches!(self.status, Status::Cancelled | Status::Finished)
     }
 
-    /// Name of the status: "running", "stopped", "waiting", "switching", "finishing", "finished", "cancelling" or "cancelled".
+    /// Name of the status: "queued", "running", "stopped", "waiting", "switching", "finishing", "finished", "cancelling" or "cancelled".
     pub fn status_name(&self) -> &'static str {
         match self.status {
+            Status::Queued => "queued",
             Status::Running => "running",
             Status::Stopped(_) => "stopped",
             Status::AtGate => "waiting",

@@ -162,6 +162,7 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
             toml: String::new(),
             generation: state.generation() + u64::from(*good),
             keeps: vec!["c0".into(), "c1".into(), "c2".into()],
+            policy: Policy::default(),
         },
         Try::Traffic { op, what, stale } => {
             let attempt = operation(*op)?.traffic.ticket.attempt.saturating_sub(u64::from(*stale));

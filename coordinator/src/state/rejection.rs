@@ -41,6 +41,22 @@ pub enum Rejection {
         /// The operation on it.
         operation: String,
     },
+    /// It may begin later.
+    #[error("cluster {cluster} cannot go on now: {why}")]
+    NotNow {
+        /// The cluster.
+        cluster: String,
+        /// What keeps it, and until when where that is known.
+        why: String,
+    },
+    /// A rollout cannot do that.
+    #[error("rollout {rollout}: {why}")]
+    Rollout {
+        /// The rollout.
+        rollout: String,
+        /// Why.
+        why: String,
+    },
     /// The id is taken.
     #[error("there is an operation {0} already")]
     OperationExists(String),
@@ -82,6 +98,11 @@ pub enum Rejection {
 }
 
 impl Rejection {
+    /// Whether it may be otherwise later, without anybody's doing: what was refused can be queued.
+    pub fn is_for_now(&self) -> bool {
+        matches!(self, Rejection::NotNow { .. } | Rejection::HostBusy { .. })
+    }
+
     /// Whether the thing named does not exist at all.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Rejection::UnknownOperation(_) | Rejection::UnknownStep { .. })

@@ -171,8 +171,9 @@ pub(super) fn undone(
     occasion: Occasion<'_>,
     attempt: u64,
 ) -> Result<Reply, Rejection> {
+    let held = operation.place.hold.is_some();
     let switchover = current(operation, Stage::Undoing, attempt)?;
-    if switchover.again && switchover.tries < switchover.most {
+    if switchover.again && !held && switchover.tries < switchover.most {
         switchover.stage = Stage::Waiting;
         let message = format!("try {} is taken back; another follows", switchover.tries);
         note(operation, occasion, "", "try-undone", &message);

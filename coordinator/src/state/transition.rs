@@ -58,7 +58,9 @@ pub(super) fn apply(
             block(operation, occasion, step, attempt, reason)?;
             Reply::Accepted
         }
-        (Status::Running | Status::AtGate, H::Cancel) if operation.traffic.writer == Side::Old => {
+        (Status::Queued | Status::Running | Status::AtGate, H::Cancel)
+            if operation.traffic.writer == Side::Old =>
+        {
             enter(operation, occasion, Status::Cancelling);
             note(operation, occasion, "", "cancelling", "everything is taken back");
             Reply::Operation { id }
@@ -74,7 +76,11 @@ pub(super) fn apply(
             let next = match stop {
                 Stop { cancelling: true, .. } => Status::Cancelling,
                 Stop { finishing: true, .. } => Status::Finishing,
-                Stop { .. } => Status::Running,
+                Stop { .. } if operation.place.queue.is_some() => Status::Queued,
+                Stop { .. } => {
+                    operation.place.gate_since = None;
+                    Status::Running
+                }
             };
             enter(operation, occasion, next);
             note(operation, occasion, "", "retry", "the failed steps are tried again");
@@ -261,6 +267,7 @@ fn journal_lost(operation: &mut Operation, occasion: Occasion<'_>, host: &str) {
 /// What follows by itself: all done is the gate, nothing left to undo is the end.
 fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
     if operation.status == Status::Running && operation.all_done() {
+        operation.place.gate_since = Some(occasion.at);
         enter(operation, occasion, Status::AtGate);
         note(operation, occasion, "", "waiting", "every step is done; burn-in");
     }

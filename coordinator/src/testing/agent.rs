@@ -9,7 +9,8 @@ use futures::Stream;
 use pgleap_proto::agent::agent_server::{Agent, AgentServer};
 use pgleap_proto::agent::{
     Blocked, Done, Failed, Fence, Finished, HelloReply, HelloRequest, InspectReply, InspectRequest, LagReply,
-    LagRequest, LogLine, Progress, SlotPosition, StepEvent, StepRequest, Verb, finished, step_event,
+    LagRequest, LogLine, NodeFacts, Progress, SlotPosition, StepEvent, StepRequest, Verb, finished,
+    step_event,
 };
 use pgleap_proto::node::ControlData;
 use pgleap_proto::step::{
@@ -56,7 +57,8 @@ struct Inner {
     journal: Mutex<String>,
     calls: Mutex<Vec<Call>>,
     script: Mutex<HashMap<String, VecDeque<Behaviour>>>,
-    runs: Mutex<HashMap<String, Run>>,
+    /// By operation and step.
+    runs: Mutex<HashMap<(String, String), Run>>,
     inspect: Mutex<InspectReply>,
     /// Slots that were asked for.
     slots: Mutex<Vec<DatabaseSlot>>,
@@ -115,10 +117,11 @@ impl FakeAgent {
     }
 
     /// As if a coordinator of a later term had started this step.
-    pub(crate) fn remember_fence(&self, step: &str, fence: (u64, u64)) {
+    pub(crate) fn remember_fence(&self, operation: &str, step: &str, fence: (u64, u64)) {
         let (_, finished) = watch::channel(None);
         let task = tokio::spawn(async {}).abort_handle();
-        self.0.runs.lock().unwrap().insert(step.into(), Run { verb: Verb::Do, fence, finished, task });
+        let key = (operation.into(), step.into());
+        self.0.runs.lock().unwrap().insert(key, Run { verb: Verb::Do, fence, finished, task });
     }
 
     pub(crate) fn lose_journal(&self) {
@@ -127,6 +130,13 @@ impl FakeAgent {
 
     pub(crate) fn inspected(&self, reply: InspectReply) {
         *self.0.inspect.lock().unwrap() = reply;
+    }
+
+    /// Nodes of another cluster on the same host.
+    pub(crate) fn also_inspected(&self, reply: InspectReply) {
+        let mut known = self.0.inspect.lock().unwrap();
+        known.host = reply.host;
+        known.nodes.extend(reply.nodes);
     }
 }
 
@@ -201,8 +211,19 @@ impl Agent for FakeAgent {
         Ok(Response::new(HelloReply { host: self.0.host.clone(), version: "0.1.0".into(), journal_id }))
     }
 
-    async fn inspect(&self, _: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
-        Ok(Response::new(self.0.inspect.lock().unwrap().clone()))
+    async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
+        let known = self.0.inspect.lock().unwrap().clone();
+        let asked = request.into_inner().nodes.into_iter().filter_map(|query| query.node);
+        let found = asked.map(|node| {
+            let is_it = |facts: &&NodeFacts| {
+                let path = facts.data_dir.as_ref().map(|directory| directory.path.as_str());
+                facts.name == node.name && path == Some(node.data_dir.as_str())
+            };
+            known.nodes.iter().find(is_it).cloned()
+        });
+        // Scripted facts of other nodes are for whoever asks.
+        let nodes = found.collect::<Option<Vec<_>>>().filter(|nodes| !nodes.is_empty());
+        Ok(Response::new(InspectReply { nodes: nodes.unwrap_or(known.nodes), host: known.host }))
     }
 
     async fn run_step(&self, request: Request<StepRequest>) -> Result<Response<Events>, Status> {
@@ -211,7 +232,8 @@ impl Agent for FakeAgent {
         let (step, verb) = (request.step.clone(), request.verb());
         let fence = request.fence.as_ref().map(Fence::order).unwrap_or_default();
         let mut runs = self.0.runs.lock().unwrap();
-        let known = runs.get(&step);
+        let key = (request.operation.clone(), step.clone());
+        let known = runs.get(&key);
         if known.is_some_and(|run| run.fence > fence) {
             return Err(Status::aborted("the fence is old"));
         }
@@ -220,7 +242,7 @@ impl Agent for FakeAgent {
         self.0.calls.lock().unwrap().push(Call { step: step.clone(), verb, fence, joined });
         let mut cut = false;
         if !joined {
-            if let Some(run) = runs.remove(&step) {
+            if let Some(run) = runs.remove(&key) {
                 run.task.abort();
             }
             let behaviour = self.0.script.lock().unwrap().get_mut(&step).and_then(VecDeque::pop_front);
@@ -238,9 +260,9 @@ impl Agent for FakeAgent {
                 let outcome = act(behaviour, request.action).await;
                 let _ = send.send(Some(outcome));
             });
-            runs.insert(step.clone(), Run { verb, fence, finished, task: task.abort_handle() });
+            runs.insert(key.clone(), Run { verb, fence, finished, task: task.abort_handle() });
         }
-        let run = runs.get_mut(&step).unwrap();
+        let run = runs.get_mut(&key).unwrap();
         run.fence = fence;
         let mut finished = run.finished.clone();
         let (send, receive) = mpsc::channel(16);

@@ -4,6 +4,7 @@ mod directories;
 mod endpoints;
 mod hosts;
 mod layout;
+mod many;
 mod names;
 mod paths;
 mod traffic;
@@ -13,7 +14,7 @@ use super::reader::Reader;
 use super::spec::FleetSpec;
 
 /// All rules, in the order in which their faults matter.
-const RULES: [fn(&FleetSpec, &Reader<'_>); 8] = [
+const RULES: [fn(&FleetSpec, &Reader<'_>); 9] = [
     names::apply,
     hosts::apply,
     versions::apply,
@@ -22,6 +23,7 @@ const RULES: [fn(&FleetSpec, &Reader<'_>); 8] = [
     endpoints::apply,
     layout::apply,
     traffic::apply,
+    many::apply,
 ];
 
 /// Reports every broken rule to the reader.

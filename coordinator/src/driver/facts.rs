@@ -5,17 +5,16 @@ use std::time::Duration;
 use futures::future::join_all;
 use pgleap_proto::agent::{InspectReply, InspectRequest};
 
-use super::Api;
+use super::agents::{Agents, explain_status};
 use crate::check::{Facts, queries};
-use crate::driver::explain_status;
 use crate::fleet::ClusterSpec;
 
 /// Longest wait for one host. Inspection opens every database of every node on it.
 const INSPECT: Duration = Duration::from_secs(60);
 
-impl Api {
+impl Agents {
     /// What the agents say; a silent one is noted with the reason.
-    pub(super) async fn facts(&self, cluster: &ClusterSpec) -> Facts {
+    pub async fn facts(&self, cluster: &ClusterSpec) -> Facts {
         let addresses = cluster.agents();
         let asked = queries(cluster).into_iter().map(|(host, request)| {
             let address = addresses.get(&host).cloned().unwrap_or_default();
@@ -41,9 +40,9 @@ impl Api {
         request: InspectRequest,
     ) -> Result<InspectReply, String> {
         let ask = async {
-            let mut client = self.agents.client(host, address).await.map_err(|e| e.to_string())?;
+            let mut client = self.client(host, address).await.map_err(|e| e.to_string())?;
             let reply = client.inspect(request).await.map_err(|status| {
-                self.agents.forget(host, address);
+                self.forget(host, address);
                 format!("{address}: {}", explain_status(&status))
             })?;
             Ok(reply.into_inner())

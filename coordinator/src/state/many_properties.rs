@@ -1,0 +1,759 @@
+//! Properties of many operations at once, over random histories.
+//!
+//! | property | where |
+//! | --- | --- |
+//! | no two admitted operations have a host in common | `check_hosts` |
+//! | limits of fleet and rack are never exceeded | `check_limits` |
+//! | an operation is admitted in its window, unheld, after the waves before its own | `check_admitted` |
+//! | a held operation begins no step, and outside its window none that begins a phase which can wait | `check_begun` |
+//! | a refused command changes nothing | `World::tell` |
+//! | what is told to be admissible is admitted, all of it, and then nothing else is | `what_is_admissible_is_admitted_and_nothing_else` |
+//! | whatever happened, everything queued is admitted when the others end | `everything_queued_is_admitted_in_the_end` |
+//! | snapshot and rest of the log give the same state as the whole log | `a_snapshot_anywhere_changes_nothing` |
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+
+use super::rollout::WaveWait;
+use super::samples::{movable, plan, step};
+use super::*;
+use crate::fleet::{Limits, Window, Zone};
+use crate::plan::{Finish, Phase};
+
+const CLUSTERS: usize = 7;
+const PHASES: [Phase; 6] =
+    [Phase::Check, Phase::Seed, Phase::Convert, Phase::Upgrade, Phase::Replicate, Phase::Route];
+const HOUR: i64 = 3600;
+
+/// The hosts of each cluster, the limits, and whether there is a window.
+#[derive(Debug, Clone)]
+struct Setup {
+    hosts: Vec<[usize; 2]>,
+    operations: Option<u32>,
+    per_rack: Option<u32>,
+    windows: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Try {
+    /// All clusters that are free, in waves cut at these places.
+    Rollout {
+        cuts: [usize; 2],
+        soak_hours: u64,
+    },
+    One {
+        cluster: usize,
+    },
+    Start {
+        cluster: usize,
+    },
+    /// Of one operation, or of the one that is admissible.
+    Admit {
+        op: usize,
+        rightly: bool,
+    },
+    NotReady {
+        op: usize,
+    },
+    Step {
+        op: usize,
+        ok: bool,
+    },
+    Any {
+        op: usize,
+        step: usize,
+    },
+    ToGate {
+        op: usize,
+    },
+    Cancel {
+        op: usize,
+    },
+    Retry {
+        op: usize,
+    },
+    Finish {
+        op: usize,
+    },
+    Disturb {
+        op: usize,
+    },
+    Begin {
+        op: usize,
+        to: Side,
+    },
+    Hold {
+        op: usize,
+        at: Option<Phase>,
+    },
+    Proceed {
+        op: usize,
+    },
+    HoldRollout {
+        n: usize,
+    },
+    ProceedRollout {
+        n: usize,
+    },
+    CancelRollout {
+        n: usize,
+    },
+    Hours {
+        hours: i64,
+    },
+}
+
+fn any_setup() -> impl Strategy<Value = Setup> {
+    let hosts = prop::collection::vec((0..12usize, 0..12usize).prop_map(|(a, b)| [a, b]), CLUSTERS);
+    (hosts, prop::option::of(1..4u32), prop::option::of(1..3u32), any::<bool>())
+        .prop_map(|(hosts, operations, per_rack, windows)| Setup { hosts, operations, per_rack, windows })
+}
+
+fn any_try() -> impl Strategy<Value = Try> {
+    let op = 0..16usize;
+    let phase = prop::option::of(prop::sample::select(PHASES.to_vec()));
+    prop_oneof![
+        2 => ([0..CLUSTERS, 0..CLUSTERS], 0..30u64).prop_map(|(cuts, soak_hours)| Try::Rollout { cuts, soak_hours }),
+        2 => (0..CLUSTERS).prop_map(|cluster| Try::One { cluster }),
+        1 => (0..CLUSTERS).prop_map(|cluster| Try::Start { cluster }),
+        10 => (op.clone(), prop::bool::weighted(0.7)).prop_map(|(op, rightly)| Try::Admit { op, rightly }),
+        1 => op.clone().prop_map(|op| Try::NotReady { op }),
+        8 => (op.clone(), prop::bool::weighted(0.9)).prop_map(|(op, ok)| Try::Step { op, ok }),
+        2 => (op.clone(), 0..6usize).prop_map(|(op, step)| Try::Any { op, step }),
+        5 => op.clone().prop_map(|op| Try::ToGate { op }),
+        1 => op.clone().prop_map(|op| Try::Cancel { op }),
+        2 => op.clone().prop_map(|op| Try::Retry { op }),
+        2 => op.clone().prop_map(|op| Try::Finish { op }),
+        1 => op.clone().prop_map(|op| Try::Disturb { op }),
+        2 => (op.clone(), any::<bool>()).prop_map(|(op, new)| Try::Begin { op, to: if new { Side::New } else { Side::Old } }),
+        2 => (op.clone(), phase).prop_map(|(op, at)| Try::Hold { op, at }),
+        2 => op.prop_map(|op| Try::Proceed { op }),
+        1 => (0..3usize).prop_map(|n| Try::HoldRollout { n }),
+        2 => (0..3usize).prop_map(|n| Try::ProceedRollout { n }),
+        1 => (0..3usize).prop_map(|n| Try::CancelRollout { n }),
+        4 => (1..12i64).prop_map(|hours| Try::Hours { hours }),
+    ]
+}
+
+struct World {
+    setup: Setup,
+    state: State,
+    log: Vec<Envelope>,
+    now: i64,
+    made: usize,
+}
+
+impl World {
+    fn new(setup: Setup) -> World {
+        let mut world = World { setup, state: State::default(), log: Vec::new(), now: 0, made: 0 };
+        let racks = (0..12).map(|host| (format!("h{host}"), format!("r{}", host % 3))).collect();
+        let zone = Zone { name: "UTC".into(), offset: 0, changes: Vec::new() };
+        // Cluster 0 has its own: the other half of the day.
+        let window = |clusters: Vec<String>, from, to| Window {
+            clusters,
+            days: [true; 7],
+            from,
+            to,
+            zone: zone.clone(),
+        };
+        let windows = match world.setup.windows {
+            true => vec![window(vec![], 0, 720), window(vec!["c0".into()], 720, 1440)],
+            false => Vec::new(),
+        };
+        let limits = Limits { operations: world.setup.operations, per_rack: world.setup.per_rack };
+        let policy = Policy { limits, racks, windows };
+        let fleet = Command::ApplyFleet { toml: String::new(), generation: 1, keeps: Vec::new(), policy };
+        world.tell(fleet).unwrap();
+        world
+    }
+
+    fn at(&self) -> Timestamp {
+        Timestamp::from_second(self.now).unwrap()
+    }
+
+    /// Written without [`Policy::closed`], so that it can disagree with it.
+    fn is_open(&self, cluster: &str) -> bool {
+        let first_half = self.now.rem_euclid(24 * HOUR) < 12 * HOUR;
+        !self.setup.windows || first_half != (cluster == "c0")
+    }
+
+    fn tell(&mut self, command: Command) -> Result<Reply, Rejection> {
+        let index = self.log.len() as u64 + 1;
+        let (at, by) = (self.at(), "test".into());
+        let envelope = Envelope { version: COMMAND_VERSION, at, by, request_id: None, command };
+        let before = self.state.clone();
+        let result = self.state.apply(Position { index, term: 1 + index / 20 }, &envelope);
+        match &result {
+            Err(_) => assert_eq!(State { applied: before.applied, ..self.state.clone() }, before),
+            Ok(_) => {
+                self.check_admitted(&before, &envelope.command);
+                self.check_begun(&before, &envelope.command);
+            }
+        }
+        check_hosts(&self.state);
+        self.check_limits();
+        self.log.push(envelope);
+        result
+    }
+
+    fn check_limits(&self) {
+        let counted = self.state.operations.values().filter(|operation| operation.counts());
+        let counted: Vec<&Arc<Operation>> = counted.collect();
+        let most = self.setup.operations.map_or(usize::MAX, |most| most as usize);
+        assert!(counted.len() <= most, "{} operations of at most {most}", counted.len());
+        for rack in 0..3 {
+            let in_it = |operation: &&&Arc<Operation>| {
+                operation.hosts().iter().any(|host| host[1..].parse::<usize>().unwrap() % 3 == rack)
+            };
+            let there = counted.iter().filter(in_it).count();
+            assert!(
+                there <= self.setup.per_rack.map_or(usize::MAX, |most| most as usize),
+                "rack {rack}: {there}"
+            );
+        }
+    }
+
+    fn check_admitted(&self, before: &State, command: &Command) {
+        let Command::Admit { operation, .. } = command else { return };
+        let operation = &before.operations[operation];
+        assert_eq!(operation.status, Status::Queued);
+        assert!(self.is_open(&operation.plan.cluster), "outside its window");
+        assert!(operation.place.hold.as_ref().is_none_or(|hold| hold.at.is_some()), "it was held");
+        let Some(rollout) = &operation.place.rollout else { return };
+        let rollout = &before.rollouts[rollout];
+        assert_eq!(rollout.hold, None, "its rollout was held");
+        let wave = rollout.wave_of(&operation.id).unwrap();
+        for (n, earlier) in rollout.waves[..wave].iter().enumerate() {
+            let mut latest = 0;
+            for id in earlier.operations.iter().filter(|id| !rollout.accepted.contains(*id)) {
+                let other = &before.operations[id];
+                let well = matches!(
+                    other.status,
+                    Status::AtGate | Status::Switching | Status::Finishing | Status::Finished
+                );
+                assert!(well, "wave {n}: {id} is {:?}", other.status);
+                latest = latest.max(other.place.gate_since.unwrap().as_second());
+            }
+            let soak = i64::try_from(earlier.soak_ms / 1000).unwrap();
+            assert!(
+                n < rollout.soaked || latest == 0 || latest + soak <= self.now,
+                "wave {n} has not soaked"
+            );
+        }
+    }
+
+    fn check_begun(&self, before: &State, command: &Command) {
+        match command {
+            Command::StepStarted { operation, step, verb: Verb::Do } => {
+                let operation = &before.operations[operation];
+                let record = &operation.steps[step];
+                let phase = operation.plan.step(step).unwrap().phase;
+                if operation.status != Status::Running {
+                    return;
+                }
+                if !matches!(record.state, StepState::Started(_)) {
+                    let hold = operation.place.hold.as_ref();
+                    assert!(hold.is_none_or(|hold| hold.at.is_some_and(|at| phase < at)), "it was held");
+                }
+                let begins =
+                    record.touched_at.is_none()
+                        && !operation.plan.steps.iter().any(|other| {
+                            other.phase == phase && operation.steps[&other.id].touched_at.is_some()
+                        });
+                let waits = matches!(phase, Phase::Seed | Phase::Convert | Phase::Route);
+                assert!(
+                    !(begins && waits) || self.is_open(&operation.plan.cluster),
+                    "{phase} began outside the window"
+                );
+            }
+            Command::BeginSwitchover { operation, to: Side::New, .. } | Command::Finish { operation, .. } => {
+                let operation = &before.operations[operation];
+                assert!(operation.place.hold.is_none() && self.is_open(&operation.plan.cluster));
+            }
+            _ => {}
+        }
+    }
+
+    fn plan(&self, cluster: usize) -> Arc<Plan> {
+        let [a, b] = self.setup.hosts[cluster];
+        let mut steps: Vec<_> = PHASES
+            .iter()
+            .enumerate()
+            .map(|(n, phase)| {
+                let host = format!("h{}", if n % 2 == 0 { a } else { b });
+                let before = n.checked_sub(1).map(|n| format!("s{n}"));
+                let after: Vec<&str> = before.iter().map(String::as_str).collect();
+                let step = step(&format!("s{n}"), &host, "127.0.0.1:1", &after);
+                crate::plan::PlannedStep { phase: *phase, ..step }
+            })
+            .collect();
+        for (n, side) in [(4, Side::Old), (5, Side::New)] {
+            let phase = steps[n].phase;
+            let movable = movable(steps[n].clone(), Some(side));
+            steps[n] = crate::plan::PlannedStep { phase, finish: Finish::Keep, ..movable };
+        }
+        plan(&format!("c{cluster}"), steps)
+    }
+
+    fn new_operation(&mut self, cluster: usize) -> NewOperation {
+        self.made += 1;
+        let hosts = self.setup.hosts[cluster].iter().map(|host| format!("h{host}")).collect();
+        let (id, cluster) = (format!("c{cluster}-{}", self.made), format!("c{cluster}"));
+        NewOperation { id, cluster, old_major: 15, new_major: 18, hosts }
+    }
+
+    /// Of the operations that are not over, mostly.
+    fn id(&self, op: usize) -> Option<String> {
+        let active: Vec<&String> = self.state.active().map(|operation| &operation.id).collect();
+        match active.len() {
+            0 => self.state.operations.keys().nth(op).cloned(),
+            many => active.get(op % many).map(|id| (*id).clone()),
+        }
+    }
+
+    fn cluster_of(&self, id: &str) -> usize {
+        self.state.operations[id].plan.cluster[1..].parse().unwrap()
+    }
+
+    fn admit(&mut self, operation: String) -> Result<Reply, Rejection> {
+        let plan = self.plan(self.cluster_of(&operation));
+        self.tell(Command::Admit { operation, plan, generation: 1 })
+    }
+
+    /// One step of an honest driver and agent; false when there is none, or it has to wait for the window.
+    fn step(&mut self, id: &str, ok: bool) -> bool {
+        let operation = &self.state.operations[id];
+        let Some(StepToRun { id: step, verb }) = runnable(operation).into_iter().next() else { return false };
+        let operation = id.to_owned();
+        let started =
+            self.tell(Command::StepStarted { operation: operation.clone(), step: step.clone(), verb });
+        let attempt = match started {
+            Ok(Reply::Started { attempt, .. }) => attempt,
+            Err(Rejection::NotNow { .. }) => return false,
+            other => panic!("runnable, and {other:?}"),
+        };
+        let outcome = match ok {
+            true => Outcome::Done { output: None, already: false },
+            false => Outcome::Failed { message: "broken".into(), evidence: Vec::new() },
+        };
+        self.tell(Command::StepFinished { operation, step, attempt, outcome }).unwrap();
+        true
+    }
+
+    /// Until it stands.
+    fn run(&mut self, id: &str) {
+        self.end_switchover(id);
+        while self.step(id, true) {}
+    }
+
+    fn end_switchover(&mut self, id: &str) {
+        while self.state.operations[id].status == Status::Switching {
+            let operation = id.to_owned();
+            let Reply::Started { attempt, .. } =
+                self.tell(Command::SwitchoverStarted { operation: operation.clone() }).unwrap()
+            else {
+                panic!()
+            };
+            let stage = self.state.operations[id].traffic.switchover.as_ref().unwrap().stage;
+            let command = match stage {
+                Stage::Trying => Command::Decide { operation, attempt, positions: Vec::new() },
+                Stage::Undoing => Command::SwitchoverUndone { operation, attempt },
+                Stage::Decided => {
+                    Command::SwitchoverDone { operation, attempt, pause_us: None, timings: Vec::new() }
+                }
+                Stage::Waiting => panic!("started and waiting"),
+            };
+            // Refused in another term than the try began in: then it is taken back.
+            let _ = self.tell(command);
+        }
+    }
+
+    fn attempt(&mut self, attempt: &Try) {
+        let rollout = |world: &World, n: usize| world.state.rollouts.keys().nth(n).cloned();
+        let command = match *attempt {
+            Try::Rollout { cuts, soak_hours } => {
+                let busy: BTreeSet<String> =
+                    self.state.active().map(|one| one.plan.cluster.clone()).collect();
+                let free: Vec<usize> = (0..CLUSTERS).filter(|n| !busy.contains(&format!("c{n}"))).collect();
+                let operations: Vec<NewOperation> = free.into_iter().map(|n| self.new_operation(n)).collect();
+                let ids: Vec<String> = operations.iter().map(|one| one.id.clone()).collect();
+                let (a, b) = (cuts[0].min(cuts[1]).min(ids.len()), cuts[0].max(cuts[1]).min(ids.len()));
+                let wave =
+                    |ids: &[String]| Wave { operations: ids.to_vec(), soak_ms: soak_hours * 3_600_000 };
+                let waves = vec![wave(&ids[..a]), wave(&ids[a..b]), wave(&ids[b..])];
+                self.made += 1;
+                let rollout = Some(NewRollout { id: format!("r-{}", self.made), waves });
+                Command::Queue { operations, rollout, generation: 1, accept_warnings: false }
+            }
+            Try::One { cluster } => {
+                let operations = vec![self.new_operation(cluster)];
+                Command::Queue { operations, rollout: None, generation: 1, accept_warnings: false }
+            }
+            Try::Start { cluster } => {
+                let id = self.new_operation(cluster).id;
+                Command::StartOperation { id, plan: self.plan(cluster), generation: 1 }
+            }
+            Try::Admit { op, rightly } => {
+                let right = self.state.admissible(self.at()).operations;
+                let id = if rightly && !right.is_empty() {
+                    Some(right[op % right.len()].clone())
+                } else {
+                    self.id(op)
+                };
+                let Some(id) = id else { return };
+                let result = self.admit(id);
+                assert!(!rightly || right.is_empty() || result.is_ok(), "{result:?}");
+                return;
+            }
+            Try::Step { op, ok } => {
+                let Some(id) = self.id(op) else { return };
+                self.step(&id, ok);
+                return;
+            }
+            Try::ToGate { op } => {
+                let Some(id) = self.id(op) else { return };
+                return self.run(&id);
+            }
+            Try::Hours { hours } => {
+                self.now += hours * HOUR;
+                return;
+            }
+            Try::HoldRollout { n } | Try::ProceedRollout { n } | Try::CancelRollout { n } => {
+                let Some(name) = rollout(self, n) else { return };
+                match attempt {
+                    Try::HoldRollout { .. } => Command::Hold { name, at: None },
+                    Try::ProceedRollout { .. } => Command::Proceed { name },
+                    _ => Command::Cancel { operation: name },
+                }
+            }
+            Try::NotReady { op }
+            | Try::Any { op, .. }
+            | Try::Cancel { op }
+            | Try::Retry { op }
+            | Try::Finish { op }
+            | Try::Disturb { op }
+            | Try::Begin { op, .. }
+            | Try::Hold { op, .. }
+            | Try::Proceed { op } => {
+                let Some(operation) = self.id(op) else { return };
+                match *attempt {
+                    Try::NotReady { .. } => {
+                        Command::NotReady { operation, reason: "not ready".into(), evidence: Vec::new() }
+                    }
+                    Try::Any { step, .. } => {
+                        Command::StepStarted { operation, step: format!("s{step}"), verb: Verb::Do }
+                    }
+                    Try::Cancel { .. } => Command::Cancel { operation },
+                    Try::Retry { .. } => Command::Retry { operation },
+                    Try::Finish { .. } => Command::Finish { operation, decommission: false },
+                    Try::Disturb { .. } => {
+                        Command::Disturbed { operation, reason: "failed over".into(), evidence: Vec::new() }
+                    }
+                    Try::Begin { to, .. } => Command::BeginSwitchover { operation, to, accepted: Vec::new() },
+                    Try::Hold { at, .. } => Command::Hold { name: operation, at },
+                    _ => Command::Proceed { name: operation },
+                }
+            }
+        };
+        let _ = self.tell(command);
+    }
+
+    fn queued(&self) -> Vec<String> {
+        let queued = self.state.operations.values().filter(|one| one.status == Status::Queued);
+        queued.map(|one| one.id.clone()).collect()
+    }
+}
+
+fn check_hosts(state: &State) {
+    let mut owners: BTreeMap<&str, &str> = BTreeMap::new();
+    for operation in state.operations.values() {
+        if matches!(operation.status, Status::Queued | Status::Cancelled | Status::Finished) {
+            continue;
+        }
+        for host in operation.hosts() {
+            let other = owners.insert(host, &operation.id);
+            assert!(other.is_none(), "{other:?} and {} are on host {host}", operation.id);
+        }
+    }
+}
+
+fn history(setup: &Setup, tries: &[Try]) -> World {
+    let mut world = World::new(setup.clone());
+    tries.iter().for_each(|attempt| world.attempt(attempt));
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_snapshot_anywhere_changes_nothing(
+        setup in any_setup(),
+        tries in prop::collection::vec(any_try(), 0..120),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let world = history(&setup, &tries);
+        let cut = cut.index(world.log.len() + 1);
+        let mut replayed = State::default();
+        for (i, entry) in world.log.iter().enumerate() {
+            if i == cut {
+                replayed = State::restore(&replayed.snapshot().unwrap()).unwrap();
+            }
+            let index = i as u64 + 1;
+            let entry = Envelope::decode(&entry.encode().unwrap()).unwrap();
+            let _ = replayed.apply(Position { index, term: 1 + index / 20 }, &entry);
+        }
+        prop_assert_eq!(replayed, world.state);
+    }
+
+    #[test]
+    fn what_is_admissible_is_admitted_and_nothing_else(
+        setup in any_setup(),
+        tries in prop::collection::vec(any_try(), 0..120),
+    ) {
+        let mut world = history(&setup, &tries);
+        for id in world.state.admissible(world.at()).operations {
+            world.admit(id).unwrap();
+        }
+        prop_assert_eq!(world.state.admissible(world.at()).operations, Vec::<String>::new());
+        for id in world.queued() {
+            let wait = Admission::of(&world.state, world.at()).wait(&world.state, &world.state.operations[&id]);
+            prop_assert!(wait.is_some());
+            prop_assert!(world.admit(id).is_err());
+        }
+    }
+
+    #[test]
+    fn everything_queued_is_admitted_in_the_end(
+        setup in any_setup(),
+        tries in prop::collection::vec(any_try(), 0..100),
+    ) {
+        let mut world = history(&setup, &tries);
+        // Its operators let go what they held, and accept what failed.
+        let rollouts: Vec<String> = world.state.rollouts.keys().cloned().collect();
+        let ids: Vec<String> = world.state.active().map(|operation| operation.id.clone()).collect();
+        for name in ids.into_iter().chain(rollouts.clone()) {
+            let _ = world.tell(Command::Proceed { name });
+        }
+        let mut rounds = 0;
+        while world.state.active().next().is_some() {
+            rounds += 1;
+            prop_assert!(rounds < 200, "still there: {:#?}", world.state.active().map(|one| (&one.id, &one.status, &one.place)).collect::<Vec<_>>());
+            world.now += 6 * HOUR;
+            for id in world.state.admissible(world.at()).operations {
+                world.admit(id).unwrap();
+            }
+            let ids: Vec<String> = world.state.active().map(|operation| operation.id.clone()).collect();
+            for operation in ids {
+                if let Status::Stopped(_) = world.state.operations[&operation].status {
+                    world.tell(Command::Retry { operation: operation.clone() }).unwrap();
+                }
+                world.run(&operation);
+                if world.state.operations[&operation].status == Status::AtGate {
+                    let _ = world.tell(Command::Finish { operation: operation.clone(), decommission: false });
+                }
+                world.run(&operation);
+            }
+            for rollout in &rollouts {
+                let _ = world.tell(Command::Proceed { name: rollout.clone() });
+            }
+        }
+    }
+}
+
+/// A canary, a second and two others, each on hosts of its own, and nothing bounds them.
+fn waves(soak_hours: u64) -> World {
+    let hosts = (0..CLUSTERS).map(|n| [n, n]).collect();
+    let mut world = World::new(Setup { hosts, operations: None, per_rack: None, windows: false });
+    let operations: Vec<NewOperation> = (0..4).map(|n| world.new_operation(n)).collect();
+    let wave = |ids: &[NewOperation]| Wave {
+        operations: ids.iter().map(|one| one.id.clone()).collect(),
+        soak_ms: soak_hours * 3_600_000,
+    };
+    let waves = vec![wave(&operations[..1]), wave(&operations[1..2]), wave(&operations[2..])];
+    let rollout = Some(NewRollout { id: "r".into(), waves });
+    world.tell(Command::Queue { operations, rollout, generation: 1, accept_warnings: false }).unwrap();
+    world
+}
+
+impl World {
+    fn next(&self) -> Vec<String> {
+        self.state.admissible(self.at()).operations
+    }
+
+    fn reach_gate(&mut self, id: &str) {
+        self.admit(id.to_owned()).unwrap();
+        self.run(id);
+        assert_eq!(self.state.operations[id].status, Status::AtGate);
+    }
+
+    fn front(&self) -> Option<WaveWait> {
+        self.state.rollouts["r"].front(&self.state.operations, self.at()).wait
+    }
+}
+
+#[test]
+fn a_stopped_canary_stops_the_rest_until_it_is_retried_to_success() {
+    let mut world = waves(0);
+    assert_eq!(world.next(), ["c0-1"]);
+    world.admit("c0-1".into()).unwrap();
+    assert_eq!(world.front(), Some(WaveWait::UnderWay(1)));
+    world.step("c0-1", false);
+    assert_eq!(world.front(), Some(WaveWait::Failed(vec!["c0-1".into()])));
+    assert_eq!(world.next(), Vec::<String>::new());
+    let refused = world.admit("c1-2".into()).unwrap_err().to_string();
+    assert!(refused.contains("c0-1 failed") && refused.contains("`pgleap proceed r`"), "{refused}");
+    world.tell(Command::Retry { operation: "c0-1".into() }).unwrap();
+    assert_eq!(world.next(), Vec::<String>::new());
+    world.run("c0-1");
+    assert_eq!(world.next(), ["c1-2"]);
+    // A canary that is disturbed at its gate stops what has not begun, whichever wave it is in.
+    world.reach_gate("c1-2");
+    assert_eq!(world.next(), ["c2-3", "c3-4"]);
+    world.admit("c2-3".into()).unwrap();
+    let disturbed =
+        Command::Disturbed { operation: "c0-1".into(), reason: "failed over".into(), evidence: Vec::new() };
+    world.tell(disturbed).unwrap();
+    assert_eq!(world.next(), Vec::<String>::new());
+    world.tell(Command::Retry { operation: "c0-1".into() }).unwrap();
+    assert_eq!(world.next(), ["c3-4"]);
+}
+
+#[test]
+fn proceed_goes_on_in_spite_of_what_failed_and_of_that_only() {
+    let mut world = waves(0);
+    world.admit("c0-1".into()).unwrap();
+    let refused = world.tell(Command::Proceed { name: "r".into() }).unwrap_err().to_string();
+    assert!(refused.contains("on their way to the gate"), "{refused}");
+    world.tell(Command::Cancel { operation: "c0-1".into() }).unwrap();
+    assert_eq!(world.next(), Vec::<String>::new());
+    world.tell(Command::Proceed { name: "r".into() }).unwrap();
+    assert_eq!(world.next(), ["c1-2"]);
+    world.admit("c1-2".into()).unwrap();
+    world.step("c1-2", false);
+    assert_eq!(world.front(), Some(WaveWait::Failed(vec!["c1-2".into()])));
+}
+
+#[test]
+fn a_new_operation_takes_the_place_of_its_clusters_cancelled_one() {
+    let mut world = waves(0);
+    world.tell(Command::Cancel { operation: "c0-1".into() }).unwrap();
+    assert_eq!(world.front(), Some(WaveWait::Failed(vec!["c0-1".into()])));
+    world.attempt(&Try::One { cluster: 0 });
+    assert_eq!(world.front(), Some(WaveWait::UnderWay(1)));
+    let [again] = &world.next()[..] else { panic!("{:?}", world.next()) };
+    world.reach_gate(&again.clone());
+    assert_eq!(world.next(), ["c1-2"]);
+}
+
+#[test]
+fn a_wave_soaks_and_proceed_cuts_it_short() {
+    let mut world = waves(24);
+    world.reach_gate("c0-1");
+    let until = Timestamp::from_second(24 * HOUR).unwrap();
+    assert_eq!(world.front(), Some(WaveWait::Soaks(until)));
+    let next = world.state.admissible(world.at());
+    assert_eq!((next.operations.len(), next.again), (0, Some(until)));
+    world.now = 24 * HOUR;
+    world.reach_gate("c1-2");
+    assert_eq!(world.next(), Vec::<String>::new());
+    // A hold comes first: proceed lifts it, and nothing else.
+    world.tell(Command::Hold { name: "r".into(), at: None }).unwrap();
+    world.tell(Command::Proceed { name: "r".into() }).unwrap();
+    assert_eq!(world.next(), Vec::<String>::new());
+    world.tell(Command::Proceed { name: "r".into() }).unwrap();
+    assert_eq!(world.next(), ["c2-3", "c3-4"]);
+}
+
+#[test]
+fn a_hold_keeps_the_next_step_and_lets_go_back() {
+    let mut world = waves(0);
+    world.admit("c0-1".into()).unwrap();
+    world.tell(Command::Hold { name: "c0-1".into(), at: Some(Phase::Convert) }).unwrap();
+    assert!(world.state.operations["c0-1"].held().is_none(), "it only holds later");
+    world.run("c0-1");
+    let operation = &world.state.operations["c0-1"];
+    assert_eq!((operation.phase(), &operation.status), (Some(Phase::Convert), &Status::Running));
+    assert!(operation.held().is_some());
+    let refused = world.tell(Command::Hold { name: "c0-1".into(), at: Some(Phase::Seed) }).unwrap_err();
+    assert!(refused.to_string().contains("that phase has begun"), "{refused}");
+    world.tell(Command::Proceed { name: "c0-1".into() }).unwrap();
+    world.run("c0-1");
+    world.tell(Command::Hold { name: "c0-1".into(), at: None }).unwrap();
+    let begin = |to| Command::BeginSwitchover { operation: "c0-1".into(), to, accepted: Vec::new() };
+    let refused = world.tell(begin(Side::New)).unwrap_err().to_string();
+    assert!(refused.contains("it is held by test; `pgleap proceed c0` first"), "{refused}");
+    world.tell(Command::Proceed { name: "c0-1".into() }).unwrap();
+    world.tell(begin(Side::New)).unwrap();
+    world.end_switchover("c0-1");
+    // The way back is never held.
+    world.tell(Command::Hold { name: "c0-1".into(), at: None }).unwrap();
+    world.tell(begin(Side::Old)).unwrap();
+    world.end_switchover("c0-1");
+    world.tell(Command::Cancel { operation: "c0-1".into() }).unwrap();
+    let refused = world.tell(Command::Hold { name: "c0-1".into(), at: None }).unwrap_err().to_string();
+    assert!(refused.contains("no place to stay"), "{refused}");
+    world.run("c0-1");
+    assert_eq!(world.state.operations["c0-1"].status, Status::Cancelled);
+}
+
+#[test]
+fn a_held_switchover_ends_with_its_try() {
+    let mut world = waves(0);
+    world.reach_gate("c0-1");
+    let operation = || "c0-1".to_owned();
+    let begin = Command::BeginSwitchover { operation: operation(), to: Side::New, accepted: Vec::new() };
+    world.tell(begin).unwrap();
+    let Reply::Started { attempt, .. } =
+        world.tell(Command::SwitchoverStarted { operation: operation() }).unwrap()
+    else {
+        panic!()
+    };
+    world.tell(Command::Hold { name: operation(), at: None }).unwrap();
+    let (reason, evidence) = ("somebody was in the way".to_owned(), Vec::new());
+    let failed = Command::SwitchoverFailed { operation: operation(), attempt, reason, evidence, again: true };
+    world.tell(failed).unwrap();
+    world.tell(Command::SwitchoverUndone { operation: operation(), attempt }).unwrap();
+    let traffic = &world.state.operations["c0-1"].traffic;
+    assert_eq!((traffic.writer, traffic.switchover.is_none()), (Side::Old, true));
+    assert_eq!(world.state.operations["c0-1"].status, Status::AtGate);
+}
+
+#[test]
+fn a_conversion_is_not_left_between_slots_and_subscriptions() {
+    let mut world = waves(0);
+    world.admit("c0-1".into()).unwrap();
+    // Up to the end of convert; then the window closes.
+    (0..3).for_each(|_| assert!(world.step("c0-1", true)));
+    let policy = Policy {
+        windows: vec![Window {
+            clusters: Vec::new(),
+            days: [true; 7],
+            from: 60,
+            to: 120,
+            zone: Zone { name: "UTC".into(), offset: 0, changes: Vec::new() },
+        }],
+        ..Policy::default()
+    };
+    let keeps = (0..4).map(|n| format!("c{n}")).collect();
+    let fleet = Command::ApplyFleet { toml: String::new(), generation: 2, keeps, policy };
+    world.tell(fleet).unwrap();
+    while world.step("c0-1", true) {}
+    assert_eq!(world.state.operations["c0-1"].phase(), Some(Phase::Route));
+    world.now = HOUR;
+    world.run("c0-1");
+    assert_eq!(world.state.operations["c0-1"].status, Status::AtGate);
+}
+
+#[test]
+fn cancelling_a_rollout_gives_up_what_has_not_begun() {
+    let mut world = waves(0);
+    world.admit("c0-1".into()).unwrap();
+    world.tell(Command::Cancel { operation: "r".into() }).unwrap();
+    assert_eq!(world.queued(), Vec::<String>::new());
+    assert_eq!(world.state.operations["c0-1"].status, Status::Running);
+    assert!(world.tell(Command::Cancel { operation: "r".into() }).is_err());
+}
