@@ -16,15 +16,17 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use agents::{Agents, Unreachable, explain, explain_status};
+pub use agents::{Agents, Connect, Link, Unreachable, explain, explain_status};
 pub use live::{Live, LiveLine, LiveStatus, TrafficNow};
 
 use crate::raft::{Raft, View};
@@ -58,17 +60,19 @@ pub struct Driver {
     agents: Arc<Agents>,
     live: Arc<Live>,
     by: String,
+    /// Tells runs of each new view, in the order in which they began to wait (the watch channel wakes its waiters at random).
+    news: Arc<Notify>,
     tasks: JoinSet<()>,
-    running: HashMap<Key, AbortHandle>,
-    last_start: HashMap<Key, Instant>,
+    running: BTreeMap<Key, AbortHandle>,
+    last_start: BTreeMap<Key, Instant>,
 }
 
 impl Driver {
     /// A driver that proposes as `coordinator NAME`.
     pub fn new(raft: Raft, agents: Arc<Agents>, live: Arc<Live>, name: &str) -> Driver {
         let by = format!("coordinator {name}");
-        let (tasks, running, last_start) = (JoinSet::new(), HashMap::new(), HashMap::new());
-        Driver { raft, agents, live, by, tasks, running, last_start }
+        let (tasks, running, last_start) = (JoinSet::new(), BTreeMap::new(), BTreeMap::new());
+        Driver { raft, agents, live, by, news: Arc::default(), tasks, running, last_start }
     }
 
     /// Works until told to stop. Runs on agents go on without it.
@@ -77,6 +81,7 @@ impl Driver {
         loop {
             let now = view.borrow_and_update().clone();
             self.reconcile(&now);
+            self.news.notify_waiters();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -136,7 +141,7 @@ impl Driver {
     fn run_of(&self, view: &View, key: &Key) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let (operation, job, term) = key.clone();
         let (raft, agents, live) = (self.raft.clone(), self.agents.clone(), self.live.clone());
-        let by = self.by.clone();
+        let (by, news) = (self.by.clone(), self.news.clone());
         let known = view.state.operations.get(&operation)?;
         Some(match job {
             Job::Step(StepToRun { id, verb }) => {
@@ -146,7 +151,7 @@ impl Driver {
             Job::Switchover => Box::pin(SwitchoverRun { raft, agents, live, by, operation, term }.run()),
             Job::Reads => {
                 let moving = known.plan.moving()?;
-                Box::pin(ReadsRun { raft, agents, live, by, operation, moving, term }.run())
+                Box::pin(ReadsRun { raft, agents, live, by, news, operation, moving, term }.run())
             }
             Job::Watch => {
                 let moving = known.plan.moving()?;
