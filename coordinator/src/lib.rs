@@ -17,4 +17,6 @@ pub mod state;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;

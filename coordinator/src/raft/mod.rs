@@ -20,6 +20,8 @@ mod wire;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
 mod tests;
 
 use std::ops::Range;

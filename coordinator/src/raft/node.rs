@@ -65,6 +65,9 @@ pub(super) struct Node<T> {
     /// Sent only after the new view was published.
     pub(super) answers: Vec<(Answer, Result<Reply, ProposeError>)>,
     passed: Vec<Passed>,
+    /// What was applied, for a simulation to look at.
+    #[cfg(test)]
+    pub(super) witness: Vec<Entry>,
     /// Term in which the pending proposals were made.
     term: u64,
     counter: u64,
@@ -131,6 +134,8 @@ impl<T: Transport> Node<T> {
             reads: Vec::new(),
             answers: Vec::new(),
             passed: Vec::new(),
+            #[cfg(test)]
+            witness: Vec::new(),
             term: 0,
             counter: 0,
         };
@@ -235,6 +240,8 @@ impl<T: Transport> Node<T> {
     }
 
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), RaftError> {
+        #[cfg(test)]
+        self.witness.extend(entries.iter().cloned());
         for entry in entries {
             self.applied_term = entry.term;
             match entry.get_entry_type() {
