@@ -5,6 +5,7 @@ help:
 	@echo 'make build   build the programs'
 	@echo 'make demo    upgrade a small fleet under load on this machine, move its traffic, and show what happens'
 	@echo 'make test    formatting, lints, and every test, those with real PostgreSQL included'
+	@echo 'make simulate SEEDS=n FIRST=k   coordinators, agents, networks, disks and clocks from a seed, under every kind of fault'
 	@echo 'make switchover-faults   kill everything at every step of a switchover (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
@@ -26,6 +27,12 @@ test: setup
 	$(CARGO) build --workspace --bins
 	$(CARGO) test --workspace
 
+simulate: export SEEDS ?= 500
+simulate: export FIRST ?= 1
+simulate: export TRACE ?=
+simulate:
+	$(CARGO) test --profile simulation -p pgleap-coordinator --lib -- simulation::seeds --exact --nocapture
+
 switchover-faults: setup
 	$(CARGO) build --workspace --bins
 	PGLEAP_FAULTS=all $(CARGO) test -p pgleap-tests --test switchover_faults -- --nocapture
@@ -41,4 +48,4 @@ bench: setup
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test switchover-faults partitions bench clean
+.PHONY: help setup build demo test simulate switchover-faults partitions bench clean

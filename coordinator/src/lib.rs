@@ -6,6 +6,7 @@ pub mod api;
 pub mod audit;
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod driver;
 pub mod fleet;
 mod names;
@@ -17,5 +18,7 @@ pub mod state;
 
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod testing;

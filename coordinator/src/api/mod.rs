@@ -34,11 +34,11 @@ use std::sync::Arc;
 use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
-    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent, CheckRequest, EventsRequest,
-    FinishReply, FinishRequest, HoldReply, HoldRequest, OperationEvent, PlanReply, PlanRequest, ProceedReply,
-    ProceedRequest, RetryReply, RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest,
-    StartRolloutReply, StartRolloutRequest, StatusReply, StatusRequest, SwitchReadsReply, SwitchReadsRequest,
-    SwitchoverReply, SwitchoverRequest,
+    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent,
+    CheckRequest, EventsRequest, FinishReply, FinishRequest, HoldReply, HoldRequest, OperationEvent,
+    PlanReply, PlanRequest, ProceedReply, ProceedRequest, RetryReply, RetryRequest, ShowFleetReply,
+    ShowFleetRequest, StartReply, StartRequest, StartRolloutReply, StartRolloutRequest, StatusReply,
+    StatusRequest, SwitchReadsReply, SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};

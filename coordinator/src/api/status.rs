@@ -60,7 +60,8 @@ impl Api {
 
 impl Api {
     fn certificate_ends(&self) -> String {
-        Timestamp::try_from(self.agents.identity().ends()).map(|ends| ends.to_string()).unwrap_or_default()
+        let ends = self.agents.identity().and_then(|identity| Timestamp::try_from(identity.ends()).ok());
+        ends.map(|ends| ends.to_string()).unwrap_or_default()
     }
 }
 

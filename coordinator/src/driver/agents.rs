@@ -2,14 +2,19 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::tls::{self, Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
-use tonic::transport::Channel;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tower::ServiceExt as _;
+use tower::util::BoxCloneSyncService;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -29,67 +34,92 @@ pub struct Unreachable {
     pub cause: String,
 }
 
+/// A connection to an agent: HTTP/2 over mutual TLS, or in simulations whatever a [`Connect`] makes up.
+pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
+
+/// Makes connections to agents.
+#[tonic::async_trait]
+pub trait Connect: fmt::Debug + Send + Sync {
+    /// Connects, or says why not.
+    async fn connect(&self, host: &str, address: &str) -> Result<Link, String>;
+}
+
 /// The connections of one coordinator.
 #[derive(Debug)]
 pub struct Agents {
-    tls: TlsIdentity,
-    channels: Mutex<HashMap<(String, String), Channel>>,
+    identity: Option<TlsIdentity>,
+    connect: Box<dyn Connect>,
+    links: Mutex<HashMap<(String, String), Link>>,
 }
 
 impl Agents {
     /// Connects as `tls`.
     pub fn new(tls: TlsIdentity) -> Agents {
-        Agents { tls, channels: Mutex::default() }
+        Agents { identity: Some(tls.clone()), ..Agents::over(Network(tls)) }
     }
 
-    /// Who this coordinator is.
-    pub fn identity(&self) -> &TlsIdentity {
-        &self.tls
+    /// Connects so.
+    pub fn over(connect: impl Connect + 'static) -> Agents {
+        Agents { identity: None, connect: Box::new(connect), links: Mutex::default() }
+    }
+
+    /// Who this coordinator is; none in simulations.
+    pub fn identity(&self) -> Option<&TlsIdentity> {
+        self.identity.as_ref()
     }
 
     /// A client of the agent of `host`, proven by its certificate to be that host's.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn client(&self, host: &str, address: &str) -> Result<AgentClient<Channel>, Unreachable> {
-        let channel = self.channel(host, address).await?;
-        Ok(AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    pub async fn client(&self, host: &str, address: &str) -> Result<AgentClient<Link>, Unreachable> {
+        let link = self.link(host, address).await?;
+        Ok(AgentClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES))
     }
 
     /// As [`Agents::client`], for the calls that move traffic, on the same connection.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficClient<Channel>, Unreachable> {
-        let channel = self.channel(host, address).await?;
-        Ok(TrafficClient::new(channel)
+    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficClient<Link>, Unreachable> {
+        let link = self.link(host, address).await?;
+        Ok(TrafficClient::new(link)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
     }
 
-    async fn channel(&self, host: &str, address: &str) -> Result<Channel, Unreachable> {
-        match self.known(host, address) {
-            Some(channel) => Ok(channel),
-            None => self.connect(host, address).await.map_err(|cause| Unreachable {
-                host: host.to_owned(),
-                address: address.to_owned(),
-                cause,
-            }),
+    async fn link(&self, host: &str, address: &str) -> Result<Link, Unreachable> {
+        let key = (host.to_owned(), address.to_owned());
+        if let Some(link) = self.links().get(&key) {
+            return Ok(link.clone());
         }
+        let connected = self.connect.connect(host, address).await;
+        let link = connected.map_err(|cause| Unreachable {
+            host: host.to_owned(),
+            address: address.to_owned(),
+            cause,
+        })?;
+        self.links().insert(key, link.clone());
+        Ok(link)
     }
 
     /// Drops a connection that failed, so that the next one is made anew and says why when it cannot be.
     pub fn forget(&self, host: &str, address: &str) {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.remove(&(host.to_owned(), address.to_owned()));
+        self.links().remove(&(host.to_owned(), address.to_owned()));
     }
 
-    fn known(&self, host: &str, address: &str) -> Option<Channel> {
-        let channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.get(&(host.to_owned(), address.to_owned())).cloned()
+    fn links(&self) -> MutexGuard<'_, HashMap<(String, String), Link>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn connect(&self, host: &str, address: &str) -> Result<Channel, String> {
+/// The real thing.
+#[derive(Debug)]
+struct Network(TlsIdentity);
+
+#[tonic::async_trait]
+impl Connect for Network {
+    async fn connect(&self, host: &str, address: &str) -> Result<Link, String> {
         let endpoint = tls::endpoint(address)
             .map_err(|e| explain(&e))?
             .connect_timeout(CONNECT)
@@ -97,11 +127,9 @@ impl Agents {
             .keep_alive_timeout(KEEPALIVE_ANSWER)
             .keep_alive_while_idle(true);
         let connecting =
-            tokio::time::timeout(2 * CONNECT, self.tls.connect(&endpoint, Role::Agent, host)).await;
+            tokio::time::timeout(2 * CONNECT, self.0.connect(&endpoint, Role::Agent, host)).await;
         let channel = connecting.map_err(|_| "timed out".to_owned())?.map_err(|e| explain(&e))?;
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        channels.insert((host.to_owned(), address.to_owned()), channel.clone());
-        Ok(channel)
+        Ok(Link::new(channel.map_err(|error| Status::from_error(error.into()))))
     }
 }
 
@@ -120,7 +148,7 @@ pub fn explain(error: &dyn Error) -> String {
 }
 
 /// A status with the causes behind it.
-pub fn explain_status(status: &tonic::Status) -> String {
+pub fn explain_status(status: &Status) -> String {
     match status.source() {
         Some(source) if status.message().is_empty() || status.message() == "transport error" => {
             explain(source)

@@ -1,5 +1,6 @@
 //! How long to wait before asking again.
 
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::time::Duration;
 
 /// Doubles from `first` up to `longest`.
@@ -33,14 +34,24 @@ impl Backoff {
     }
 }
 
-/// Between half and one and a half of it.
-pub(super) fn jittered(delay: Duration) -> Duration {
-    delay.mul_f64(0.5 + rand::random::<f64>())
+/// Between half and one and a half of it, as the salt has it: without chance, so that a simulation can be repeated.
+pub(super) fn jittered(delay: Duration, salt: impl Hash) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    salt.hash(&mut hasher);
+    delay.mul_f64(0.5 + (hasher.finish() >> 11) as f64 / (1u64 << 53) as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_salt_spreads_delays_within_their_bounds() {
+        let delays: Vec<u128> =
+            (0..100).map(|n| jittered(Duration::from_secs(1), ("o", n)).as_millis()).collect();
+        assert!(delays.iter().all(|ms| (500..=1500).contains(ms)), "{delays:?}");
+        assert!(delays.iter().any(|ms| *ms < 700) && delays.iter().any(|ms| *ms > 1300), "{delays:?}");
+    }
 
     #[test]
     fn grows_to_its_bound_and_starts_over() {

@@ -28,13 +28,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use agents::{Agents, Unreachable, explain, explain_status};
+pub use agents::{Agents, Connect, Link, Unreachable, explain, explain_status};
 pub use live::{Live, LiveLine, LiveStatus, TrafficNow};
 
 use crate::raft::{Raft, View};
@@ -57,11 +59,13 @@ pub struct Driver {
     agents: Arc<Agents>,
     live: Arc<Live>,
     by: String,
+    /// Tells runs of each new view, in the order in which they began to wait (the watch channel wakes its waiters at random).
+    news: Arc<Notify>,
     tasks: JoinSet<()>,
     /// What each task is for.
     jobs: HashMap<Id, (String, Job)>,
     /// What was seen of each operation that is not over, in the present term.
-    known: HashMap<String, Known>,
+    known: BTreeMap<String, Known>,
     queue: Queue,
     term: Option<u64>,
 }
@@ -71,8 +75,8 @@ pub struct Driver {
 struct Known {
     /// None when it has to be looked at in any case.
     seen: Option<Arc<Operation>>,
-    running: HashMap<Job, AbortHandle>,
-    last_start: HashMap<Job, Instant>,
+    running: BTreeMap<Job, AbortHandle>,
+    last_start: BTreeMap<Job, Instant>,
     /// When the window opens that some of its steps wait for.
     opens: Option<Timestamp>,
 }
@@ -94,8 +98,9 @@ impl Driver {
     /// A driver that proposes as `coordinator NAME`.
     pub fn new(raft: Raft, agents: Arc<Agents>, live: Arc<Live>, name: &str) -> Driver {
         let by = format!("coordinator {name}");
-        let (tasks, jobs, known) = (JoinSet::new(), HashMap::new(), HashMap::new());
-        Driver { raft, agents, live, by, tasks, jobs, known, queue: Queue::default(), term: None }
+        let (tasks, jobs, known) = (JoinSet::new(), HashMap::new(), BTreeMap::new());
+        let (news, queue) = (Arc::default(), Queue::default());
+        Driver { raft, agents, live, by, news, tasks, jobs, known, queue, term: None }
     }
 
     /// Works until told to stop. Runs on agents go on without it.
@@ -104,7 +109,8 @@ impl Driver {
         let mut by_clock = false;
         loop {
             let now = view.borrow_and_update().clone();
-            self.reconcile(&now, Timestamp::now(), by_clock);
+            self.reconcile(&now, self.raft.now(), by_clock);
+            self.news.notify_waiters();
             by_clock = false;
             let wake = self.wake();
             tokio::select! {
@@ -129,7 +135,7 @@ impl Driver {
     /// How long until a time of day may change something; none when nothing waits for one.
     fn wake(&self) -> Option<Duration> {
         let moments = self.known.values().filter_map(|known| known.opens).chain(self.queue.again);
-        let left = moments.min()?.duration_since(Timestamp::now());
+        let left = moments.min()?.duration_since(self.raft.now());
         // A moment that is past was looked at a moment too early.
         Some(Duration::try_from(left).unwrap_or_default().clamp(Duration::from_millis(10), CLOCK))
     }
@@ -239,7 +245,7 @@ impl Driver {
         term: u64,
     ) -> Option<Pin<Box<dyn Future<Output = ()> + Send>>> {
         let (raft, agents, live) = (self.raft.clone(), self.agents.clone(), self.live.clone());
-        let (by, operation) = (self.by.clone(), known.id.clone());
+        let (by, news, operation) = (self.by.clone(), self.news.clone(), known.id.clone());
         Some(match job {
             Job::Admit => Box::pin(AdmitRun { raft, agents, live, by, operation, term }.run()),
             Job::Step(StepToRun { id, verb }) => {
@@ -249,7 +255,7 @@ impl Driver {
             Job::Switchover => Box::pin(SwitchoverRun { raft, agents, live, by, operation, term }.run()),
             Job::Reads => {
                 let moving = known.plan.moving()?;
-                Box::pin(ReadsRun { raft, agents, live, by, operation, moving, term }.run())
+                Box::pin(ReadsRun { raft, agents, live, by, news, operation, moving, term }.run())
             }
             Job::Watch => {
                 let moving = known.plan.moving()?;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use pgleap_proto::traffic::{Balancer, RouteReadsRequest, Ticket};
+use tokio::sync::Notify;
 
 use super::agents::{Agents, explain_status};
 use super::live::Live;
 use crate::plan::{Moving, Placed};
 use crate::raft::Raft;
-use crate::state::{Command, Reply, Status};
+use crate::state::{Command, Reply, Status, Traffic};
 
 /// Between two looks; a change of what is wanted is told at once.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -24,6 +25,8 @@ pub(super) struct ReadsRun {
     pub(super) agents: Arc<Agents>,
     pub(super) live: Arc<Live>,
     pub(super) by: String,
+    /// There is a new view.
+    pub(super) news: Arc<Notify>,
     pub(super) operation: String,
     pub(super) moving: Moving,
     pub(super) term: u64,
@@ -32,19 +35,28 @@ pub(super) struct ReadsRun {
 impl ReadsRun {
     /// Until the operation leaves the gate; the driver ends it then.
     pub(super) async fn run(self) {
-        let mut view = self.raft.watch();
         loop {
             let Some((ticket, percent)) = self.wanted().await else { return };
             let asked = self.moving.balancers.iter().map(|at| self.tell(at, &ticket, percent));
             join_all(asked).await;
-            let changed = view.wait_for(|view| {
-                let traffic = view.state.operations.get(&self.operation).map(|operation| &operation.traffic);
-                traffic.is_none_or(|traffic| {
-                    u32::from(traffic.reads) != percent || traffic.ticket.attempt != ticket.attempt
-                })
-            });
+            let changed = self.changed(ticket.attempt, percent);
             // Whether it changed or time has passed, the answer is the same: look again.
             let _ = tokio::time::timeout(AGAIN, changed).await;
+        }
+    }
+
+    /// Waits until something else is wanted than the share that was told under this attempt's ticket.
+    async fn changed(&self, attempt: u64, percent: u32) {
+        loop {
+            let news = self.news.notified();
+            let state = self.raft.latest().state;
+            let traffic = state.operations.get(&self.operation).map(|operation| &operation.traffic);
+            let same =
+                |traffic: &Traffic| u32::from(traffic.reads) == percent && traffic.ticket.attempt == attempt;
+            if !traffic.is_some_and(same) {
+                return;
+            }
+            news.await;
         }
     }
 

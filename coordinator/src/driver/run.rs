@@ -8,10 +8,9 @@ use jiff::Timestamp;
 use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::agent::{Fence, Finished, HelloRequest, StepRequest, finished, step_event};
 use pgleap_proto::step::Action;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::agents::{Agents, explain_status};
+use super::agents::{Agents, Link, explain_status};
 use super::backoff::Backoff;
 use super::live::Live;
 use crate::plan::{PlannedStep, bind, for_finish};
@@ -88,7 +87,7 @@ impl StepRun {
     }
 
     /// A client of an agent that answers; waits as long as it takes.
-    async fn reach(&self) -> AgentClient<Channel> {
+    async fn reach(&self) -> AgentClient<Link> {
         let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
         loop {
             match self.greet().await {
@@ -99,7 +98,7 @@ impl StepRun {
         }
     }
 
-    async fn greet(&self) -> Result<AgentClient<Channel>, String> {
+    async fn greet(&self) -> Result<AgentClient<Link>, String> {
         let (host, address) = (&self.step.host, &self.step.agent);
         let mut client = self.agents.client(host, address).await.map_err(|unreachable| unreachable.cause)?;
         let mut hello = Request::new(HelloRequest {});
@@ -135,7 +134,7 @@ impl StepRun {
     }
 
     /// Watches the agent's run to its end, joining it again whenever the stream breaks.
-    async fn follow(&self, mut client: AgentClient<Channel>, fence: &Fence) -> Option<Finished> {
+    async fn follow(&self, mut client: AgentClient<Link>, fence: &Fence) -> Option<Finished> {
         let action = match self.action() {
             Ok(action) => action,
             Err(message) => return Some(failed(message)),
@@ -166,7 +165,7 @@ impl StepRun {
 
     async fn call(
         &self,
-        client: &mut AgentClient<Channel>,
+        client: &mut AgentClient<Link>,
         fence: &Fence,
         action: &Action,
         backoff: &mut Backoff,

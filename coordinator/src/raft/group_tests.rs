@@ -51,7 +51,7 @@ impl Net {
 
     fn config(&self, id: u64) -> Member {
         let voters = if id == 1 { vec![1] } else { vec![] };
-        Member { id, address: format!("127.0.0.1:{id}"), voters, compact_after: 5 }
+        Member { voters, compact_after: 5, ..Member::first(id, &format!("127.0.0.1:{id}")) }
     }
 
     fn path(&self, id: u64, disk: &str) -> PathBuf {

@@ -6,6 +6,7 @@
 
 mod data_dir;
 mod deliver;
+mod engine;
 mod error;
 mod group;
 mod join;
@@ -19,12 +20,15 @@ mod wire;
 #[cfg(test)]
 mod group_tests;
 #[cfg(test)]
+pub(crate) mod simulated;
+#[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::TrySendError;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use pgleap_proto::raft::{Group, MemberStatus};
@@ -40,8 +44,10 @@ pub use join::join;
 pub use peers::Peers;
 pub use transport::{Alone, Transport, Undelivered};
 
+use crate::clock::Clock;
 use crate::state::{COMMAND_VERSION, Command, Envelope, Reply, State};
-use node::{Answer, Node, Passed};
+use engine::{Engine, Inbox};
+use node::{Answer, ELECTION_TICKS, Node, Passed};
 
 const TICK: Duration = Duration::from_millis(50);
 /// Inputs that may wait; more are refused as busy.
@@ -61,6 +67,8 @@ pub struct Member {
     pub voters: Vec<u64>,
     /// Entries after which the log is replaced by a snapshot.
     pub compact_after: usize,
+    /// Ticks without a word of the leader after which it calls an election; drawn anew for each one.
+    pub election: Range<usize>,
 }
 
 impl Member {
@@ -71,7 +79,13 @@ impl Member {
 
     /// The first member of a group, reached by others at `address`.
     pub fn first(id: u64, address: &str) -> Member {
-        Member { id, address: address.to_owned(), voters: vec![id], compact_after: COMPACT_AFTER }
+        Member {
+            id,
+            address: address.to_owned(),
+            voters: vec![id],
+            compact_after: COMPACT_AFTER,
+            election: ELECTION_TICKS..2 * ELECTION_TICKS,
+        }
     }
 
     /// A member that a group takes in.
@@ -129,38 +143,39 @@ enum Input {
 
 /// Where a transport tells what became of messages.
 #[derive(Debug, Clone)]
-pub struct Reports(SyncSender<Input>);
+pub struct Reports(Inbox);
 
 impl Reports {
     #[cfg(test)]
     fn nowhere() -> Reports {
-        Reports(sync_channel(1).0)
+        Reports(Inbox::new().0)
     }
 
     /// A member cannot be reached. Lost when the thread is busy: the next failure tells again.
     fn unreachable(&self, member: u64, why: &str) {
-        let _ = self.0.try_send(Input::Unreachable { member, why: why.to_owned() });
+        let _ = self.0.put(Input::Unreachable { member, why: why.to_owned() });
     }
 
     /// Whether a snapshot has arrived. Never lost while the thread lives: Raft waits for it.
     async fn snapshot_ended(&self, member: u64, arrived: bool) {
-        while let Err(TrySendError::Full(_)) = self.0.try_send(Input::SnapshotEnded { member, arrived }) {
+        while let Err(TrySendError::Full(_)) = self.0.put(Input::SnapshotEnded { member, arrived }) {
             tokio::time::sleep(TICK).await;
         }
     }
 
     /// The group has removed this member, says another one.
     fn removed(&self) {
-        let _ = self.0.try_send(Input::Removed);
+        let _ = self.0.put(Input::Removed);
     }
 }
 
 /// Handle to the member. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Raft {
-    inputs: SyncSender<Input>,
+    inputs: Inbox,
     view: watch::Receiver<View>,
     identity: Arc<str>,
+    clock: Clock,
 }
 
 /// The member's thread, to wait for.
@@ -188,22 +203,22 @@ impl Raft {
         transport: impl Transport,
     ) -> Result<(Raft, RaftThread), RaftError> {
         let path = data_dir::prepare(data_dir)?;
-        let (inputs, receiver) = sync_channel(QUEUE);
-        let node = Node::open(&path, member, transport, Reports(inputs.clone()))?;
+        let (inbox, inputs) = Inbox::new();
+        let node = Node::open(&path, member, transport, Reports(inbox.clone()))?;
         let identity = node.identity().into();
-        let (publish, view) = watch::channel(node.view());
+        let (engine, view) = Engine::new(node, inputs);
         let (ended, thread) = oneshot::channel();
         std::thread::Builder::new()
             .name("raft".into())
             .spawn(move || {
-                let result = run(node, &receiver, &publish);
+                let result = engine.run();
                 if let Err(error) = &result {
                     tracing::error!(%error, "the replicated log cannot go on");
                 }
                 let _ = ended.send(result);
             })
             .map_err(|e| RaftError::Thread(e.to_string()))?;
-        Ok((Raft { inputs, view, identity }, RaftThread(thread)))
+        Ok((Raft { inputs: inbox, view, identity, clock: Clock::system() }, RaftThread(thread)))
     }
 
     /// Proposes a command and waits until it was applied here. `by` is who asks.
@@ -216,7 +231,7 @@ impl Raft {
         request_id: Option<String>,
         command: Command,
     ) -> Result<Reply, ProposeError> {
-        let (by, at) = (by.to_owned(), Timestamp::now());
+        let (by, at) = (by.to_owned(), self.clock.now());
         let envelope = Envelope { version: COMMAND_VERSION, at, by, request_id, command };
         let (answer, answered) = oneshot::channel();
         self.input(Input::Propose(Box::new(envelope), answer))?;
@@ -241,7 +256,7 @@ impl Raft {
     pub async fn change(&self, by: &str, request_id: &str, wish: Wish) -> Result<(), ProposeError> {
         let (answer, answered) = oneshot::channel();
         // What members do by themselves is nothing for the audit log.
-        let at = (!matches!(wish, Wish::Promote { .. } | Wish::Moved { .. })).then(Timestamp::now);
+        let at = (!matches!(wish, Wish::Promote { .. } | Wish::Moved { .. })).then(|| self.clock.now());
         let asked = Asked { by: by.to_owned(), request_id: request_id.to_owned(), at };
         self.input(Input::Change { wish, asked, answer })?;
         answered.await.unwrap_or(Err(ProposeError::Stopping)).map(drop)
@@ -275,6 +290,11 @@ impl Raft {
         self.input(Input::Introduce(group))
     }
 
+    /// The wall clock by which it proposes.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
     /// Identity of the data directory.
     pub fn identity(&self) -> &str {
         &self.identity
@@ -305,58 +325,9 @@ impl Raft {
     }
 
     fn input(&self, input: Input) -> Result<(), ProposeError> {
-        self.inputs.try_send(input).map_err(|error| match error {
+        self.inputs.put(input).map_err(|error| match error {
             TrySendError::Full(_) => ProposeError::Busy,
             TrySendError::Disconnected(_) => ProposeError::Stopping,
         })
-    }
-}
-
-fn run<T: Transport>(
-    mut node: Node<T>,
-    inputs: &Receiver<Input>,
-    publish: &watch::Sender<View>,
-) -> Result<(), RaftError> {
-    let mut next_tick = Instant::now() + TICK;
-    loop {
-        let first = match inputs.recv_timeout(next_tick.saturating_duration_since(Instant::now())) {
-            Ok(input) => Some(input),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
-        };
-        // All that waits goes into one write.
-        for input in first.into_iter().chain(inputs.try_iter()) {
-            match input {
-                Input::Propose(envelope, answer) => node.propose(&envelope, answer),
-                Input::Barrier(passed) => node.barrier(passed),
-                Input::Step(message) => node.step(*message),
-                Input::Change { wish, asked, answer } => node.change(&wish, &asked, answer),
-                // Who asks and went away does not need the answer.
-                Input::Transfer(to, passed) => drop(passed.send(node.transfer(to))),
-                Input::Introduce(group) => node.introduce(group),
-                Input::Statuses(answer) => drop(answer.send(node.statuses())),
-                Input::Unreachable { member, why } => node.unreachable(member, why),
-                Input::SnapshotEnded { member, arrived } => node.snapshot_ended(member, arrived),
-                Input::Removed => return Err(RaftError::Removed { member: node.view().member }),
-                Input::Stop => return Ok(()),
-            }
-        }
-        if Instant::now() >= next_tick {
-            node.tick();
-            next_tick = Instant::now() + TICK;
-        }
-        if node.advance()? || !Arc::ptr_eq(&publish.borrow().group, &node.group) {
-            let view = node.view();
-            if view.leading != publish.borrow().leading {
-                tracing::info!(
-                    member = view.member,
-                    term = view.term,
-                    leads = view.leading.is_some(),
-                    "leadership"
-                );
-            }
-            publish.send_replace(view);
-        }
-        node.flush();
     }
 }

@@ -1,7 +1,7 @@
 //! One Raft member without thread, clock or socket: it is told of ticks, messages and proposals, writes its log,
 //! applies what is committed and says what to answer. So tests can drive it step by step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ const COMPACT_BYTES: usize = 8 << 20;
 const MAX_COMMAND_BYTES: usize = 8 << 20;
 /// Ticks without a word of the leader after which a follower calls an election (up to twice as many, at random): 600 to
 /// 1200 ms. A leader that has not heard of a majority for as long steps down.
-const ELECTION_TICKS: usize = 12;
+pub(super) const ELECTION_TICKS: usize = 12;
 const HEARTBEAT_TICKS: usize = 3;
 
 pub(super) struct Node<T> {
@@ -57,14 +57,17 @@ pub(super) struct Node<T> {
     /// Term of the last entry applied; equal to the current term once a new leader has caught up.
     applied_term: u64,
     /// Proposals not yet applied, by the id in their entry's context.
-    pub(super) pending: HashMap<Vec<u8>, Answer>,
+    pub(super) pending: BTreeMap<Vec<u8>, Answer>,
     /// Barriers whose index is not confirmed, by id.
-    barriers: HashMap<Vec<u8>, Passed>,
+    barriers: BTreeMap<Vec<u8>, Passed>,
     /// Barriers that wait until this index is applied.
     reads: Vec<(u64, Passed)>,
     /// Sent only after the new view was published.
     pub(super) answers: Vec<(Answer, Result<Reply, ProposeError>)>,
     passed: Vec<Passed>,
+    /// What was applied, for a simulation to look at.
+    #[cfg(test)]
+    pub(super) witness: Vec<Entry>,
     /// Term in which the pending proposals were made.
     term: u64,
     counter: u64,
@@ -75,10 +78,19 @@ impl<T: Transport> Node<T> {
     pub(super) fn open(
         path: &Path,
         member: &Member,
+        transport: T,
+        reports: Reports,
+    ) -> Result<Node<T>, RaftError> {
+        Node::over(Store::open(path, member)?, member, transport, reports)
+    }
+
+    /// The same on a log that is open.
+    pub(super) fn over(
+        store: Store,
+        member: &Member,
         mut transport: T,
         reports: Reports,
     ) -> Result<Node<T>, RaftError> {
-        let store = Store::open(path, member)?;
         transport.attach(store.identity(), reports);
         let snapshot = store.latest_snapshot();
         let (group, state) = group::read_image(&snapshot.data)?;
@@ -88,6 +100,8 @@ impl<T: Transport> Node<T> {
         let config = Config {
             id: member.id,
             election_tick: ELECTION_TICKS,
+            min_election_tick: member.election.start,
+            max_election_tick: member.election.end,
             heartbeat_tick: HEARTBEAT_TICKS,
             applied,
             max_size_per_msg: 1 << 20,
@@ -115,11 +129,13 @@ impl<T: Transport> Node<T> {
             heard: HashMap::new(),
             problems: HashMap::new(),
             applied_term,
-            pending: HashMap::new(),
-            barriers: HashMap::new(),
+            pending: BTreeMap::new(),
+            barriers: BTreeMap::new(),
             reads: Vec::new(),
             answers: Vec::new(),
             passed: Vec::new(),
+            #[cfg(test)]
+            witness: Vec::new(),
             term: 0,
             counter: 0,
         };
@@ -224,6 +240,8 @@ impl<T: Transport> Node<T> {
     }
 
     fn apply(&mut self, entries: Vec<Entry>) -> Result<(), RaftError> {
+        #[cfg(test)]
+        self.witness.extend(entries.iter().cloned());
         for entry in entries {
             self.applied_term = entry.term;
             match entry.get_entry_type() {
@@ -289,11 +307,11 @@ impl<T: Transport> Node<T> {
             return;
         }
         self.term = term;
-        for (_, answer) in self.pending.drain() {
+        for answer in std::mem::take(&mut self.pending).into_values() {
             self.answers.push((answer, Err(ProposeError::Lost)));
         }
         let refusal = self.not_leader();
-        for (_, passed) in self.barriers.drain() {
+        for passed in std::mem::take(&mut self.barriers).into_values() {
             let _ = passed.send(Err(refusal.clone()));
         }
     }

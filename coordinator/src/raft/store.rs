@@ -13,7 +13,8 @@ use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, Storage};
 use redb::backends::FileBackend;
 use redb::{
-    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
 };
 
 use super::{Member, data_dir, error::RaftError, group};
@@ -46,9 +47,18 @@ impl Store {
     /// Opens the member's file, or makes it with the member's first configuration.
     pub(super) fn open(path: &Path, member: &Member) -> Result<Store, RaftError> {
         let file = data_dir::open(path)?;
+        Store::on(FileBackend::new(file), path, member)
+    }
+
+    /// The same on any storage; `path` names it in messages.
+    pub(super) fn on(
+        backend: Result<impl StorageBackend, DatabaseError>,
+        path: &Path,
+        member: &Member,
+    ) -> Result<Store, RaftError> {
         let mut builder = Builder::new();
         builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-        let database = FileBackend::new(file)
+        let database = backend
             .and_then(|backend| builder.create_with_backend(backend))
             .map_err(|error| cannot_open(path, error))?;
         let mut store = Store {

@@ -29,7 +29,7 @@ pub(super) fn fleet(generation: u64) -> Envelope {
 }
 
 fn small(id: u64, voters: Vec<u64>) -> Member {
-    Member { id, address: String::new(), voters, compact_after: 5 }
+    Member { voters, compact_after: 5, ..Member::alone(id) }
 }
 
 fn open<T: Transport>(path: &Path, member: &Member, transport: T) -> Result<Node<T>, RaftError> {

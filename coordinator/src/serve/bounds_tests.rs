@@ -106,7 +106,8 @@ async fn requests_out_of_bounds_are_refused_and_change_nothing() {
     refused(client.apply_fleet(fleet(many)).await, Code::InvalidArgument, "more faults");
     // Larger than any message may be; the client's own bound is lifted.
     let mut unbounded = serving.operator().await.max_encoding_message_size(usize::MAX);
-    let beyond = StatusRequest { name: "x".repeat(bounds::MAX_MESSAGE_BYTES + 1), ..StatusRequest::default() };
+    let beyond =
+        StatusRequest { name: "x".repeat(bounds::MAX_MESSAGE_BYTES + 1), ..StatusRequest::default() };
     refused(unbounded.status(beyond).await, Code::OutOfRange, "too large");
     let mut members = MembersClient::new(serving.channel(Role::Operator).await);
     let add = AddRequest { member: 2, address: huge.clone(), request_id: String::new() };

@@ -151,7 +151,7 @@ fn log(line: &str) -> step_event::Kind {
 }
 
 /// What a step of this kind reports when all goes well.
-fn done(action: Option<&Action>) -> finished::Outcome {
+pub(crate) fn done(action: Option<&Action>) -> finished::Outcome {
     let control = ControlData { system_identifier: 7, timeline: 2, ..ControlData::default() };
     let kind = match action.and_then(|action| action.kind.clone()) {
         Some(action::Kind::CreateSlots(create)) => {

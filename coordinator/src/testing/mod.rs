@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgleap_proto::tls::{Role, TlsFiles, TlsIdentity};
 
-pub(crate) use agent::{Behaviour, FakeAgent};
+pub(crate) use agent::{Behaviour, FakeAgent, done};
 pub(crate) use traffic::{Answer, Moved};
 
 use crate::raft::{Alone, Member, Raft, RaftThread};

@@ -5,10 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use super::super::agents::explain_status;
+use super::super::agents::{Link, explain_status};
 use super::super::backoff::Backoff;
 use super::super::live::TrafficWait;
 use super::{Failure, Hand, Over};
@@ -24,7 +23,7 @@ pub(super) struct Party {
     host: String,
     /// Names it in messages: "pooler pool-1", "the old leader".
     name: String,
-    pub(super) client: TrafficClient<Channel>,
+    pub(super) client: TrafficClient<Link>,
 }
 
 impl Party {
@@ -68,7 +67,7 @@ impl Hand<'_> {
         at: &Placed<A>,
         name: &str,
         what: &str,
-        call: impl Fn(TrafficClient<Channel>) -> F,
+        call: impl Fn(TrafficClient<Link>) -> F,
     ) -> Result<T, Over>
     where
         F: Future<Output = Result<Response<T>, Status>>,

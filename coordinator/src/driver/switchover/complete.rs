@@ -1,9 +1,10 @@
 //! What follows the decision. Everything here is idempotent and repeated until it is done, by whoever leads.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgleap_proto::traffic::{FollowRequest, LeadRequest};
+use tokio::time::Instant;
 
 use super::{Hand, Measured, Over, micros, reach};
 use crate::state::Command;

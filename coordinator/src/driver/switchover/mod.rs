@@ -14,18 +14,20 @@ mod undo;
 #[cfg(test)]
 mod tests;
 
+use std::hash::Hash;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pgleap_proto::failpoint;
 use pgleap_proto::traffic::{self, Timing};
+use tokio::time::Instant;
 
 use super::agents::Agents;
 use super::backoff::{Backoff, jittered};
 use super::live::Live;
 use crate::plan::Moving;
 use crate::raft::{ProposeError, Raft};
-use crate::state::traffic::Switchover;
+use crate::state::traffic::{Switchover, Ticket};
 use crate::state::{Command, Operation, Reply, Stage, Status};
 use pause::Sealed;
 
@@ -80,7 +82,9 @@ impl SwitchoverRun {
     async fn next(&self) -> Result<bool, Over> {
         let Some((_, switchover)) = self.latest() else { return Ok(false) };
         if switchover.stage == Stage::Waiting && switchover.tries > 0 {
-            tokio::time::sleep(pause_before(switchover.tries)).await;
+            let Ticket { term, attempt } = switchover.ticket;
+            let salt = (self.operation.as_str(), term, attempt);
+            tokio::time::sleep(pause_before(switchover.tries, salt)).await;
         }
         let started = Command::SwitchoverStarted { operation: self.operation.clone() };
         let Reply::Started { attempt, term } = self.propose(started).await? else { return Err(Over) };
@@ -190,9 +194,9 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// Grows with the tries, and differs each time, so that it does not meet the same periodic transaction again.
-fn pause_before(tries: u32) -> Duration {
+fn pause_before(tries: u32, salt: impl Hash) -> Duration {
     let doubled = FIRST_PAUSE.saturating_mul(1 << tries.saturating_sub(1).min(10));
-    jittered(doubled.min(LONGEST_PAUSE))
+    jittered(doubled.min(LONGEST_PAUSE), salt)
 }
 
 /// A test may want the try to fail here.

@@ -20,14 +20,14 @@ const ASK: Duration = Duration::from_millis(300);
 pub(super) struct Sealed {
     pub(super) positions: Vec<SlotAt>,
     /// When the first pause was asked for.
-    pub(super) since: std::time::Instant,
+    pub(super) since: Instant,
     pub(super) timings: Vec<Timing>,
 }
 
 impl Hand<'_> {
     pub(super) async fn pause(&self, armed: &Armed) -> Result<Sealed, Failure> {
         let hold = Duration::from_millis(self.operation.plan.traffic.hold_ms);
-        let since = std::time::Instant::now();
+        let since = Instant::now();
         let give_way = Instant::now() + hold;
         let until = give_way - MARGIN.max(hold / 5).min(hold / 2);
         let mut measured = Measured { since, timings: Vec::new() };
@@ -36,7 +36,7 @@ impl Hand<'_> {
         measured.add("pause", since);
         checkpoint("switchover.paused").await?;
 
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let request = FenceRequest {
             ticket: Some(self.ticket.clone()),
             timeout_ms: told(until)?,
@@ -48,7 +48,7 @@ impl Hand<'_> {
         measured.extend("fence", fenced.timings);
         checkpoint("switchover.fenced").await?;
 
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let request = SettleRequest {
             ticket: Some(self.ticket.clone()),
             mark: fenced.mark,
@@ -62,7 +62,7 @@ impl Hand<'_> {
         measured.extend("settle", settled.timings);
         checkpoint("switchover.settled").await?;
 
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let request =
             SealRequest { ticket: Some(self.ticket.clone()), lsn: fenced.lsn, timeout_ms: told(until)? };
         let mut client = armed.source.client.clone();

@@ -314,6 +314,6 @@ async fn a_leader_that_became_a_standby_stops_the_operation() {
 
 #[test]
 fn tries_are_spread_out_and_bounded() {
-    assert!(pause_before(1) <= std::time::Duration::from_millis(750));
-    assert!(pause_before(50) <= std::time::Duration::from_secs(45));
+    assert!(pause_before(1, 7) <= std::time::Duration::from_millis(750));
+    assert!(pause_before(50, 7) <= std::time::Duration::from_secs(45));
 }

@@ -1,0 +1,97 @@
+//! What survives an agent: accepted fences with their outcomes, unsealed and sealed fences of leaders, pauses that are owed an end.
+
+use std::collections::BTreeMap;
+
+use pgleap_proto::agent::{Finished, finished};
+use pgleap_proto::traffic::ArmPoolerRequest;
+
+/// Term and attempt.
+pub(super) type Order = (u64, u64);
+
+/// One disk's worth.
+pub(super) struct Journal {
+    pub(super) id: String,
+    /// Newest term of each operation.
+    terms: BTreeMap<String, u64>,
+    steps: BTreeMap<(String, String), Record>,
+    /// By operation.
+    pub(super) fences: BTreeMap<String, FenceRecord>,
+    /// By operation and pooler.
+    pub(super) owed: BTreeMap<(String, String), Owed>,
+}
+
+#[derive(Clone)]
+struct Record {
+    fence: Order,
+    undo: bool,
+    ended: Option<Finished>,
+}
+
+/// A leader's fence that was set in a switchover.
+#[derive(Clone)]
+pub(super) struct FenceRecord {
+    pub(super) ticket: Order,
+    pub(super) sealed: bool,
+    pub(super) side: crate::state::Side,
+}
+
+/// A pause that has to end.
+#[derive(Clone)]
+pub(super) struct Owed {
+    pub(super) id: u64,
+    pub(super) armed: ArmPoolerRequest,
+    /// By the host's wall clock, in milliseconds.
+    pub(super) deadline: i64,
+    pub(super) hold_ms: u64,
+}
+
+impl Journal {
+    pub(super) fn new(host: &str) -> Journal {
+        Journal {
+            id: format!("journal of {host}"),
+            terms: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            owed: BTreeMap::new(),
+        }
+    }
+
+    /// Makes a start's fence durable, or refuses it. The outcome when exactly this start has ended.
+    pub(super) fn accept(
+        &mut self,
+        operation: &str,
+        step: &str,
+        fence: Order,
+        undo: bool,
+    ) -> Result<Option<Finished>, String> {
+        let newest = self.terms.entry(operation.to_owned()).or_default();
+        if fence.0 < *newest {
+            return Err(format!("term {} of {operation} is older than {newest}", fence.0));
+        }
+        let key = (operation.to_owned(), step.to_owned());
+        if let Some(known) = self.steps.get(&key) {
+            if fence.1 < known.fence.1 {
+                return Err(format!("start {} of {step} is older than {}", fence.1, known.fence.1));
+            }
+            if fence.1 == known.fence.1 && undo != known.undo {
+                return Err(format!("start {} of {step} was accepted with the other verb", fence.1));
+            }
+            if fence == known.fence
+                && let Some(ended) = &known.ended
+                && !matches!(ended.outcome, Some(finished::Outcome::Blocked(_)))
+            {
+                return Ok(Some(ended.clone()));
+            }
+        }
+        *newest = fence.0;
+        self.steps.insert(key, Record { fence, undo, ended: None });
+        Ok(None)
+    }
+
+    /// The outcome of the newest accepted start.
+    pub(super) fn finish(&mut self, operation: &str, step: &str, outcome: &Finished) {
+        if let Some(record) = self.steps.get_mut(&(operation.to_owned(), step.to_owned())) {
+            record.ended = Some(outcome.clone());
+        }
+    }
+}
