@@ -76,6 +76,6 @@ fn status(error: RunError) -> Status {
         RunError::Busy(_) => Status::failed_precondition(message),
         RunError::Journal(JournalError::Refused(_)) => Status::aborted(message),
         RunError::Journal(_) => Status::internal(message),
-        RunError::ShuttingDown => Status::unavailable(message),
+        RunError::ShuttingDown | RunError::Asked(_) => Status::unavailable(message),
     }
 }
