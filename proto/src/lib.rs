@@ -3,6 +3,7 @@
 //!
 //! It holds no behaviour of the coordinator or of the agent.
 
+pub mod caller;
 pub mod failpoint;
 pub mod fence;
 pub mod lsn;

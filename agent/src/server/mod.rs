@@ -6,9 +6,11 @@
 //! | `Traffic` | coordinators | `traffic.rs`: to [`crate::pooler`], [`crate::side`] and [`crate::reads`] |
 //! | `Peer` | other agents | `peer.rs`: reads only; `files.rs` for relinking, `rows.rs` for validation |
 //!
+//! Whose calls are taken at all is decided in `callers.rs`.
 //! It decides nothing about steps and touches neither PostgreSQL nor files.
 
 mod agent;
+mod callers;
 mod events;
 mod facts;
 mod files;
@@ -62,7 +64,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug)]
 struct Host {
     config: Arc<AgentConfig>,
-    journal_id: String,
+    journal: Arc<Journal>,
 }
 
 /// A server that has its port, and does not answer yet.
@@ -98,7 +100,11 @@ impl Server {
         let no_port = |source| StartError::Listen { address: listen, source };
         let incoming = TcpIncoming::bind(listen).map_err(no_port)?.with_nodelay(Some(true));
         let address = incoming.local_addr().map_err(no_port)?;
+        // Not before the port is taken: an agent that cannot serve makes no new start.
+        journal.begin()?;
+        let callers = callers::Callers::new(journal.clone(), &config.host);
         let traffic = TrafficServer::new(traffic::TrafficService {
+            callers: callers.clone(),
             tickets: Tickets::new(journal.clone()),
             poolers: Poolers::new(config.clone(), identity.clone()),
             sides: Sides::new(config.clone(), identity.clone()),
@@ -106,8 +112,9 @@ impl Server {
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let host = Arc::new(Host { config, journal_id: journal.id().to_owned() });
-        let agent = AgentServer::new(agent::AgentService { host: host.clone(), runner: runner.clone() })
+        let host = Arc::new(Host { config, journal });
+        let service = agent::AgentService { host: host.clone(), runner: runner.clone(), callers };
+        let agent = AgentServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let peer = PeerServer::new(peer::PeerService { host })

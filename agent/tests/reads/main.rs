@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fake::caller::Greeted;
 use fake::certificates::Authority;
 use pgleap_agent::context::Context;
 use pgleap_agent::jobs::Jobs;
@@ -34,7 +35,7 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 const OPERATION: &str = "app-abc123";
 
@@ -44,7 +45,7 @@ struct Agent {
     authority: Arc<Authority>,
     health: u16,
     check: u16,
-    traffic: Option<TrafficClient<Channel>>,
+    traffic: Option<TrafficClient<Greeted>>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -75,7 +76,8 @@ impl Agent {
         let identity = self.authority.issue(&self.path().join("coordinator"), Role::Coordinator, "c1");
         let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
         let endpoint = endpoint.tls_config(identity.client_config(Role::Agent, "db1")).unwrap();
-        self.traffic = Some(TrafficClient::new(endpoint.connect().await.unwrap()));
+        let greeted = fake::caller::greet(endpoint.connect().await.unwrap()).await;
+        self.traffic = Some(TrafficClient::new(greeted));
     }
 
     /// Ends it and waits until nothing of it is left.

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::caller::{Caller, Meant};
 use pgleap_proto::tls::{Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::raft::Raft;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -29,37 +33,79 @@ pub struct Unreachable {
     pub cause: String,
 }
 
+/// Calls to one agent, each saying who asks.
+pub type AgentCalls = AgentClient<InterceptedService<Channel, Caller>>;
+/// The calls that move traffic.
+pub type TrafficCalls = TrafficClient<InterceptedService<Channel, Caller>>;
+
 /// The connections of one coordinator.
 #[derive(Debug)]
 pub struct Agents {
     tls: TlsIdentity,
+    raft: Raft,
+    /// Whose turn it is to greet, by host.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     channels: Mutex<HashMap<(String, String), Channel>>,
 }
 
 impl Agents {
-    /// Connects as `tls`.
-    pub fn new(tls: TlsIdentity) -> Agents {
-        Agents { tls, channels: Mutex::default() }
+    /// Connects as `tls`, for the group that this log belongs to.
+    pub fn new(tls: TlsIdentity, raft: Raft) -> Agents {
+        Agents { tls, raft, turns: Mutex::default(), channels: Mutex::default() }
     }
 
-    /// A client of the agent of `host`, proven by its certificate to be that host's.
+    /// A client of the agent of `host`, proven by its certificate to be that host's: for greeting and reading.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn client(&self, host: &str, address: &str) -> Result<AgentClient<Channel>, Unreachable> {
-        let channel = self.channel(host, address).await?;
-        Ok(AgentClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    pub async fn client(&self, host: &str, address: &str) -> Result<AgentCalls, Unreachable> {
+        self.calls(host, address, None).await
     }
 
-    /// As [`Agents::client`], for the calls that move traffic, on the same connection.
+    /// The same for calls that act: any other agent than the one meant refuses them.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficClient<Channel>, Unreachable> {
+    pub async fn client_meaning(
+        &self,
+        host: &str,
+        address: &str,
+        meant: &Meant,
+    ) -> Result<AgentCalls, Unreachable> {
+        self.calls(host, address, Some(meant.clone())).await
+    }
+
+    async fn calls(
+        &self,
+        host: &str,
+        address: &str,
+        meant: Option<Meant>,
+    ) -> Result<AgentCalls, Unreachable> {
         let channel = self.channel(host, address).await?;
-        Ok(TrafficClient::new(channel)
+        let client = AgentClient::with_interceptor(channel, self.caller(meant));
+        Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// For the calls that move traffic, on the same connection. They are meant for the agent that is known now.
+    ///
+    /// # Errors
+    /// When no connection can be made.
+    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficCalls, Unreachable> {
+        let meant = self.raft.latest().state.agents.get(host).map(Meant::from);
+        let channel = self.channel(host, address).await?;
+        Ok(TrafficClient::with_interceptor(channel, self.caller(meant))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    fn caller(&self, meant: Option<Meant>) -> Caller {
+        Caller { group: self.raft.latest().group.id.clone(), meant }
+    }
+
+    /// Held while an agent is greeted and its answer brought into the log.
+    pub(super) fn turn(&self, host: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(host.to_owned()).or_default().clone()
     }
 
     async fn channel(&self, host: &str, address: &str) -> Result<Channel, Unreachable> {

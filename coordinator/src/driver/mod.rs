@@ -6,6 +6,7 @@
 
 mod agents;
 mod backoff;
+mod greet;
 mod live;
 mod reads;
 mod replay;

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgleap_proto::agent::AgentIdentity;
 use pgleap_proto::step::Output;
 use pgleap_proto::traffic::{SlotAt, Timing};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::{Plan, Side};
 
 /// Version of the commands this program writes and the highest it understands.
-pub const COMMAND_VERSION: u32 = 2;
+pub const COMMAND_VERSION: u32 = 3;
 
 /// A command as it lies in a log entry, in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +72,9 @@ pub enum Command {
         attempt: u64,
         /// How it ended.
         outcome: Outcome,
+        /// Who said so: how far the agent's journal has come with it.
+        #[serde(default)]
+        agent: Option<AgentIdentity>,
     },
     /// An agent said that a started step cannot be done now; nothing was changed and it will be asked again.
     StepBlocked {
@@ -175,12 +179,16 @@ pub enum Command {
         /// Lines that show it.
         evidence: Vec<String>,
     },
-    /// An agent's journal was seen; another one than before means that the host lost its memory of fences.
+    /// An agent answered a greeting. One that does not remember what was known of it has lost its memory of fences.
     AgentSeen {
         /// Host name.
         host: String,
-        /// Identity of its journal.
-        journal: String,
+        /// The one it was asked about; refused unless that is the one known now.
+        known: Option<AgentIdentity>,
+        /// Who answered.
+        seen: AgentIdentity,
+        /// The one asked about is a point of its own past or present.
+        remembers: bool,
     },
 }
 

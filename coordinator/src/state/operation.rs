@@ -36,6 +36,9 @@ pub struct Operation {
     /// Who takes writes and reads.
     #[serde(default)]
     pub traffic: Traffic,
+    /// An agent was found to be another one during a switchover: stops the operation when that has ended.
+    #[serde(default)]
+    pub doubted: Option<Stop>,
 }
 
 /// Where an operation stands.
