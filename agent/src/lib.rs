@@ -9,6 +9,7 @@ pub mod context;
 pub mod durable;
 pub mod error;
 pub mod fence;
+pub mod group;
 pub mod inspect;
 pub mod jobs;
 pub mod journal;

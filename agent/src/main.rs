@@ -43,6 +43,20 @@ enum Command {
         #[arg(long, value_name = "FILTER", env = "PGLEAP_LOG", default_value = "info")]
         log: String,
     },
+    /// Lets another group of coordinators drive this host: the next one that gives orders.
+    ///
+    /// An agent obeys the first group of coordinators that has it do anything, and refuses every other. When that group is
+    /// gone for good (all its members lost, or the host moved to another fleet), stop the agent, run this as the user it runs
+    /// as, and start it again. Refused while the agent or a program of a step runs.
+    #[command(after_help = FORGET_HELP)]
+    ForgetGroup {
+        /// Configuration file.
+        #[arg(long, value_name = "FILE", default_value = "/etc/pgleap/agent.toml")]
+        config: PathBuf,
+        /// Also when steps of the old group were cut off: nobody will take them up again.
+        #[arg(long)]
+        abandon_steps: bool,
+    },
     /// Runs one long program and outlives the agent; only the agent starts it.
     #[command(hide = true)]
     ExecJob {
@@ -79,6 +93,14 @@ Exit codes:
   1  could not start, or could not go on; the reason is on standard error
   2  wrong command line";
 
+const FORGET_HELP: &str = "\
+The group is printed on standard output; nothing is, when there was none.
+
+Exit codes:
+  0  forgotten, or there was none
+  1  refused; the reason is on standard error
+  2  wrong command line";
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     /// For people.
@@ -89,13 +111,8 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     match Arguments::parse().command {
-        Command::Run { config, log_format, log } => match run(&config, log_format, &log) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                let _ = writeln!(io::stderr(), "pgleap-agent: {}", told(&error));
-                ExitCode::FAILURE
-            }
-        },
+        Command::Run { config, log_format, log } => ended(run(&config, log_format, &log)),
+        Command::ForgetGroup { config, abandon_steps } => ended(forget_group(&config, abandon_steps)),
         // Both without a runtime: they must stay single-threaded.
         Command::ExecJob { directory, parent: None } => pgleap_agent::jobs::supervise(directory),
         Command::ExecJob { directory, parent: Some(pid) } => {
@@ -103,6 +120,25 @@ fn main() -> ExitCode {
         }
         Command::Rsh(arguments) => pgleap_agent::relink::rsh_main(arguments),
     }
+}
+
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "pgleap-agent: {}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn forget_group(config: &std::path::Path, abandon_steps: bool) -> anyhow::Result<()> {
+    let forgotten = pgleap_agent::group::forget(&AgentConfig::load(config)?, abandon_steps)?;
+    match forgotten {
+        Some(group) => writeln!(io::stdout(), "{group}")?,
+        None => writeln!(io::stderr(), "no group of coordinators has given orders to this agent yet")?,
+    }
+    Ok(())
 }
 
 /// The error and its causes, each said once: most messages carry their cause already.

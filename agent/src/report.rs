@@ -58,7 +58,7 @@ impl Reporter {
         let receiver = self.sender.subscribe();
         let lines = recent.lines.iter().cloned().map(step_event::Kind::Log);
         let progress = recent.progress.iter().cloned().map(step_event::Kind::Progress);
-        (lines.chain(progress).map(|kind| StepEvent { kind: Some(kind) }).collect(), receiver)
+        (lines.chain(progress).map(|kind| StepEvent { kind: Some(kind), generation: 0 }).collect(), receiver)
     }
 
     /// The last `count` lines, as evidence.
@@ -70,7 +70,7 @@ impl Reporter {
 
     fn send(&self, kind: step_event::Kind) {
         // Nobody watching is fine: the step goes on.
-        let _ = self.sender.send(StepEvent { kind: Some(kind) });
+        let _ = self.sender.send(StepEvent { kind: Some(kind), generation: 0 });
     }
 }
 

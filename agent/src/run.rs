@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pgleap_proto::agent::{Failed, Fence, Finished, StepEvent, StepRequest, finished};
+use pgleap_proto::failpoint;
 use pgleap_proto::step::{Action, Rehearse, action};
 use pgleap_proto::tls::TlsIdentity;
 use tokio::sync::{Mutex, broadcast, oneshot, watch};
@@ -48,6 +49,9 @@ pub enum RunError {
     /// The agent is ending.
     #[error("the agent of this host is shutting down; ask again when it is back")]
     ShuttingDown,
+    /// A test wanted it so.
+    #[error(transparent)]
+    Asked(#[from] failpoint::Asked),
 }
 
 /// What a watcher of a run gets.
@@ -154,6 +158,7 @@ impl Runner {
                 "step {step} is still being undone; wait until that has finished, then start it again"
             )));
         }
+        failpoint::reach_of(failpoint::step_place(undo, 0), &step).await?;
         if let Accepted::Ended(outcome) = self.accept(&operation, &step, fence, undo).await? {
             return Ok(Watch::ended(*outcome));
         }
@@ -203,10 +208,14 @@ impl Runner {
         fence: Fence,
         undo: bool,
     ) -> Result<Accepted, RunError> {
+        let name = step;
         let (journal, operation, step) = (self.journal.clone(), operation.to_owned(), step.to_owned());
         let accept = move || journal.accept(Start { operation: &operation, step: &step, fence, undo });
         let accepted = tokio::task::spawn_blocking(accept).await;
-        Ok(accepted.map_err(|e| RunError::Invalid(format!("the journal was interrupted: {e}")))??)
+        let accepted =
+            accepted.map_err(|e| RunError::Invalid(format!("the journal was interrupted: {e}")))??;
+        failpoint::reach_of(failpoint::step_place(undo, 1), name).await?;
+        Ok(accepted)
     }
 
     fn context(&self, key: &Key, fence: Fence) -> Context {
@@ -243,7 +252,8 @@ impl Runner {
             performed.await
         });
         let abort = task.abort_handle();
-        let conductor = tokio::spawn(conduct::conduct(self.clone(), cx, id, task, sender)).abort_handle();
+        let conductor =
+            tokio::spawn(conduct::conduct(self.clone(), cx, (id, undo), task, sender)).abort_handle();
         let run = Run { undo, report, finished, id, step: abort, ended, conductor, in_flight };
         let watch = run.watch();
         registry.runs.insert(key, run);

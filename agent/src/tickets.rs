@@ -10,7 +10,7 @@ use crate::error::{Result, StepError};
 use crate::journal::{Journal, JournalError, Start};
 
 /// Name under which the journal keeps them, beside the steps of the operation.
-const STEP: &str = "traffic";
+pub(crate) const STEP: &str = "traffic";
 
 /// The newest tickets of one agent.
 #[derive(Debug)]

@@ -265,6 +265,9 @@ async fn while_anything_of_the_job_lives_it_is_not_started_again() {
         ["stray", "pid", "jobs/tool/lock"].iter().all(|f| pid_in(path.join(f)).is_some())
     })
     .await;
+    // As if the agent had died, too: nobody follows the job.
+    run.abort();
+    assert!(run.await.unwrap_err().is_cancelled());
     let stray = pid_in(path.join("stray")).unwrap();
     kill(pid_in(path.join("jobs/tool/lock")).unwrap(), Signal::SIGKILL).unwrap();
     until("the program is dead", || !alive(pid_in(path.join("pid")).unwrap())).await;
@@ -274,7 +277,58 @@ async fn while_anything_of_the_job_lives_it_is_not_started_again() {
     jobs.stop("tool").await.unwrap();
     assert!(!alive(stray));
     assert_eq!(jobs.status("tool").unwrap(), JobStatus::Lost);
-    assert!(run.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn what_a_killed_supervisor_leaves_is_ended_and_told_by_who_follows_the_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let report = Reporter::default();
+    let jobs = Jobs::new(path.join("jobs"), report.clone()).with_supervisor(AGENT);
+    // As pg_upgrade's servers: a group and session of their own, and no death with their parent.
+    let text = format!(
+        "setsid sh -c 'echo $$ > {0}/stray; while :; do sleep 0.05; done' & \
+         echo $$ > {0}/pid; while :; do sleep 0.05; done",
+        path.display()
+    );
+    let run = tokio::spawn({
+        let (jobs, text) = (jobs.clone(), text);
+        async move { jobs.run("tool", &script(&text)).await }
+    });
+    until("all of it runs", || {
+        ["stray", "pid", "jobs/tool/lock"].iter().all(|f| pid_in(path.join(f)).is_some())
+    })
+    .await;
+    kill(pid_in(path.join("jobs/tool/lock")).unwrap(), Signal::SIGKILL).unwrap();
+    let error = run.await.unwrap().unwrap_err();
+    assert!(error.message.contains("supervisor was killed"), "{error}");
+    assert!(!alive(pid_in(path.join("stray")).unwrap()) && !alive(pid_in(path.join("pid")).unwrap()));
+    let told = report.last_lines(9);
+    assert!(told.iter().any(|line| line.contains("what it left is ended")), "{told:?}");
+    assert_eq!(jobs.status("tool").unwrap(), JobStatus::Lost);
+}
+
+/// After a restart of the host there is a record and no process; the process id in it may be anybody's.
+#[tokio::test]
+async fn a_record_from_before_a_restart_of_the_host_stops_nobody_and_is_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    let jobs = jobs(path);
+    let mut bystander = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let record = path.join("jobs/tool");
+    fs::create_dir_all(&record).unwrap();
+    fs::write(record.join("lock"), bystander.id().to_string()).unwrap();
+    fs::write(record.join("program.json"), serde_json::to_vec(&held_job(path)).unwrap()).unwrap();
+    fs::write(record.join("output.log"), "begun\nhalf a li").unwrap();
+    assert_eq!(jobs.status("tool").unwrap(), JobStatus::Lost);
+    jobs.stop_all().await.unwrap();
+    assert!(alive(Pid::from_raw(bystander.id() as i32)));
+    fs::write(path.join("release"), "").unwrap();
+    jobs.run("tool", &held_job(path)).await.unwrap();
+    assert_eq!((runs(path), jobs.status("tool").unwrap()), (1, JobStatus::Exited(0)));
+    assert!(alive(Pid::from_raw(bystander.id() as i32)));
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
 }
 
 #[tokio::test]

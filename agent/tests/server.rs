@@ -11,17 +11,20 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use fake::caller::{self, GROUP};
 use fake::certificates::Authority;
 use fake::{Behaviour, Fake, World, request, until};
+use futures::StreamExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgleap_agent::peer_client;
 use pgleap_agent::server::{Server, StartError, prepare};
+use pgleap_agent::{group, peer_client};
 use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::agent::{
-    HelloReply, HelloRequest, LagRequest, ManifestRequest, StepEvent, StepRequest, Verb, finished::Outcome,
-    step_event,
+    AgentIdentity, HelloReply, HelloRequest, LagRequest, ManifestRequest, StepEvent, StepRequest, Verb,
+    finished::Outcome, step_event,
 };
+use pgleap_proto::caller::{Caller, Meant, NOT_MEANT};
 use pgleap_proto::tls::{self, Role, TlsIdentity};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -84,11 +87,30 @@ impl Agent {
     }
 
     async fn hello(&self, role: Role) -> Result<HelloReply, Status> {
-        self.client(role).await.hello(HelloRequest {}).await.map(|reply| reply.into_inner())
+        self.client(role).await.hello(HelloRequest::default()).await.map(|reply| reply.into_inner())
     }
 
+    async fn connected(&self) -> Channel {
+        let identity = self.holder(Role::Coordinator, "c1");
+        self.channel(identity.client_config(Role::Agent, "db1")).await.unwrap()
+    }
+
+    /// As a coordinator that has just greeted it.
     async fn run(&self, request: StepRequest) -> Result<Streaming<StepEvent>, Status> {
-        self.client(Role::Coordinator).await.run_step(request).await.map(|reply| reply.into_inner())
+        let greeted = caller::greet(self.connected().await).await;
+        AgentClient::new(greeted).run_step(request).await.map(|reply| reply.into_inner())
+    }
+
+    /// As any coordinator that says this.
+    async fn run_as(&self, caller: Caller, request: StepRequest) -> Result<Streaming<StepEvent>, Status> {
+        let mut client = AgentClient::with_interceptor(self.connected().await, caller);
+        client.run_step(request).await.map(|reply| reply.into_inner())
+    }
+
+    async fn greeted_by(&self, group: &str, known: Option<AgentIdentity>) -> Result<HelloReply, Status> {
+        let caller = Caller { group: group.into(), meant: None };
+        let mut client = AgentClient::with_interceptor(self.connected().await, caller);
+        client.hello(HelloRequest { known }).await.map(|reply| reply.into_inner())
     }
 }
 
@@ -119,7 +141,110 @@ async fn a_coordinator_is_greeted_and_the_journal_named() {
     assert_eq!((first.host.as_str(), first.version.as_str()), ("db1", env!("CARGO_PKG_VERSION")));
     let (directory, authority, world) = agent.stop().await;
     let agent = Agent::start_on(directory, authority, world).await;
-    assert_eq!(agent.hello(Role::Coordinator).await.unwrap().journal_id, first.journal_id);
+    let second = agent.hello(Role::Coordinator).await.unwrap();
+    let (first, second) = (first.identity.unwrap(), second.identity.unwrap());
+    assert_eq!(first.journal, second.journal);
+    assert_ne!(first.incarnation, second.incarnation);
+    assert!(first.generation < second.generation);
+}
+
+/// An operation's worth of agents: restarted, restored from a copy of its state directory, and the first one again.
+#[tokio::test]
+async fn an_agent_knows_its_past_and_a_restored_one_lacks_a_part_of_it() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    let known = agent.greeted_by(GROUP, None).await.unwrap().identity;
+    let stream = agent.run(request("s", 1, 1, Verb::Do)).await.unwrap();
+    let events: Vec<StepEvent> = stream.map(Result::unwrap).collect().await;
+    let written = events.last().unwrap().generation;
+    let after = agent.greeted_by(GROUP, known.clone()).await.unwrap();
+    assert!(after.remembers, "it went on writing");
+    assert_eq!(after.identity.as_ref().unwrap().generation, written, "told with the outcome");
+    let known = after.identity;
+
+    let (directory, authority, world) = agent.stop().await;
+    let image = std::fs::read(directory.path().join("journal.redb")).unwrap();
+    let agent = Agent::start_on(directory, authority, world).await;
+    let restarted = agent.greeted_by(GROUP, known.clone()).await.unwrap();
+    assert!(restarted.remembers, "a restart");
+    let status = agent.run_as(meaning(known.as_ref()), request("s", 1, 2, Verb::Do)).await.unwrap_err();
+    assert_eq!(status.code(), NOT_MEANT, "{status}");
+    assert!(status.message().contains("restarted, restored or replaced"), "{status}");
+    drop(agent.run(request("s", 1, 2, Verb::Do)).await.unwrap());
+    let newest = agent.greeted_by(GROUP, None).await.unwrap().identity;
+
+    let (directory, authority, world) = agent.stop().await;
+    std::fs::write(directory.path().join("journal.redb"), &image).unwrap();
+    let calls = world.calls().len();
+    let mut agent = Agent::start_on(directory, authority, world).await;
+    for _ in 0..3 {
+        assert!(!agent.greeted_by(GROUP, newest.clone()).await.unwrap().remembers, "restored");
+        assert!(agent.greeted_by(GROUP, known.clone()).await.unwrap().remembers, "from then");
+        let status = agent.run_as(meaning(newest.as_ref()), request("s", 1, 1, Verb::Do)).await.unwrap_err();
+        assert_eq!(status.code(), NOT_MEANT, "{status}");
+        // However often it is restarted since.
+        let (directory, authority, world) = agent.stop().await;
+        agent = Agent::start_on(directory, authority, world).await;
+    }
+    assert_eq!(agent.world.calls().len(), calls, "a call that means another agent acts on nothing");
+}
+
+fn meaning(identity: Option<&AgentIdentity>) -> Caller {
+    Caller { group: GROUP.into(), meant: identity.map(Meant::from) }
+}
+
+#[tokio::test]
+async fn the_first_group_that_gives_orders_is_obeyed_and_no_other() {
+    let agent = Agent::start(Behaviour::Plain).await;
+    // Before that everybody may look, and looking binds nothing.
+    let identity = agent.greeted_by("second", None).await.unwrap().identity;
+    let first = Caller { group: "first".into(), ..meaning(identity.as_ref()) };
+    let second = Caller { group: "second".into(), ..meaning(identity.as_ref()) };
+    let nobody = Caller { group: String::new(), ..first.clone() };
+    let code = async |caller: &Caller, attempt| {
+        let asked = agent.run_as(caller.clone(), request("s", 1, attempt, Verb::Do)).await;
+        asked.map(drop).map_err(|status| status.code())
+    };
+    assert_eq!(code(&nobody, 1).await, Err(Code::InvalidArgument));
+    assert_eq!(code(&Caller { meant: None, ..first.clone() }, 1).await, Err(Code::InvalidArgument));
+    assert_eq!(code(&first, 1).await, Ok(()));
+    assert_eq!(code(&second, 2).await, Err(Code::PermissionDenied));
+    assert_eq!(code(&nobody, 3).await, Err(Code::PermissionDenied));
+    let refused = agent.greeted_by("second", None).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    for told in ["group first", "belongs to second", "coordinator c1", "pgleap-agent forget-group"] {
+        assert!(refused.message().contains(told), "{refused}");
+    }
+
+    let (directory, authority, world) = agent.stop().await;
+    let config = fake::config(directory.path(), "db1");
+    let agent = Agent::start_on(directory, authority, world).await;
+    assert!(agent.greeted_by("second", None).await.is_err(), "it outlives a restart");
+    let error = group::forget(&config, true).unwrap_err().to_string();
+    assert!(error.contains("another pgleap-agent runs"), "{error}");
+    let (directory, authority, world) = agent.stop().await;
+    assert_eq!(group::forget(&config, false).unwrap().as_deref(), Some("first"));
+    assert_eq!(group::forget(&config, false).unwrap(), None);
+    let agent = Agent::start_on(directory, authority, world).await;
+    let identity = agent.greeted_by("second", None).await.unwrap().identity;
+    let second = Caller { group: "second".into(), ..meaning(identity.as_ref()) };
+    drop(agent.run_as(second, request("s", 1, 5, Verb::Do)).await.unwrap());
+    assert!(agent.greeted_by("first", None).await.is_err());
+}
+
+#[tokio::test]
+async fn a_group_is_not_forgotten_while_its_steps_are_open() {
+    let agent = Agent::start(Behaviour::Hold).await;
+    let _running = agent.run(request("s", 1, 1, Verb::Do)).await.unwrap();
+    until("the step acts", || agent.world.calls().contains(&"act")).await;
+    let (directory, ..) = agent.stop().await;
+    let config = fake::config(directory.path(), "db1");
+    let error = group::forget(&config, false).unwrap_err().to_string();
+    assert!(error.contains("s of operation c-000001") && error.contains("--abandon-steps"), "{error}");
+    assert_eq!(group::forget(&config, true).unwrap().as_deref(), Some(GROUP));
+
+    let elsewhere = self::directory();
+    let error = group::forget(&fake::config(elsewhere.path(), "db1"), true).unwrap_err().to_string();
+    assert!(error.contains("no agent has run"), "{error}");
 }
 
 #[tokio::test]
@@ -147,7 +272,7 @@ async fn without_a_certificate_of_the_same_authority_nobody_gets_in() {
     // With TLS 1.3 a refused client learns it from its first call.
     let endpoint = Endpoint::from_shared(format!("https://{}", agent.address)).unwrap();
     let refused = match endpoint.tls_config(none).unwrap().connect().await {
-        Ok(channel) => AgentClient::new(channel).hello(HelloRequest {}).await.is_err(),
+        Ok(channel) => AgentClient::new(channel).hello(HelloRequest::default()).await.is_err(),
         Err(_) => true,
     };
     assert!(refused, "no certificate");
@@ -157,7 +282,7 @@ async fn without_a_certificate_of_the_same_authority_nobody_gets_in() {
 
     let plain = Endpoint::from_shared(format!("http://{}", agent.address)).unwrap().connect().await;
     let refused = match plain {
-        Ok(channel) => AgentClient::new(channel).hello(HelloRequest {}).await.is_err(),
+        Ok(channel) => AgentClient::new(channel).hello(HelloRequest::default()).await.is_err(),
         Err(_) => true,
     };
     assert!(refused, "plaintext");

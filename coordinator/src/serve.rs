@@ -165,7 +165,7 @@ impl Coordinator {
         let Coordinator { listener, address, identity, name, raft, mut thread, advertise, join: via } = self;
         let broken = |cause: String| ServeError::Serve { listen: address, cause };
         let stop = CancellationToken::new();
-        let agents = Arc::new(Agents::new(identity.clone()));
+        let agents = Arc::new(Agents::new(identity.clone(), raft.clone()));
         let live = Arc::new(Live::default());
         let audit = Auditor::new(raft.clone());
         let api = Api::new(raft.clone(), audit.clone(), agents.clone(), live.clone(), stop.clone());

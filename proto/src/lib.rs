@@ -4,6 +4,7 @@
 //! It holds no behaviour of the coordinator or of the agent.
 
 pub mod bounds;
+pub mod caller;
 pub mod failpoint;
 pub mod fence;
 pub mod lsn;

@@ -46,10 +46,10 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     fleet.issue(&foreign, "operator", "alice", "foreign-operator").await?;
 
     // The agent's orders.
-    let hello = fleet.agent("n1", "coordinator").await?.hello(HelloRequest {}).await?.into_inner();
+    let hello = fleet.agent("n1", "coordinator").await?.hello(HelloRequest::default()).await?.into_inner();
     assert_eq!(hello.host, "n1");
     for holder in ["operator", "viewer", "agent-o1"] {
-        let refused = match fleet.agent("n1", holder).await?.hello(HelloRequest {}).await {
+        let refused = match fleet.agent("n1", holder).await?.hello(HelloRequest::default()).await {
             Ok(_) => anyhow::bail!("the agent obeys {holder}"),
             Err(status) => status,
         };
@@ -64,7 +64,7 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     }
     std::fs::copy(fleet.base.join("pki/ca/ca.crt"), fleet.base.join("pki/mixed/ca.crt"))?;
     let knock = async || -> Result<()> {
-        AgentClient::new(channel(&fleet, "n1", "mixed").await?).hello(HelloRequest {}).await?;
+        AgentClient::new(channel(&fleet, "n1", "mixed").await?).hello(HelloRequest::default()).await?;
         Ok(())
     };
     assert!(knock().await.is_err(), "a foreign certificate was let in");
@@ -75,7 +75,10 @@ async fn every_door_asks_who_is_there() -> Result<()> {
     // Nothing is said in plaintext.
     let plain = Endpoint::from_shared(format!("http://{address}"))?.connect().await;
     if let Ok(channel) = plain {
-        assert!(AgentClient::new(channel).hello(HelloRequest {}).await.is_err(), "plaintext was answered");
+        assert!(
+            AgentClient::new(channel).hello(HelloRequest::default()).await.is_err(),
+            "plaintext was answered"
+        );
     }
 
     // The agent's files.

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use pgleap_proto::failpoint;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
@@ -38,6 +39,8 @@ const EVIDENCE: usize = 40;
 const TICK: Duration = Duration::from_millis(50);
 /// Most bytes of output taken in at once.
 const CHUNK: usize = 64 * 1024;
+/// How often it is looked whether a job has lost its supervisor.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long processes of an earlier run may take to vanish after its status was written.
 const LEFTOVER: Duration = Duration::from_secs(10);
 
@@ -134,6 +137,8 @@ impl Jobs {
     ) -> Result<()> {
         let record = self.record(name)?;
         let child = self.start_or_join(name, &record, program).await?;
+        let step = self.directory.file_name().unwrap_or_default().to_string_lossy();
+        failpoint::reach_of(failpoint::JOB_STARTED, &step).await.doing(|| "following a job")?;
         let (ended, last) = self.follow(name, &record, program, child, observe).await?;
         let how = match ended {
             Ended::Code(0) => return Ok(()),
@@ -259,6 +264,7 @@ impl Jobs {
         let source = program.name();
         let mut output = Output::default();
         let mut last = VecDeque::new();
+        let mut look = Instant::now() + LOOK;
         loop {
             // The status before the output: what was printed before the end is then always read.
             let status = status(record).doing(doing)?;
@@ -287,6 +293,15 @@ impl Jobs {
                         .with_evidence(last));
                 }
                 _ if !all_read => tokio::task::yield_now().await,
+                _ if Instant::now() >= look => {
+                    look = Instant::now() + LOOK;
+                    if stop::is_orphaned(record).await? {
+                        // Nobody will ever say how it ended, and what is left would act unseen.
+                        let said = format!("the supervisor of job {name} was killed; what it left is ended");
+                        self.report.log("pgleap", said);
+                        stop::stop(record).await?;
+                    }
+                }
                 _ => match &mut child {
                     Some(supervisor) => {
                         let ended = tokio::time::timeout(TICK, supervisor.wait()).await.is_ok();

@@ -58,6 +58,23 @@ pub(super) async fn stop(record: &Record) -> Result<()> {
     Ok(())
 }
 
+/// Whether processes of the job live on without the supervisor that would write down how it ended: it was killed, its program
+/// with it, and what that had started was not.
+pub(super) async fn is_orphaned(record: &Record) -> Result<bool> {
+    // Claimed by the present supervisor, so that the lock names it and not one of an earlier run.
+    let Some(supervisor) = supervisor(record).filter(|_| record.claimed()) else { return Ok(false) };
+    let all = holders(record).await?;
+    let ended = record.ended().doing(|| format!("job {}", record.directory().display()))?;
+    // Dead by both signs: what a supervisor has open may be hidden, and its number may be another's by now.
+    Ok(!all.is_empty() && !all.contains(&supervisor) && !lives(supervisor) && ended.is_none())
+}
+
+/// A zombie is dead: only its status was not asked for yet.
+fn lives(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with('Z'))
+}
+
 fn supervisor(record: &Record) -> Option<Pid> {
     fs::read_to_string(record.lock_path()).ok()?.trim().parse().ok().map(Pid::from_raw)
 }

@@ -3,27 +3,38 @@
 //! It answers one question: may this start act? The newest term of each operation and the newest attempt of each
 //! step are durable *before* anything acts, so a coordinator that lost its leadership cannot start anything after
 //! its successor has, whatever crashed in between. It never tells a step how far it came: steps look at the world.
+//!
+//! It also says who the agent is, so that one that lost a part of its memory is told from one that was restarted
+//! (`identity.rs`).
 
+mod identity;
 mod record;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use pgleap_proto::agent::Finished;
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
+use identity::Kept;
+
+pub use identity::OtherGroup;
 pub use record::{Accepted, Refused, Start, State, StepRecord, is_undo};
 
-/// "journal_id" and "format".
+/// Its name in the state directory.
+pub const FILE_NAME: &str = "journal.redb";
+
+/// "journal_id", "format", "generation" and "group".
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// Operation -> highest term.
 const OPERATIONS: TableDefinition<'_, &str, u64> = TableDefinition::new("operations");
 /// (operation, step) -> [`StepRecord`] as JSON.
 const STEPS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("steps");
 /// Of the tables above; a file of another format is refused.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// The journal cannot be used, or it refuses a start.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +73,9 @@ pub enum JournalError {
 pub struct Journal {
     path: PathBuf,
     database: Database,
-    id: String,
+    kept: Mutex<Kept>,
+    /// Orders the first orders.
+    binding: Mutex<()>,
 }
 
 impl Journal {
@@ -71,7 +84,7 @@ impl Journal {
     /// # Errors
     /// When another agent has it open, or it cannot be read or made.
     pub fn open(state_dir: &Path) -> Result<Journal, JournalError> {
-        let path = state_dir.join("journal.redb");
+        let path = state_dir.join(FILE_NAME);
         let storage = |e: &dyn std::error::Error| storage(&path, e);
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -82,18 +95,13 @@ impl Journal {
             DatabaseError::DatabaseAlreadyOpen => JournalError::InUse(path.clone()),
             e => storage(&e),
         })?;
-        let (id, format) = identity(&database).map_err(|e| storage(&e))?;
+        let (kept, format) = open_tables(&database).map_err(|e| storage(&e))?;
         // redb syncs the file, not its name: a journal that vanishes with the power would forget its fences.
         File::open(state_dir).and_then(|directory| directory.sync_all()).map_err(|e| storage(&e))?;
         if format != FORMAT {
             return Err(JournalError::Format { path, format });
         }
-        Ok(Journal { path, database, id })
-    }
-
-    /// Made once with the file: tells the coordinator that a host lost its journal.
-    pub fn id(&self) -> &str {
-        &self.id
+        Ok(Journal { path, database, kept, binding: Mutex::default() })
     }
 
     /// Whether this start would be accepted; changes nothing.
@@ -140,6 +148,32 @@ impl Journal {
         self.decode(bytes)
     }
 
+    /// (operation, step) of those that were accepted and have no outcome yet.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn unfinished(&self) -> Result<Vec<(String, String)>, JournalError> {
+        let mut all = Vec::new();
+        let mut read = || -> Result<(), redb::Error> {
+            let transaction = self.database.begin_read()?;
+            for entry in transaction.open_table(STEPS)?.iter()? {
+                let (key, record) = entry?;
+                let (operation, step) = key.value();
+                all.push((operation.to_owned(), step.to_owned(), record.value().to_vec()));
+            }
+            Ok(())
+        };
+        read().map_err(|e| storage(&self.path, &e))?;
+        let mut unfinished = Vec::new();
+        for (operation, step, bytes) in all {
+            let record = self.decode(Some(bytes))?;
+            if record.is_some_and(|record| record.state == State::Running) {
+                unfinished.push((operation, step));
+            }
+        }
+        Ok(unfinished)
+    }
+
     fn decode(&self, bytes: Option<Vec<u8>>) -> Result<Option<StepRecord>, JournalError> {
         let decoded = bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose();
         decoded.map_err(|e| storage(&self.path, &e))
@@ -155,40 +189,24 @@ impl Journal {
 
     fn write(&self, operation: &str, step: &str, record: &StepRecord) -> Result<(), JournalError> {
         let bytes = serde_json::to_vec(record).map_err(|e| storage(&self.path, &e))?;
-        let write = || -> Result<(), redb::Error> {
-            // Durability::Immediate is redb's default: the commit returns after fsync.
-            let transaction = self.database.begin_write()?;
-            {
-                let mut operations = transaction.open_table(OPERATIONS)?;
-                let newest = operations.get(operation)?.map(|t| t.value()).unwrap_or(0);
-                operations.insert(operation, record.term.max(newest))?;
-                transaction.open_table(STEPS)?.insert((operation, step), bytes.as_slice())?;
-            }
-            Ok(transaction.commit()?)
-        };
-        write().map_err(|e| storage(&self.path, &e))
+        let written = self.advance(|transaction, _| {
+            let mut operations = transaction.open_table(OPERATIONS)?;
+            let newest = operations.get(operation)?.map(|t| t.value()).unwrap_or(0);
+            operations.insert(operation, record.term.max(newest))?;
+            transaction.open_table(STEPS)?.insert((operation, step), bytes.as_slice())?;
+            Ok(())
+        });
+        written.map(drop)
     }
 }
 
-/// Journal id and format, made on first use; and all tables.
-fn identity(database: &Database) -> Result<(String, String), redb::Error> {
+/// What [`identity::open`] reads, and the other tables.
+fn open_tables(database: &Database) -> Result<(Mutex<Kept>, String), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(OPERATIONS)?;
     transaction.open_table(STEPS)?;
-    let mut known = Vec::new();
-    {
-        let mut meta = transaction.open_table(META)?;
-        for (key, new) in [("journal_id", uuid::Uuid::new_v4().to_string()), ("format", FORMAT.to_owned())] {
-            let old = meta.get(key)?.map(|value| value.value().to_owned());
-            if old.is_none() {
-                meta.insert(key, new.as_str())?;
-            }
-            known.push(old.unwrap_or(new));
-        }
-    }
     transaction.commit()?;
-    let format = known.pop().unwrap_or_default();
-    Ok((known.pop().unwrap_or_default(), format))
+    identity::open(database)
 }
 
 fn storage(path: &Path, error: &dyn std::error::Error) -> JournalError {

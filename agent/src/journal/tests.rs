@@ -18,7 +18,7 @@ fn the_first_open_makes_a_private_file_with_an_id_that_stays() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
-    let id = journal.id().to_owned();
+    let id = journal.identity().journal;
     assert_eq!(id.len(), 36);
     let mode = std::fs::metadata(directory.path().join("journal.redb")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -27,7 +27,7 @@ fn the_first_open_makes_a_private_file_with_an_id_that_stays() {
     assert!(matches!(second, JournalError::InUse(_)), "{second}");
     assert!(second.to_string().contains("another pgleap-agent"), "{second}");
     drop(journal);
-    assert_eq!(Journal::open(directory.path()).unwrap().id(), id);
+    assert_eq!(Journal::open(directory.path()).unwrap().identity().journal, id);
 }
 
 #[test]

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgleap_proto::agent::{Blocked, Done, Finished, finished};
+use pgleap_proto::failpoint;
 use pgleap_proto::step::Output;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::{Run, Runner, failed};
 use crate::context::Context;
-use crate::error::{Result, StepError};
+use crate::error::{Doing, Result, StepError};
 use crate::step::{Probe, Step};
 
 /// How long the short programs of a cancelled step may take to end by themselves.
@@ -42,7 +43,9 @@ async fn bring_about(step: &dyn Step, cx: &Context) -> Result<finished::Outcome>
         Probe::Done(output) => Ok(done(output, true)),
         Probe::Blocked(reason) => Ok(finished::Outcome::Blocked(Blocked { reason })),
         Probe::Ready => {
-            step.act(cx).await?;
+            let acting = failpoint::during(failpoint::step_place(false, 2), &cx.step, step.act(cx));
+            acting.await.doing(|| "acting")??;
+            failpoint::reach_of(failpoint::step_place(false, 3), &cx.step).await.doing(|| "acting")?;
             Ok(done(step.verify(cx).await?, false))
         }
     }
@@ -51,7 +54,9 @@ async fn bring_about(step: &dyn Step, cx: &Context) -> Result<finished::Outcome>
 async fn take_back(step: &dyn Step, cx: &Context) -> Result<finished::Outcome> {
     // Jobs of a run that an earlier agent process started would go on acting beside the undo.
     cx.jobs.stop_all().await?;
-    step.undo(cx).await?;
+    let undoing = failpoint::during(failpoint::step_place(true, 2), &cx.step, step.undo(cx));
+    undoing.await.doing(|| "undoing")??;
+    failpoint::reach_of(failpoint::step_place(true, 3), &cx.step).await.doing(|| "undoing")?;
     Ok(finished::Outcome::Done(Done { output: None, already: false }))
 }
 
@@ -60,7 +65,7 @@ async fn take_back(step: &dyn Step, cx: &Context) -> Result<finished::Outcome> {
 pub(super) async fn conduct(
     runner: Arc<Runner>,
     cx: Context,
-    id: u64,
+    (id, undo): (u64, bool),
     task: JoinHandle<Finished>,
     sender: watch::Sender<Option<Finished>>,
 ) {
@@ -73,6 +78,10 @@ pub(super) async fn conduct(
         Some(outcome) => runner.finish(&cx, id, outcome).await,
         None => None,
     };
+    if outcome.is_some() {
+        // What is recorded is told, whatever a test wants.
+        let _ = failpoint::reach_of(failpoint::step_place(undo, 4), &cx.step).await;
+    }
     let cut_off = || failed(format!("step {} was cut off, because it is to be undone", cx.step), Vec::new());
     sender.send_replace(Some(outcome.unwrap_or_else(cut_off)));
 }

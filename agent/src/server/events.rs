@@ -1,5 +1,7 @@
 //! A run as the stream a caller gets: what was said lately, what is said from now on, and the outcome last, once.
 
+use std::sync::Arc;
+
 use pgleap_proto::agent::{Finished, StepEvent, step_event};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -7,19 +9,22 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::Answers;
+use crate::journal::Journal;
 use crate::run::Watch;
 
 /// Events waiting for a slow caller; beyond them the oldest ones are left out.
 const WAITING: usize = 64;
 
-/// The run's events. Dropping the stream leaves the run alone.
-pub(super) fn stream(watch: Watch) -> Answers<StepEvent> {
+/// The run's events, with how far the journal has come at its end, when there is one. Dropping the stream leaves the run alone.
+pub(super) fn stream(watch: Watch, journal: Option<Arc<Journal>>) -> Answers<StepEvent> {
     let (sender, receiver) = mpsc::channel(WAITING);
     let Watch { recent, events, finished } = watch;
     tokio::spawn(async move {
         let sent = forward(&sender, recent, events, finished.clone()).await;
         if sent.is_some() {
-            let _ = sender.send(last(finished).await).await;
+            let generation = || journal.map(|journal| journal.identity().generation).unwrap_or_default();
+            let last = last(finished).await.map(|event| StepEvent { generation: generation(), ..event });
+            let _ = sender.send(last).await;
         }
     });
     Box::pin(ReceiverStream::new(receiver))
@@ -63,7 +68,7 @@ async fn last(mut finished: watch::Receiver<Option<Finished>>) -> Result<StepEve
     let gone =
         || Status::unavailable("the agent shuts down before the step has ended; ask again when it is back");
     let outcome = outcome.ok_or_else(gone)?;
-    Ok(StepEvent { kind: Some(step_event::Kind::Finished(outcome)) })
+    Ok(StepEvent { kind: Some(step_event::Kind::Finished(outcome)), generation: 0 })
 }
 
 #[cfg(test)]
@@ -98,11 +103,14 @@ mod tests {
         let report = Reporter::default();
         let finished = watch::Sender::new(None);
         report.log("t", "before");
-        let stream = stream(watch_of(&report, &finished));
+        let stream = stream(watch_of(&report, &finished), None);
         report.log("t", "after");
         finished.send_replace(Some(outcome(false)));
         assert_eq!(kinds(stream).await, ["before", "after", "finished"]);
-        assert_eq!(kinds(super::stream(watch_of(&report, &finished))).await, ["before", "after", "finished"]);
+        assert_eq!(
+            kinds(super::stream(watch_of(&report, &finished), None)).await,
+            ["before", "after", "finished"]
+        );
     }
 
     #[tokio::test]
@@ -110,14 +118,14 @@ mod tests {
         let finished = watch::Sender::new(Some(outcome(true)));
         let watch = watch_of(&Reporter::default(), &finished);
         drop(finished);
-        assert_eq!(kinds(stream(watch)).await, ["finished"]);
+        assert_eq!(kinds(stream(watch, None)).await, ["finished"]);
     }
 
     #[tokio::test]
     async fn an_abandoned_run_ends_in_an_error_that_invites_to_ask_again() {
         let report = Reporter::default();
         let finished = watch::Sender::new(None);
-        let stream = stream(watch_of(&report, &finished));
+        let stream = stream(watch_of(&report, &finished), None);
         report.log("t", "said");
         drop(finished);
         assert_eq!(kinds(stream).await, ["said", "Unavailable"]);

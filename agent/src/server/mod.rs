@@ -7,9 +7,11 @@
 //! | `Peer` | other agents | `peer.rs`: reads only; `files.rs` for relinking, `rows.rs` for validation |
 //!
 //! Who is refused for its certificate is told of by `refusals.rs`.
+//! Whose calls are taken at all is decided in `callers.rs`.
 //! It decides nothing about steps and touches neither PostgreSQL nor files.
 
 mod agent;
+mod callers;
 mod events;
 mod facts;
 mod files;
@@ -67,7 +69,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug)]
 struct Host {
     config: Arc<AgentConfig>,
-    journal_id: String,
+    journal: Arc<Journal>,
 }
 
 /// A server that has its port, and does not answer yet.
@@ -106,7 +108,11 @@ impl Server {
         listener.set_nonblocking(true).map_err(no_port)?;
         let listener = TcpListener::from_std(listener).map_err(no_port)?;
         let address = listener.local_addr().map_err(no_port)?;
+        // Not before the port is taken: an agent that cannot serve makes no new start.
+        journal.begin()?;
+        let callers = callers::Callers::new(journal.clone(), &config.host);
         let traffic = TrafficServer::new(traffic::TrafficService {
+            callers: callers.clone(),
             tickets: Tickets::new(journal.clone()),
             poolers: Poolers::new(config.clone(), identity.clone()),
             sides: Sides::new(config.clone(), identity.clone()),
@@ -114,8 +120,9 @@ impl Server {
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let host = Arc::new(Host { config, journal_id: journal.id().to_owned() });
-        let agent = AgentServer::new(agent::AgentService { host: host.clone(), runner: runner.clone() })
+        let host = Arc::new(Host { config, journal });
+        let service = agent::AgentService { host: host.clone(), runner: runner.clone(), callers };
+        let agent = AgentServer::new(service)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let peer = PeerServer::new(peer::PeerService { host })

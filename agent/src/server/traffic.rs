@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use pgleap_proto::tls::{Peer, Role};
 use pgleap_proto::traffic::traffic_server::Traffic;
 use pgleap_proto::traffic::{
     AbortReply, AbortRequest, ArmPoolerReply, ArmPoolerRequest, ArmSourceReply, ArmSourceRequest,
@@ -13,6 +12,7 @@ use pgleap_proto::traffic::{
 };
 use tonic::{Code, Request, Response, Status};
 
+use super::callers::Callers;
 use crate::error::StepError;
 use crate::journal::JournalError;
 use crate::pooler::Poolers;
@@ -21,6 +21,7 @@ use crate::side::Sides;
 use crate::tickets::{Admitted, TicketError, Tickets};
 
 pub(super) struct TrafficService {
+    pub(super) callers: Callers,
     pub(super) tickets: Arc<Tickets>,
     pub(super) poolers: Arc<Poolers>,
     pub(super) sides: Arc<Sides>,
@@ -28,14 +29,14 @@ pub(super) struct TrafficService {
 }
 
 impl TrafficService {
-    /// Only coordinators, and only with a ticket that is as new as the newest seen.
+    /// Only coordinators that mean this agent, and only with a ticket that is as new as the newest seen.
     async fn admit<T>(
         &self,
         request: Request<T>,
         what: &str,
         ticket: impl Fn(&T) -> Option<&Ticket>,
     ) -> Result<(Admitted, T), Status> {
-        Peer::of(&request)?.require(&[Role::Coordinator], what)?;
+        self.callers.acts(&request, what).await?;
         let request = request.into_inner();
         let admitted = self.tickets.admit(ticket(&request)).await.map_err(refused)?;
         Ok((admitted, request))
@@ -75,7 +76,8 @@ macro_rules! service {
                 &self,
                 request: Request<ObserveRequest>,
             ) -> Result<Response<ObserveReply>, Status> {
-                Peer::of(&request)?.require(&[Role::Coordinator], "observe a node")?;
+                // It keeps the node's lag measured from then on, and tells a coordinator at the gate that the agent changed.
+                self.callers.acts(&request, "observe a node").await?;
                 self.reads.observe(request.into_inner()).await.map(Response::new).map_err(failed)
             }
         }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests may fail them")]
 #![allow(clippy::print_stdout, reason = "tests say what they do")]
 
+#[path = "../fake/caller.rs"]
+mod caller;
 #[path = "../fake/certificates.rs"]
 mod certificates;
 mod holds;

@@ -13,8 +13,8 @@ use pgleap_proto::traffic::{
     ResumeRequest, Side, Ticket, pooler,
 };
 use tonic::Status;
-use tonic::transport::Channel;
 
+use crate::caller::{self, Greeted};
 use crate::certificates::Authority;
 use crate::leaders::Leaders;
 use crate::servers::Servers;
@@ -34,7 +34,7 @@ pub struct World {
     listen: u16,
     pub agent_toml: PathBuf,
     agent: Option<Child>,
-    client: Option<TrafficClient<Channel>>,
+    client: Option<TrafficClient<Greeted>>,
     attempt: u64,
 }
 
@@ -116,7 +116,7 @@ impl World {
             connected.is_some()
         })
         .await;
-        self.client = connected.map(TrafficClient::new);
+        self.client = Some(TrafficClient::new(caller::greet(connected.unwrap()).await));
     }
 
     /// As by SIGKILL.
@@ -135,7 +135,7 @@ impl World {
         Some(Leader { node: Some(node.clone()), agent: self.leaders_at.clone() })
     }
 
-    fn traffic(&self) -> TrafficClient<Channel> {
+    fn traffic(&self) -> TrafficClient<Greeted> {
         self.client.clone().unwrap()
     }
 

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fake::caller::Greeted;
 use fake::certificates::Authority;
 use pgleap_agent::context::Context;
 use pgleap_agent::jobs::Jobs;
@@ -34,7 +35,6 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Status;
-use tonic::transport::Channel;
 
 const OPERATION: &str = "app-abc123";
 
@@ -44,7 +44,7 @@ struct Agent {
     authority: Arc<Authority>,
     health: u16,
     check: u16,
-    traffic: Option<TrafficClient<Channel>>,
+    traffic: Option<TrafficClient<Greeted>>,
     running: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -75,7 +75,7 @@ impl Agent {
         let identity = self.authority.issue(&self.path().join("coordinator"), Role::Coordinator, "c1");
         let endpoint = tls::endpoint(&address.to_string()).unwrap();
         let channel = identity.connect(&endpoint, Role::Agent, "db1").await.unwrap();
-        self.traffic = Some(TrafficClient::new(channel));
+        self.traffic = Some(TrafficClient::new(fake::caller::greet(channel).await));
     }
 
     /// Ends it and waits until nothing of it is left.

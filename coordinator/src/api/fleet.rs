@@ -65,7 +65,7 @@ impl Api {
     async fn greet(&self, host: String, address: String) -> AgentStatus {
         let hello = async {
             let mut client = self.agents.client(&host, &address).await.map_err(|e| e.cause)?;
-            let reply = client.hello(HelloRequest {}).await.map_err(|status| {
+            let reply = client.hello(HelloRequest::default()).await.map_err(|status| {
                 self.agents.forget(&host, &address);
                 explain_status(&status)
             })?;

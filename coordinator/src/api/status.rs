@@ -273,7 +273,7 @@ mod tests {
             None => Outcome::Done { output: None, already: false },
             Some(message) => Outcome::Failed { message: message.into(), evidence: vec!["PANIC".into()] },
         };
-        Command::StepFinished { operation: "c-1".into(), step: step.into(), attempt, outcome }
+        Command::StepFinished { operation: "c-1".into(), step: step.into(), attempt, outcome, agent: None }
     }
 
     #[test]

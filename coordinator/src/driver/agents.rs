@@ -3,18 +3,22 @@
 use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::agent::agent_client::AgentClient;
+use pgleap_proto::caller::{Caller, Meant};
 use pgleap_proto::tls::{self, Role, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
+use tonic::service::interceptor::InterceptedService;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
+
+use crate::raft::Raft;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -37,6 +41,11 @@ pub struct Unreachable {
 /// A connection to an agent: HTTP/2 over mutual TLS, or in simulations whatever a [`Connect`] makes up.
 pub type Link = BoxCloneSyncService<Request<Body>, Response<Body>, Status>;
 
+/// Calls to one agent, each saying who asks.
+pub type AgentCalls = AgentClient<InterceptedService<Link, Caller>>;
+/// The calls that move traffic.
+pub type TrafficCalls = TrafficClient<InterceptedService<Link, Caller>>;
+
 /// Makes connections to agents.
 #[tonic::async_trait]
 pub trait Connect: fmt::Debug + Send + Sync {
@@ -49,18 +58,22 @@ pub trait Connect: fmt::Debug + Send + Sync {
 pub struct Agents {
     identity: Option<TlsIdentity>,
     connect: Box<dyn Connect>,
+    raft: Raft,
+    /// Whose turn it is to greet, by host.
+    turns: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
     links: Mutex<HashMap<(String, String), Link>>,
 }
 
 impl Agents {
-    /// Connects as `tls`.
-    pub fn new(tls: TlsIdentity) -> Agents {
-        Agents { identity: Some(tls.clone()), ..Agents::over(Network(tls)) }
+    /// Connects as `tls`, for the group that this log belongs to.
+    pub fn new(tls: TlsIdentity, raft: Raft) -> Agents {
+        Agents { identity: Some(tls.clone()), ..Agents::over(Network(tls), raft) }
     }
 
     /// Connects so.
-    pub fn over(connect: impl Connect + 'static) -> Agents {
-        Agents { identity: None, connect: Box::new(connect), links: Mutex::default() }
+    pub fn over(connect: impl Connect + 'static, raft: Raft) -> Agents {
+        let connect = Box::new(connect);
+        Agents { identity: None, connect, raft, turns: Mutex::default(), links: Mutex::default() }
     }
 
     /// Who this coordinator is; none in simulations.
@@ -68,24 +81,58 @@ impl Agents {
         self.identity.as_ref()
     }
 
-    /// A client of the agent of `host`, proven by its certificate to be that host's.
+    /// A client of the agent of `host`, proven by its certificate to be that host's: for greeting and reading.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn client(&self, host: &str, address: &str) -> Result<AgentClient<Link>, Unreachable> {
-        let link = self.link(host, address).await?;
-        Ok(AgentClient::new(link).max_decoding_message_size(MAX_MESSAGE_BYTES))
+    pub async fn client(&self, host: &str, address: &str) -> Result<AgentCalls, Unreachable> {
+        self.calls(host, address, None).await
     }
 
-    /// As [`Agents::client`], for the calls that move traffic, on the same connection.
+    /// The same for calls that act: any other agent than the one meant refuses them.
     ///
     /// # Errors
     /// When no connection can be made.
-    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficClient<Link>, Unreachable> {
+    pub async fn client_meaning(
+        &self,
+        host: &str,
+        address: &str,
+        meant: &Meant,
+    ) -> Result<AgentCalls, Unreachable> {
+        self.calls(host, address, Some(meant.clone())).await
+    }
+
+    async fn calls(
+        &self,
+        host: &str,
+        address: &str,
+        meant: Option<Meant>,
+    ) -> Result<AgentCalls, Unreachable> {
         let link = self.link(host, address).await?;
-        Ok(TrafficClient::new(link)
+        let client = AgentClient::with_interceptor(link, self.caller(meant));
+        Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    /// For the calls that move traffic, on the same connection. They are meant for the agent that is known now.
+    ///
+    /// # Errors
+    /// When no connection can be made.
+    pub async fn traffic(&self, host: &str, address: &str) -> Result<TrafficCalls, Unreachable> {
+        let meant = self.raft.latest().state.agents.get(host).map(Meant::from);
+        let link = self.link(host, address).await?;
+        Ok(TrafficClient::with_interceptor(link, self.caller(meant))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES))
+    }
+
+    fn caller(&self, meant: Option<Meant>) -> Caller {
+        Caller { group: self.raft.latest().group.id.clone(), meant }
+    }
+
+    /// Held while an agent is greeted and its answer brought into the log.
+    pub(super) fn turn(&self, host: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(host.to_owned()).or_default().clone()
     }
 
     async fn link(&self, host: &str, address: &str) -> Result<Link, Unreachable> {

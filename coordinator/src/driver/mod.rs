@@ -12,6 +12,7 @@ mod admit;
 mod agents;
 mod backoff;
 mod facts;
+mod greet;
 mod live;
 mod reads;
 mod replay;

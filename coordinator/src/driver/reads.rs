@@ -10,6 +10,7 @@ use pgleap_proto::traffic::{Balancer, RouteReadsRequest, Ticket};
 use tokio::sync::Notify;
 
 use super::agents::{Agents, explain_status};
+use super::greet::Greeter;
 use super::live::Live;
 use crate::plan::{Moving, Placed};
 use crate::raft::Raft;
@@ -89,8 +90,14 @@ impl ReadsRun {
             RouteReadsRequest { ticket: Some(ticket.clone()), balancer: Some(at.what.clone()), percent };
         let ask = async {
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
-            let reply = client?.route_reads(request).await.map_err(|status| explain_status(&status));
-            reply.map(tonic::Response::into_inner)
+            match client?.route_reads(request).await {
+                Ok(reply) => Ok(reply.into_inner()),
+                Err(status) => {
+                    let greeter = Greeter { raft: &self.raft, agents: &self.agents, by: &self.by };
+                    greeter.again(&at.host, &at.agent, &status).await;
+                    Err(explain_status(&status))
+                }
+            }
         };
         let late = || Err(format!("no answer within {} s", ANSWER.as_secs()));
         let answer = tokio::time::timeout(ANSWER, ask).await.unwrap_or_else(|_| late());

@@ -5,20 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgleap_proto::agent::agent_client::AgentClient;
-use pgleap_proto::agent::{Fence, Finished, HelloRequest, StepRequest, finished, step_event};
+use pgleap_proto::agent::{AgentIdentity, Fence, Finished, StepRequest, finished, step_event};
+use pgleap_proto::caller::Meant;
 use pgleap_proto::step::Action;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use super::agents::{Agents, Link, explain_status};
+use super::agents::{Agents, explain_status};
 use super::backoff::Backoff;
+use super::greet::{Greeted, Greeter, News};
 use super::live::Live;
 use crate::plan::{PlannedStep, bind, for_finish};
 use crate::raft::{ProposeError, Raft};
 use crate::state::{Command, Operation, Outcome, Reply, Status as Stands, StepState, Verb};
 
-/// Longest wait for the answer to a greeting.
-const HELLO: Duration = Duration::from_secs(5);
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 const BLOCKED_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
@@ -53,9 +52,9 @@ impl StepRun {
         let mut blocked = Backoff::new(BLOCKED_AGAIN.0, BLOCKED_AGAIN.1);
         loop {
             // Reached before it is started, so that nothing is started on a host that is away.
-            let client = self.reach().await;
+            let greeted = self.reach().await;
             let Some(fence) = self.start().await else { return };
-            let Some(finished) = self.follow(client, &fence).await else { return };
+            let Some((finished, agent)) = self.follow(greeted, &fence).await else { return };
             let outcome = match finished.outcome {
                 Some(finished::Outcome::Done(done)) => {
                     Outcome::Done { output: done.output.map(Box::new), already: done.already }
@@ -81,45 +80,23 @@ impl StepRun {
             };
             let (operation, step) = (self.operation.clone(), self.step.id.clone());
             self.live.left(&self.operation, &self.step.id);
-            self.propose(Command::StepFinished { operation, step, attempt: fence.attempt, outcome }).await;
+            let attempt = fence.attempt;
+            self.propose(Command::StepFinished { operation, step, attempt, outcome, agent }).await;
             return;
         }
     }
 
-    /// A client of an agent that answers; waits as long as it takes.
-    async fn reach(&self) -> AgentClient<Link> {
+    /// An agent that answers; waits as long as it takes.
+    async fn reach(&self) -> Greeted {
+        let greeter = Greeter { raft: &self.raft, agents: &self.agents, by: &self.by };
         let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
         loop {
-            match self.greet().await {
-                Ok(client) => return client,
+            match greeter.greet(&self.step.host, &self.step.agent, News::Identity).await {
+                Ok(greeted) => return greeted,
                 Err(cause) => self.away(&cause),
             }
             backoff.wait().await;
         }
-    }
-
-    async fn greet(&self) -> Result<AgentClient<Link>, String> {
-        let (host, address) = (&self.step.host, &self.step.agent);
-        let mut client = self.agents.client(host, address).await.map_err(|unreachable| unreachable.cause)?;
-        let mut hello = Request::new(HelloRequest {});
-        hello.set_timeout(HELLO);
-        let answered = tokio::time::timeout(HELLO, client.hello(hello)).await;
-        let reply = match answered {
-            Ok(Ok(reply)) => reply.into_inner(),
-            Ok(Err(status)) => {
-                self.agents.forget(host, address);
-                return Err(explain_status(&status));
-            }
-            Err(_) => {
-                self.agents.forget(host, address);
-                return Err(format!("no answer within {} s", HELLO.as_secs()));
-            }
-        };
-        let known = self.raft.latest().state.journals.get(host) == Some(&reply.journal_id);
-        if !known {
-            self.propose(Command::AgentSeen { host: host.clone(), journal: reply.journal_id }).await;
-        }
-        Ok(client)
     }
 
     /// Commits the start; the fence to call the agent with, or none when it is not to be called.
@@ -134,29 +111,29 @@ impl StepRun {
     }
 
     /// Watches the agent's run to its end, joining it again whenever the stream breaks.
-    async fn follow(&self, mut client: AgentClient<Link>, fence: &Fence) -> Option<Finished> {
+    async fn follow(&self, mut greeted: Greeted, fence: &Fence) -> Option<(Finished, Option<AgentIdentity>)> {
         let action = match self.action() {
             Ok(action) => action,
-            Err(message) => return Some(failed(message)),
+            Err(message) => return Some((failed(message), None)),
         };
         let mut backoff = Backoff::new(ASK_AGAIN.0, ASK_AGAIN.1);
         loop {
-            let broken = match self.call(&mut client, fence, &action, &mut backoff).await {
-                Ok(finished) => return Some(finished),
+            let broken = match self.call(&mut greeted, fence, &action, &mut backoff).await {
+                Ok((finished, agent)) => return Some((finished, Some(agent))),
                 Err(broken) => broken,
             };
             match broken {
-                Broken::Refused(message) => return Some(failed(self.refusal(&message))),
+                Broken::Refused(message) => return Some((failed(self.refusal(&message)), None)),
                 // A later start is on its way, or another coordinator leads: this run is over.
                 Broken::Superseded(_) if !self.leads() || !self.is_current(fence) => return None,
-                Broken::Superseded(message) => return Some(failed(self.ahead(&message))),
+                Broken::Superseded(message) => return Some((failed(self.ahead(&message)), None)),
                 Broken::Away(cause) => {
                     self.agents.forget(&self.step.host, &self.step.agent);
                     self.away(&cause);
                 }
             }
             backoff.wait().await;
-            client = self.reach().await;
+            greeted = self.reach().await;
             if !self.leads() || !self.is_current(fence) {
                 return None;
             }
@@ -165,11 +142,11 @@ impl StepRun {
 
     async fn call(
         &self,
-        client: &mut AgentClient<Link>,
+        greeted: &mut Greeted,
         fence: &Fence,
         action: &Action,
         backoff: &mut Backoff,
-    ) -> Result<Finished, Broken> {
+    ) -> Result<(Finished, AgentIdentity), Broken> {
         let request = StepRequest {
             operation: self.operation.clone(),
             step: wire_name(&self.step.id),
@@ -177,7 +154,7 @@ impl StepRun {
             verb: pgleap_proto::agent::Verb::from(self.verb).into(),
             action: Some(action.clone()),
         };
-        let mut events = client.run_step(request).await.map_err(classify)?.into_inner();
+        let mut events = greeted.client.run_step(request).await.map_err(classify)?.into_inner();
         self.live.joined(&self.operation, &self.step.id);
         backoff.reset();
         while let Some(event) = events.message().await.map_err(classify)? {
@@ -186,7 +163,11 @@ impl StepRun {
                     self.live.progress(&self.operation, &self.step.id, progress);
                 }
                 Some(step_event::Kind::Log(line)) => self.live.line(&self.operation, &self.step.id, line),
-                Some(step_event::Kind::Finished(finished)) => return Ok(finished),
+                Some(step_event::Kind::Finished(finished)) => {
+                    let Meant { journal, incarnation } = greeted.meant.clone();
+                    let agent = AgentIdentity { journal, incarnation, generation: event.generation };
+                    return Ok((finished, agent));
+                }
                 // A newer agent's kind of event: not for us.
                 None => {}
             }
@@ -274,8 +255,8 @@ fn failed(message: String) -> Finished {
     Finished { outcome: Some(finished::Outcome::Failed(failed)) }
 }
 
-/// What a refused or broken call means. Agents say `aborted` to an old fence, and `failed_precondition` while the
-/// opposite of what is asked is still under way.
+/// What a refused or broken call means. Agents say `aborted` to an old fence, `failed_precondition` while the opposite of what
+/// is asked is still under way, and [`pgleap_proto::caller::NOT_MEANT`] when they are to be greeted again.
 fn classify(status: Status) -> Broken {
     let cause = explain_status(&status);
     match status.code() {

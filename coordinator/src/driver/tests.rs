@@ -50,7 +50,7 @@ impl Fixture {
 
     pub(super) fn coordinator(&self) -> Coordinator {
         let (raft, thread) = open_raft(&self.data.path().join("data"));
-        let agents = Arc::new(Agents::new(self.pki.identity(Role::Coordinator, "c1")));
+        let agents = Arc::new(Agents::new(self.pki.identity(Role::Coordinator, "c1"), raft.clone()));
         let live = Arc::new(Live::default());
         let driver = Driver::new(raft.clone(), agents, live.clone(), "c1");
         let driver = tokio::spawn(driver.run(CancellationToken::new()));
@@ -317,4 +317,38 @@ async fn a_lost_journal_stops_the_operation() {
     assert_eq!(operation.steps["s.c"].state, StepState::Pending);
     coordinator.tell(Command::Retry { operation: OP.into() }).await;
     coordinator.at_gate().await;
+}
+
+#[tokio::test]
+async fn a_restarted_agent_goes_on_and_a_restored_one_stops_the_operation() {
+    for restored in [false, true] {
+        let fixture = Fixture::new().await;
+        let (go, behaviour) = hold();
+        fixture.second.script("s.b:n2", [behaviour]);
+        let coordinator = fixture.coordinator();
+        coordinator.begin(fixture.diamond()).await;
+        coordinator.until("running on h2", |op| started(op, "s.b/n2")).await;
+        coordinator.until("done on h1", |op| op.steps["s.b/n1"].state == StepState::Done).await;
+        let wrote = fixture.first.identity();
+        assert_eq!(coordinator.raft.latest().state.agents["h1"], wrote, "told with the outcome");
+        if restored {
+            // Only the last outcome is missing.
+            fixture.first.restore(1, "second");
+        } else {
+            fixture.first.restart("second");
+        }
+        go.send(true).unwrap();
+        if restored {
+            coordinator.until("stopped", |op| stopped(op).is_some()).await;
+            let operation = coordinator.operation();
+            let reason = &stopped(&operation).unwrap().reason;
+            assert!(reason.contains("host h1 has lost a part of what it had recorded"), "{reason}");
+            assert_eq!(operation.steps["s.c"].state, StepState::Pending);
+            assert_eq!(fixture.first.acts(Asked::Do), ["s.a", "s.b:n1"]);
+            coordinator.tell(Command::Retry { operation: OP.into() }).await;
+        }
+        coordinator.at_gate().await;
+        assert_eq!(coordinator.raft.latest().state.agents["h1"].incarnation, "second");
+        assert!(fixture.first.greetings() >= 3);
+    }
 }

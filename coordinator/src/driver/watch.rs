@@ -3,7 +3,7 @@
 //!
 //! An agent that does not answer is shown in the status and stops nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use pgleap_proto::node::Node;
 use pgleap_proto::traffic::{ObserveReply, ObserveRequest};
 
 use super::agents::{Agents, explain_status};
+use super::greet::{Greeter, News};
 use super::live::Live;
 use crate::plan::{Moving, Placed, Side};
 use crate::raft::Raft;
@@ -35,6 +36,11 @@ pub(super) struct WatchRun {
 impl WatchRun {
     /// Until the operation leaves the gate; the driver ends it then.
     pub(super) async fn run(self) {
+        // An agent that is away holds up the greetings only.
+        tokio::join!(self.watch(), self.greet_all());
+    }
+
+    async fn watch(&self) {
         let mut first: BTreeMap<String, (u64, u32)> = BTreeMap::new();
         let (mut suspicion, mut seen) = (String::new(), 0);
         loop {
@@ -64,6 +70,22 @@ impl WatchRun {
         }
     }
 
+    /// What agents wrote since they were last greeted (tickets of a switchover, above all) is known from now on, so that
+    /// its loss is noticed. One that does not answer is met again by a look, or by the next switchover.
+    async fn greet_all(&self) {
+        let nodes = self.moving.nodes.iter().map(|(_, at)| (&at.host, &at.agent));
+        let poolers = self.moving.poolers.iter().map(|at| (&at.host, &at.agent));
+        let balancers = self.moving.balancers.iter().map(|at| (&at.host, &at.agent));
+        let all: BTreeSet<_> = nodes.chain(poolers).chain(balancers).collect();
+        let greeted =
+            all.into_iter().map(|(host, agent)| self.greeter().greet(host, agent, News::Generation));
+        join_all(greeted).await;
+    }
+
+    fn greeter(&self) -> Greeter<'_> {
+        Greeter { raft: &self.raft, agents: &self.agents, by: &self.by }
+    }
+
     async fn look<'s>(
         &self,
         side: Side,
@@ -72,8 +94,13 @@ impl WatchRun {
         let request = ObserveRequest { operation: self.operation.clone(), node: Some(at.what.clone()) };
         let ask = async {
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
-            let reply = client?.observe(request).await.map_err(|status| explain_status(&status));
-            reply.map(tonic::Response::into_inner)
+            match client?.observe(request).await {
+                Ok(reply) => Ok(reply.into_inner()),
+                Err(status) => {
+                    self.greeter().again(&at.host, &at.agent, &status).await;
+                    Err(explain_status(&status))
+                }
+            }
         };
         let late = || Err(format!("no answer within {} s", ANSWER.as_secs()));
         let answer = tokio::time::timeout(ANSWER, ask).await.unwrap_or_else(|_| late());

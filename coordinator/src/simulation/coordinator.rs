@@ -91,7 +91,7 @@ impl Coordinator {
             Ok(opened) => opened,
             Err(error) => return sim.check("the log opens after a crash", Err(error.to_string())),
         };
-        let agents = Agents::over(Links::new(sim.clone(), &self.name, number));
+        let agents = Agents::over(Links::new(sim.clone(), &self.name, number), raft.clone());
         let driver = Driver::new(raft.clone(), agents.into(), Live::default().into(), &self.name);
         let mut running = self.running.lock().unwrap();
         let pump = tokio::spawn(pump(sim.clone(), self.id, member)).abort_handle();

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgleap_proto::agent::AgentIdentity;
 use pgleap_proto::step::Output;
 use pgleap_proto::traffic::{SlotAt, Timing};
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,9 @@ pub enum Command {
         attempt: u64,
         /// How it ended.
         outcome: Outcome,
+        /// Who said so: how far the agent's journal has come with it.
+        #[serde(default)]
+        agent: Option<AgentIdentity>,
     },
     /// An agent said that a started step cannot be done now; nothing was changed and it will be asked again.
     StepBlocked {
@@ -221,12 +225,16 @@ pub enum Command {
         /// Id of an operation or of a rollout.
         name: String,
     },
-    /// An agent's journal was seen; another one than before means that the host lost its memory of fences.
+    /// An agent answered a greeting. One that does not remember what was known of it has lost its memory of fences.
     AgentSeen {
         /// Host name.
         host: String,
-        /// Identity of its journal.
-        journal: String,
+        /// The one it was asked about; refused unless that is the one known now.
+        known: Option<AgentIdentity>,
+        /// Who answered.
+        seen: AgentIdentity,
+        /// The one asked about is a point of its own past or present.
+        remembers: bool,
     },
     /// For the audit log: what was refused before it could become a command, or is not a command.
     Audit {

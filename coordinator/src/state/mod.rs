@@ -5,6 +5,7 @@ pub mod admission;
 pub mod audit;
 pub mod command;
 pub mod events;
+pub mod identity;
 pub mod many;
 pub mod next;
 pub mod operation;
@@ -17,6 +18,8 @@ pub mod traffic;
 mod transition;
 
 #[cfg(test)]
+mod identity_tests;
+#[cfg(test)]
 mod many_properties;
 #[cfg(test)]
 mod properties;
@@ -27,6 +30,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgleap_proto::agent::AgentIdentity;
 use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, Wait};
@@ -43,6 +47,7 @@ use crate::fleet::Policy;
 use crate::plan::Plan;
 use audit::Audit;
 use events::{Event, Events};
+use identity::Doubt;
 use operation::StepRecord;
 use requests::Requests;
 use switchover::Move;
@@ -75,8 +80,9 @@ pub struct State {
     /// By rollout id.
     #[serde(default)]
     pub rollouts: BTreeMap<String, Arc<Rollout>>,
-    /// Identity of the journal of each host's agent, as last seen.
-    pub journals: BTreeMap<String, String>,
+    /// Each host's agent, as far as it is known.
+    #[serde(default)]
+    pub agents: BTreeMap<String, AgentIdentity>,
     /// Answers to requests that carried an id.
     pub requests: Requests,
     /// Who asked for what.
@@ -178,8 +184,11 @@ impl State {
             Command::StepStarted { operation, step, verb } => {
                 self.happen(occasion, operation, Happening::Started { step, verb: *verb })
             }
-            Command::StepFinished { operation, step, attempt, outcome } => {
-                self.happen(occasion, operation, Happening::Finished { step, attempt: *attempt, outcome })
+            Command::StepFinished { operation, step, attempt, outcome, agent } => {
+                let finished = Happening::Finished { step, attempt: *attempt, outcome };
+                let reply = self.happen(occasion, operation, finished)?;
+                self.agent_wrote(operation, step, agent.as_ref());
+                Ok(reply)
             }
             Command::StepBlocked { operation, step, attempt, reason } => {
                 self.happen(occasion, operation, Happening::Blocked { step, attempt: *attempt, reason })
@@ -228,7 +237,9 @@ impl State {
             Command::Disturbed { operation, reason, evidence } => {
                 self.traffic(occasion, operation, Move::Disturbed { reason, evidence })
             }
-            Command::AgentSeen { host, journal } => self.agent_seen(occasion, host, journal),
+            Command::AgentSeen { host, known, seen, remembers } => {
+                self.agent_seen(occasion, host, known.as_ref(), seen, *remembers)
+            }
             Command::Audit { .. } => Ok(Reply::Accepted),
         }
     }
@@ -296,6 +307,7 @@ impl State {
             events,
             traffic: Traffic::default(),
             place: Place::default(),
+            doubted: None,
         };
         self.operations.insert(id.to_owned(), Arc::new(operation));
         self.replace_cancelled(&plan.cluster, id);
@@ -318,19 +330,40 @@ impl State {
         self.happen(occasion, id, Happening::Traffic(what))
     }
 
-    fn agent_seen(&mut self, occasion: Occasion<'_>, host: &str, journal: &str) -> Result<Reply, Rejection> {
-        let before = self.journals.insert(host.to_owned(), journal.to_owned());
-        if before.is_none_or(|known| known == journal) {
-            return Ok(Reply::Accepted);
+    fn agent_seen(
+        &mut self,
+        occasion: Occasion<'_>,
+        host: &str,
+        known: Option<&AgentIdentity>,
+        seen: &AgentIdentity,
+        remembers: bool,
+    ) -> Result<Reply, Rejection> {
+        if self.agents.get(host) != known {
+            return Err(Rejection::OtherAgentKnown { host: host.to_owned() });
         }
+        self.agents.insert(host.to_owned(), seen.clone());
+        let Some(doubt) = Doubt::of(host, known, seen, remembers) else { return Ok(Reply::Accepted) };
         let begun_there = |operation: &Operation| {
             let here = |id: &str| operation.plan.step(id).is_some_and(|step| step.host == host);
             operation.is_active() && operation.touched().any(|(id, _)| here(id))
         };
         for operation in self.operations.values_mut().filter(|operation| begun_there(operation)) {
-            transition::apply(Arc::make_mut(operation), occasion, Happening::JournalLost { host })?;
+            let doubted = Happening::Doubted { host, doubt: &doubt };
+            transition::apply(Arc::make_mut(operation), occasion, doubted)?;
         }
         Ok(Reply::Accepted)
+    }
+
+    /// How far the journal of the agent has come that is known to do this step; nothing when another one is known by now.
+    fn agent_wrote(&mut self, operation: &str, step: &str, wrote: Option<&AgentIdentity>) {
+        let plan = self.operations.get(operation).map(|operation| &operation.plan);
+        let host = plan.and_then(|plan| plan.step(step)).map(|step| &step.host);
+        let (Some(wrote), Some(host)) = (wrote, host) else { return };
+        if let Some(known) = self.agents.get_mut(host)
+            && (&known.journal, &known.incarnation) == (&wrote.journal, &wrote.incarnation)
+        {
+            known.generation = known.generation.max(wrote.generation);
+        }
     }
 
     fn forget_oldest(&mut self) {

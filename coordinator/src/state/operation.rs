@@ -40,6 +40,9 @@ pub struct Operation {
     /// Its place among the others.
     #[serde(default)]
     pub place: Place,
+    /// An agent was found to be another one during a switchover: stops the operation when that has ended.
+    #[serde(default)]
+    pub doubted: Option<Stop>,
 }
 
 /// Where an operation stands.

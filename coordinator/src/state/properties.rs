@@ -53,6 +53,7 @@ enum Try {
     Seen {
         host: usize,
         journal: u8,
+        remembers: bool,
     },
     Fleet {
         good: bool,
@@ -113,7 +114,8 @@ fn any_try() -> impl Strategy<Value = Try> {
         1 => (op.clone(), 0..8usize).prop_map(|(op, step)| Try::Block { op, step }),
         1 => op.clone().prop_map(|op| Try::Cancel { op }),
         2 => op.clone().prop_map(|op| Try::Retry { op }),
-        1 => (0..5usize, 0..2u8).prop_map(|(host, journal)| Try::Seen { host, journal }),
+        1 => (0..5usize, 0..2u8, any::<bool>())
+            .prop_map(|(host, journal, remembers)| Try::Seen { host, journal, remembers }),
         1 => any::<bool>().prop_map(|good| Try::Fleet { good }),
         10 => (op.clone(), any_kind(), prop::bool::weighted(0.1))
             .prop_map(|(op, what, stale)| Try::Traffic { op, what, stale }),
@@ -146,7 +148,7 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
                 true => Outcome::Done { output: None, already: false },
                 false => Outcome::Failed { message: "broken".into(), evidence: vec!["line".into()] },
             };
-            Command::StepFinished { operation: id(*op), step, attempt, outcome }
+            Command::StepFinished { operation: id(*op), step, attempt, outcome, agent: None }
         }
         Try::Block { op, step } => {
             let step = format!("s{step}");
@@ -155,8 +157,12 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
         }
         Try::Cancel { op } => Command::Cancel { operation: id(*op) },
         Try::Retry { op } => Command::Retry { operation: id(*op) },
-        Try::Seen { host, journal } => {
-            Command::AgentSeen { host: format!("h{}", host + 1), journal: journal.to_string() }
+        Try::Seen { host, journal, remembers } => {
+            let host = format!("h{}", host + 1);
+            let known = state.agents.get(&host).cloned();
+            let (journal, incarnation) = (journal.to_string(), remembers.to_string());
+            let seen = AgentIdentity { journal, incarnation, generation: 1 };
+            Command::AgentSeen { host, known, seen, remembers: *remembers }
         }
         Try::Fleet { good } => Command::ApplyFleet {
             toml: String::new(),
@@ -176,7 +182,7 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
             };
             if let Some((step, attempt)) = operation.steps.iter().find_map(started) {
                 let outcome = Outcome::Done { output: None, already: false };
-                Command::StepFinished { operation: id(*op), step, attempt, outcome }
+                Command::StepFinished { operation: id(*op), step, attempt, outcome, agent: None }
             } else {
                 let StepToRun { id: step, verb } = runnable(operation).into_iter().next()?;
                 Command::StepStarted { operation: id(*op), step, verb }
@@ -370,7 +376,11 @@ fn run_to_rest(state: &mut State, operation: &str) -> Vec<String> {
             undone.push(step.clone());
         }
         let outcome = Outcome::Done { output: None, already: false };
-        apply(state, Command::StepFinished { operation: operation.into(), step, attempt, outcome }).unwrap();
+        apply(
+            state,
+            Command::StepFinished { operation: operation.into(), step, attempt, outcome, agent: None },
+        )
+        .unwrap();
     }
     undone
 }
@@ -563,35 +573,6 @@ fn a_plan_that_points_forward_is_refused() {
     let plan = plan("c", vec![step("a", "h", "x:1", &["b"]), step("b", "h", "x:1", &[])]);
     let start = Command::StartOperation { id: "c-1".into(), plan, generation: 0 };
     assert!(matches!(state.apply(position(1), &envelope(1, start)), Err(Rejection::BadPlan(_))));
-}
-
-#[test]
-fn a_lost_journal_stops_what_had_begun_there() {
-    let mut state = started(vec![step("a", "h", "x:1", &[]), step("b", "g", "y:1", &[])]);
-    let commands = [
-        Command::AgentSeen { host: "h".into(), journal: "one".into() },
-        Command::StepStarted { operation: "c-1".into(), step: "a".into(), verb: Verb::Do },
-        Command::AgentSeen { host: "g".into(), journal: "one".into() },
-        // Nothing had begun there: no harm.
-        Command::AgentSeen { host: "g".into(), journal: "two".into() },
-    ];
-    for (i, command) in commands.into_iter().enumerate() {
-        let index = i as u64 + 2;
-        state.apply(position(index), &envelope(index, command)).unwrap();
-    }
-    assert_eq!(state.operations["c-1"].status, Status::Running);
-    let seen = Command::AgentSeen { host: "h".into(), journal: "two".into() };
-    state.apply(position(9), &envelope(9, seen)).unwrap();
-    let operation = &state.operations["c-1"];
-    let Status::Stopped(stop) = &operation.status else { panic!("{:?}", operation.status) };
-    assert!(stop.reason.contains("host h has a new journal"), "{}", stop.reason);
-    let late = Command::StepFinished {
-        operation: "c-1".into(),
-        step: "a".into(),
-        attempt: 1,
-        outcome: Outcome::Done { output: None, already: false },
-    };
-    assert!(matches!(state.apply(position(10), &envelope(10, late)), Err(Rejection::StaleAttempt { .. })));
 }
 
 #[test]

@@ -57,6 +57,12 @@ pub enum Rejection {
         /// Why.
         why: String,
     },
+    /// The agent was greeted as another one than is known by now.
+    #[error("the agent of host {host} was greeted by another coordinator meanwhile; it is greeted again")]
+    OtherAgentKnown {
+        /// The host.
+        host: String,
+    },
     /// The id is taken.
     #[error("there is an operation {0} already")]
     OperationExists(String),

@@ -225,6 +225,25 @@ pub(super) fn give_up(operation: &mut Operation, occasion: Occasion<'_>) -> Resu
     Ok(Reply::Operation { id })
 }
 
+/// An agent that takes part is not the one known: nothing is decided any more. What is decided, or being taken back, goes on.
+pub(super) fn doubted(operation: &mut Operation, occasion: Occasion<'_>, reason: &str, evidence: &[String]) {
+    let Ok(switchover) = under_way(operation) else { return };
+    let stage = switchover.stage;
+    match stage {
+        Stage::Waiting | Stage::Trying => {
+            switchover.reason = reason.to_owned();
+            switchover.evidence = evidence.to_vec();
+            switchover.again = false;
+            switchover.stage = Stage::Undoing;
+        }
+        Stage::Undoing => switchover.again = false,
+        Stage::Decided => {}
+    }
+    if stage == Stage::Waiting {
+        end(operation, occasion, None);
+    }
+}
+
 pub(super) fn finish(
     operation: &mut Operation,
     occasion: Occasion<'_>,

@@ -6,6 +6,7 @@ use super::Position;
 use super::Reply;
 use super::command::{Outcome, Verb};
 use super::events::Event;
+use super::identity::{self, Doubt};
 use super::next::{StepToRun, runnable};
 use super::operation::{Operation, Run, Status, StepRecord, StepState, Stop};
 use super::rejection::Rejection;
@@ -20,7 +21,7 @@ pub(super) enum Happening<'a> {
     Blocked { step: &'a str, attempt: u64, reason: &'a str },
     Cancel,
     Retry,
-    JournalLost { host: &'a str },
+    Doubted { host: &'a str, doubt: &'a Doubt },
     Traffic(Move<'a>),
 }
 
@@ -86,22 +87,8 @@ pub(super) fn apply(
             note(operation, occasion, "", "retry", "the failed steps are tried again");
             Reply::Operation { id }
         }
-        (Status::Running | Status::Stopped(_), H::JournalLost { host }) => {
-            journal_lost(operation, occasion, host);
-            Reply::Accepted
-        }
-        // Undo looks at the world only; a lost journal does not hold it up.
-        (
-            Status::Cancelling | Status::AtGate | Status::Switching | Status::Finishing,
-            H::JournalLost { host },
-        ) => {
-            note(
-                operation,
-                occasion,
-                "",
-                "journal-lost",
-                &format!("the agent of host {host} has a new journal"),
-            );
+        (_, H::Doubted { host, doubt }) if operation.is_active() => {
+            identity::doubted(operation, occasion, host, doubt);
             Reply::Accepted
         }
         (Status::AtGate, H::Traffic(Move::SetReads { percent })) => {
@@ -241,29 +228,6 @@ fn block(
     Ok(())
 }
 
-fn journal_lost(operation: &mut Operation, occasion: Occasion<'_>, host: &str) {
-    let reason = format!(
-        "the agent of host {host} has a new journal: its state directory was lost or replaced while the operation \
-         had begun work there; look at the host, then `pgleap retry {0}` to go on or `pgleap cancel {0}`",
-        operation.id
-    );
-    let plan = operation.plan.clone();
-    for step in plan.steps.iter().filter(|step| step.host == host) {
-        if let Some(record) = operation.steps.get_mut(&step.id)
-            && let StepState::Started(run) = &record.state
-        {
-            let verb = run.verb;
-            record.state = StepState::Failed { verb, message: reason.clone() };
-            record.finished_at = Some(occasion.at);
-        }
-    }
-    note(operation, occasion, "", "journal-lost", &reason);
-    if operation.status == Status::Running {
-        let stop = Stop { step: None, reason, evidence: Vec::new(), cancelling: false, finishing: false };
-        enter(operation, occasion, Status::Stopped(stop));
-    }
-}
-
 /// What follows by itself: all done is the gate, nothing left to undo is the end.
 fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
     if operation.status == Status::Running && operation.all_done() {
@@ -271,6 +235,7 @@ fn settle(operation: &mut Operation, occasion: Occasion<'_>) {
         enter(operation, occasion, Status::AtGate);
         note(operation, occasion, "", "waiting", "every step is done; burn-in");
     }
+    identity::settle(operation, occasion);
     if operation.status == Status::Cancelling && operation.touched().next().is_none() {
         enter(operation, occasion, Status::Cancelled);
         note(operation, occasion, "", "cancelled", "everything is taken back");

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use futures::Stream;
 use pgleap_proto::agent::agent_server::{Agent, AgentServer};
 use pgleap_proto::agent::{
-    Blocked, Done, Failed, Fence, Finished, HelloReply, HelloRequest, InspectReply, InspectRequest, LagReply,
-    LagRequest, LogLine, NodeFacts, Progress, SlotPosition, StepEvent, StepRequest, Verb, finished,
-    step_event,
+    AgentIdentity, Blocked, Done, Failed, Fence, Finished, HelloReply, HelloRequest, InspectReply,
+    InspectRequest, LagReply, LagRequest, LogLine, NodeFacts, Progress, SlotPosition, StepEvent, StepRequest,
+    Verb, finished, step_event,
 };
+use pgleap_proto::caller::{Caller, Meant, NOT_MEANT};
 use pgleap_proto::node::ControlData;
 use pgleap_proto::step::{
     Action, DatabaseSlot, Output, RecoveredOutput, Rehearse, SlotsOutput, StandbyOutput, StoppedOutput,
@@ -54,7 +55,10 @@ pub(crate) struct Call {
 #[derive(Default)]
 struct Inner {
     host: String,
-    journal: Mutex<String>,
+    /// Every point of its life, the present one last.
+    past: Mutex<Vec<AgentIdentity>>,
+    /// Greetings answered.
+    greeted: Mutex<usize>,
     calls: Mutex<Vec<Call>>,
     script: Mutex<HashMap<String, VecDeque<Behaviour>>>,
     /// By operation and step.
@@ -78,8 +82,9 @@ pub(crate) struct FakeAgent(Arc<Inner>);
 
 impl FakeAgent {
     pub(crate) fn new(host: &str) -> FakeAgent {
-        let journal = Mutex::new(format!("journal of {host}"));
-        FakeAgent(Arc::new(Inner { host: host.into(), journal, ..Inner::default() }))
+        let journal = format!("journal of {host}");
+        let past = Mutex::new(vec![AgentIdentity { journal, incarnation: "first".into(), generation: 1 }]);
+        FakeAgent(Arc::new(Inner { host: host.into(), past, ..Inner::default() }))
     }
 
     /// Serves on a listener until the test ends; the address.
@@ -125,7 +130,54 @@ impl FakeAgent {
     }
 
     pub(crate) fn lose_journal(&self) {
-        *self.0.journal.lock().unwrap() = "another".into();
+        let (journal, incarnation) = ("another".into(), "first again".into());
+        *self.0.past.lock().unwrap() = vec![AgentIdentity { journal, incarnation, generation: 1 }];
+    }
+
+    /// As if it had been killed and started again, on the journal as it is.
+    pub(crate) fn restart(&self, incarnation: &str) {
+        self.wrote(Some(incarnation));
+    }
+
+    /// As if it had been started on an image of its disk from before the last `writes`.
+    pub(crate) fn restore(&self, writes: usize, incarnation: &str) {
+        let mut past = self.0.past.lock().unwrap();
+        let left = past.len() - writes;
+        past.truncate(left);
+        drop(past);
+        self.wrote(Some(incarnation));
+    }
+
+    /// Something is written to the journal, by a new start if one is named.
+    fn wrote(&self, start: Option<&str>) {
+        let mut past = self.0.past.lock().unwrap();
+        let mut next = past.last().unwrap().clone();
+        next.generation += 1;
+        if let Some(incarnation) = start {
+            next.incarnation = incarnation.to_owned();
+        }
+        past.push(next);
+    }
+
+    pub(crate) fn identity(&self) -> AgentIdentity {
+        self.0.past.lock().unwrap().last().unwrap().clone()
+    }
+
+    pub(crate) fn greetings(&self) -> usize {
+        *self.0.greeted.lock().unwrap()
+    }
+
+    /// As the real one does: whoever acts says for whom.
+    pub(super) fn is_meant<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let Caller { group, meant } = Caller::of(request);
+        if group.is_empty() {
+            return Err(Status::invalid_argument("no group"));
+        }
+        let meant = meant.ok_or_else(|| Status::invalid_argument("nobody is meant"))?;
+        if meant != Meant::from(&self.identity()) {
+            return Err(Status::new(NOT_MEANT, "another agent is meant"));
+        }
+        Ok(())
     }
 
     pub(crate) fn inspected(&self, reply: InspectReply) {
@@ -143,7 +195,7 @@ impl FakeAgent {
 type Events = Pin<Box<dyn Stream<Item = Result<StepEvent, Status>> + Send>>;
 
 fn event(kind: step_event::Kind) -> StepEvent {
-    StepEvent { kind: Some(kind) }
+    StepEvent { kind: Some(kind), generation: 0 }
 }
 
 fn log(line: &str) -> step_event::Kind {
@@ -207,8 +259,11 @@ impl Agent for FakeAgent {
 
     async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
         Peer::of(&request)?.require(&[Role::Coordinator], "greet")?;
-        let journal_id = self.0.journal.lock().unwrap().clone();
-        Ok(Response::new(HelloReply { host: self.0.host.clone(), version: "0.1.0".into(), journal_id }))
+        *self.0.greeted.lock().unwrap() += 1;
+        let past = self.0.past.lock().unwrap().clone();
+        let remembers = request.into_inner().known.is_some_and(|known| past.contains(&known));
+        let (host, version) = (self.0.host.clone(), "0.1.0".to_owned());
+        Ok(Response::new(HelloReply { host, version, identity: past.last().cloned(), remembers }))
     }
 
     async fn inspect(&self, request: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
@@ -228,6 +283,7 @@ impl Agent for FakeAgent {
 
     async fn run_step(&self, request: Request<StepRequest>) -> Result<Response<Events>, Status> {
         Peer::of(&request)?.require(&[Role::Coordinator], "run steps")?;
+        self.is_meant(&request)?;
         let request = request.into_inner();
         let (step, verb) = (request.step.clone(), request.verb());
         let fence = request.fence.as_ref().map(Fence::order).unwrap_or_default();
@@ -241,6 +297,7 @@ impl Agent for FakeAgent {
             .is_some_and(|run| run.verb == verb && (run.fence == fence || run.finished.borrow().is_none()));
         self.0.calls.lock().unwrap().push(Call { step: step.clone(), verb, fence, joined });
         let mut cut = false;
+        self.wrote(None);
         if !joined {
             if let Some(run) = runs.remove(&key) {
                 run.task.abort();
@@ -266,6 +323,7 @@ impl Agent for FakeAgent {
         run.fence = fence;
         let mut finished = run.finished.clone();
         let (send, receive) = mpsc::channel(16);
+        let agent = self.clone();
         tokio::spawn(async move {
             let progress = Progress { done: 5, total: 10, unit: "files".into(), message: String::new() };
             for kind in [log("one"), log("two"), step_event::Kind::Progress(progress)] {
@@ -277,7 +335,10 @@ impl Agent for FakeAgent {
             let ended = finished.wait_for(Option::is_some).await.is_ok();
             let outcome = finished.borrow().clone();
             if let Some(outcome) = outcome.filter(|_| ended) {
-                let _ = send.send(Ok(event(step_event::Kind::Finished(outcome)))).await;
+                agent.wrote(None);
+                let generation = agent.identity().generation;
+                let last = StepEvent { generation, ..event(step_event::Kind::Finished(outcome)) };
+                let _ = send.send(Ok(last)).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receive))))

@@ -118,13 +118,15 @@ macro_rules! calls {
         impl Traffic for FakeAgent {
             $(async fn $name(&self, request: Request<$request>) -> Result<Response<$reply>, Status> {
                 let peer = Peer::of(&request);
+                self.is_meant(&request)?;
                 let $r = request.into_inner();
                 let what: String = $what;
                 let $answer = self.admit(peer, stringify!($name), what, $r.ticket.as_ref()).await?;
                 Ok(Response::new($make))
             })*
 
-            async fn observe(&self, _: Request<ObserveRequest>) -> Result<Response<ObserveReply>, Status> {
+            async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<ObserveReply>, Status> {
+                self.is_meant(&request)?;
                 let in_recovery = *self.traffics().standby.lock().unwrap();
                 Ok(Response::new(ObserveReply {
                     running: true,

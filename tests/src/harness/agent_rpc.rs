@@ -2,24 +2,46 @@
 
 use anyhow::{Context, Result, bail};
 use pgleap_proto::agent::agent_client::AgentClient;
-use pgleap_proto::agent::{Fence, Finished, StepRequest, Verb, finished, step_event};
+use pgleap_proto::agent::{Fence, Finished, HelloRequest, StepRequest, Verb, finished, step_event};
+use pgleap_proto::caller::{Caller, Meant};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Action, Output};
 use pgleap_proto::tls::{self, Role, TlsFiles};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
 use super::fleet::Fleet;
+
+/// The group of coordinators that the harness plays: for fleets whose hosts no coordinator drives.
+pub const GROUP: &str = "harness";
+
+/// Calls to an agent that say who asks.
+pub type AgentCalls = AgentClient<InterceptedService<Channel, Caller>>;
 
 impl Fleet {
     /// A connection to the agent of a host, as the holder whose TLS directory below `pki` is named.
     ///
     /// # Errors
     /// When the agent refuses the connection or the certificate.
-    pub async fn agent(&self, host: &str, holder: &str) -> Result<AgentClient<Channel>> {
+    pub async fn agent(&self, host: &str, holder: &str) -> Result<AgentCalls> {
+        let caller = Caller { group: GROUP.to_owned(), meant: None };
+        Ok(AgentClient::with_interceptor(self.agent_channel(host, holder).await?, caller))
+    }
+
+    async fn agent_channel(&self, host: &str, holder: &str) -> Result<Channel> {
         let identity = TlsFiles::in_directory(&self.base.join("pki").join(holder)).load()?;
         let address = self.agent_address(host).with_context(|| format!("no host {host}"))?;
         let endpoint = tls::endpoint(&address)?;
-        Ok(AgentClient::new(identity.connect(&endpoint, Role::Agent, host).await?))
+        Ok(identity.connect(&endpoint, Role::Agent, host).await?)
+    }
+
+    /// The same, meant for the agent that answers now: for calls that act.
+    async fn greeted_agent(&self, host: &str) -> Result<AgentCalls> {
+        let hello = self.agent(host, "coordinator").await?.hello(HelloRequest::default()).await?.into_inner();
+        let identity =
+            hello.identity.with_context(|| format!("the agent of {host} does not say who it is"))?;
+        let caller = Caller { group: GROUP.to_owned(), meant: Some(Meant::from(&identity)) };
+        Ok(AgentClient::with_interceptor(self.agent_channel(host, "coordinator").await?, caller))
     }
 
     /// Runs one step as the coordinator would, to its end.
@@ -34,7 +56,7 @@ impl Fleet {
             verb: call.verb.into(),
             action: Some(Action { kind: Some(call.action) }),
         };
-        let mut events = self.agent(host, "coordinator").await?.run_step(request).await?.into_inner();
+        let mut events = self.greeted_agent(host).await?.run_step(request).await?.into_inner();
         while let Some(event) = events.message().await? {
             if let Some(step_event::Kind::Finished(finished)) = event.kind {
                 return Ok(finished);

@@ -77,6 +77,14 @@ impl Fleet {
         self.set_failpoint(process, name, "fail")
     }
 
+    /// Whether what was set at this place ("abort", "hold", "fail") still is: nobody has come there.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn is_set(&self, process: &str, name: &str, kind: &str) -> Result<bool> {
+        Ok(self.failpoint(process, name, kind)?.exists())
+    }
+
     fn set_failpoint(&self, process: &str, name: &str, kind: &str) -> Result<()> {
         self.base.user.write(&self.failpoint(process, name, kind)?, "", 0o644)
     }

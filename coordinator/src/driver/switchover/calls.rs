@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pgleap_proto::traffic::traffic_client::TrafficClient;
 use tokio::time::Instant;
 use tonic::{Code, Response, Status};
 
-use super::super::agents::{Link, explain_status};
+use super::super::agents::{TrafficCalls, Unreachable, explain_status};
 use super::super::backoff::Backoff;
+use super::super::greet::{Greeter, News};
 use super::super::live::TrafficWait;
 use super::{Failure, Hand, Over};
 use crate::plan::Placed;
@@ -23,7 +23,7 @@ pub(super) struct Party {
     host: String,
     /// Names it in messages: "pooler pool-1", "the old leader".
     name: String,
-    pub(super) client: TrafficClient<Link>,
+    pub(super) client: TrafficCalls,
 }
 
 impl Party {
@@ -51,11 +51,20 @@ impl Party {
 }
 
 impl Hand<'_> {
-    /// Opens the connection to the agent of something that takes part.
+    /// Opens the connection to the agent of something that takes part, and sees to it that it is the one known.
     pub(super) async fn connect<T>(&self, at: &Placed<T>, name: String) -> Result<Party, Failure> {
+        let greeted = self.greeter().greet(&at.host, &at.agent, News::Generation).await;
+        greeted.map_err(|cause| {
+            let (host, address) = (at.host.clone(), at.agent.clone());
+            Failure::lasting(format!("{name}: {}", Unreachable { host, address, cause }))
+        })?;
         let client = self.run.agents.traffic(&at.host, &at.agent).await;
         let client = client.map_err(|error| Failure::lasting(format!("{name}: {error}")))?;
         Ok(Party { host: at.host.clone(), name, client })
+    }
+
+    fn greeter(&self) -> Greeter<'_> {
+        Greeter { raft: &self.run.raft, agents: &self.run.agents, by: &self.run.by }
     }
 
     /// Asks until it is done: where there is no other way than forward, or back. Others are not held up by it, and the status
@@ -67,12 +76,13 @@ impl Hand<'_> {
         at: &Placed<A>,
         name: &str,
         what: &str,
-        call: impl Fn(TrafficClient<Link>) -> F,
+        call: impl Fn(TrafficCalls) -> F,
     ) -> Result<T, Over>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+        let mut greeted = false;
         loop {
             let why = match self.run.agents.traffic(&at.host, &at.agent).await {
                 Err(error) => error.cause,
@@ -87,6 +97,11 @@ impl Hand<'_> {
                         if status.code() == Code::Aborted {
                             self.waits(at, name, what, &self.ahead(&status));
                             return Err(Over);
+                        }
+                        // Clients may be waiting: at once, but not for ever at once.
+                        if self.greeter().again(&at.host, &at.agent, &status).await && !greeted {
+                            greeted = true;
+                            continue;
                         }
                         if status.code() == Code::Unavailable {
                             self.run.agents.forget(&at.host, &at.agent);

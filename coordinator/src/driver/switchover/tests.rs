@@ -317,3 +317,66 @@ fn tries_are_spread_out_and_bounded() {
     assert!(pause_before(1, 7) <= std::time::Duration::from_millis(750));
     assert!(pause_before(50, 7) <= std::time::Duration::from_secs(45));
 }
+
+#[tokio::test]
+async fn an_agent_that_restarts_between_the_calls_is_greeted_and_goes_on() {
+    let fixture = Fixture::new().await;
+    let (go, wait) = watch::channel(false);
+    fixture.first.answer("seal", [Answer::Hold(wait)]);
+    let coordinator = ready(&fixture).await;
+    switch(&coordinator, Side::New).await;
+    poll("the last call before the decision", || !named(&calls(&fixture), "seal").is_empty()).await;
+    fixture.second.restart("again");
+    go.send(true).unwrap();
+    assert!(ended(&coordinator).await.decided);
+    assert_eq!(coordinator.raft.latest().state.agents["h2"].incarnation, "again");
+    assert_eq!(named(&calls(&fixture), "lead").len(), 1);
+    let events: Vec<String> = coordinator.operation().events.iter().map(|event| event.kind.clone()).collect();
+    assert!(!events.iter().any(|kind| kind == "agent-forked"), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_restored_agent_ends_a_switchover_by_the_register_and_then_stops_everything() {
+    for decided in [false, true] {
+        let fixture = Fixture::new().await;
+        let (go, wait) = watch::channel(false);
+        let held = if decided { "seal" } else { "fence" };
+        fixture.first.answer(held, [Answer::Hold(wait)]);
+        let coordinator = ready(&fixture).await;
+        switch(&coordinator, Side::New).await;
+        poll("it is asked", || !named(&calls(&fixture), held).is_empty()).await;
+        // It lacks what it was known to have before the switchover began.
+        fixture.second.restore(2, "restored");
+        go.send(true).unwrap();
+        coordinator.until("stopped", |op| matches!(op.status, Status::Stopped(_))).await;
+        let operation = coordinator.operation();
+        let Status::Stopped(stop) = &operation.status else { panic!() };
+        assert!(stop.reason.contains("agent of host h2 has lost a part"), "{}", stop.reason);
+        assert_eq!(operation.traffic.writer, if decided { Side::New } else { Side::Old });
+        let last = operation.traffic.last.as_ref().unwrap();
+        assert_eq!((last.decided, last.tries), (decided, 1));
+        // Clients wait for nothing any more.
+        assert_eq!(named(&calls(&fixture), "resume").len(), 2);
+        assert_eq!(named(&calls(&fixture), "lead").is_empty(), !decided);
+        coordinator.tell(Command::Retry { operation: OP.into() }).await;
+        coordinator.at_gate().await;
+    }
+}
+
+#[tokio::test]
+async fn at_the_gate_a_restart_is_noticed_and_a_second_copy_stops_the_operation() {
+    let fixture = Fixture::new().await;
+    let coordinator = ready(&fixture).await;
+    let known = || coordinator.raft.latest().state.agents["h2"].clone();
+    poll("greeted at the gate", || known() == fixture.second.identity()).await;
+    fixture.second.restart("copy");
+    poll("the restart is known", || known().incarnation == "copy").await;
+    assert_eq!(coordinator.operation().status, Status::AtGate);
+    // The one that was copied answers again.
+    fixture.second.restore(1, "original");
+    coordinator.until("stopped", |op| matches!(op.status, Status::Stopped(_))).await;
+    let operation = coordinator.operation();
+    let Status::Stopped(stop) = &operation.status else { panic!() };
+    assert!(stop.reason.contains("second copy of the host answers"), "{}", stop.reason);
+    assert!(stop.evidence[0].contains("start copy") && stop.evidence[1].contains("start original"));
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pgleap_proto::agent::{Finished, finished};
+use pgleap_proto::agent::{AgentIdentity, Finished, finished};
 use pgleap_proto::traffic::ArmPoolerRequest;
 
 /// Term and attempt.
@@ -10,7 +10,11 @@ pub(super) type Order = (u64, u64);
 
 /// One disk's worth.
 pub(super) struct Journal {
-    pub(super) id: String,
+    id: String,
+    /// Every start of the agent, by its life; the latest is the present one.
+    starts: Vec<u64>,
+    /// Counts what is written.
+    generation: u64,
     /// Newest term of each operation.
     terms: BTreeMap<String, u64>,
     steps: BTreeMap<(String, String), Record>,
@@ -49,11 +53,31 @@ impl Journal {
     pub(super) fn new(host: &str) -> Journal {
         Journal {
             id: format!("journal of {host}"),
+            starts: Vec::new(),
+            generation: 0,
             terms: BTreeMap::new(),
             steps: BTreeMap::new(),
             fences: BTreeMap::new(),
             owed: BTreeMap::new(),
         }
+    }
+
+    /// Another start of the agent.
+    pub(super) fn begin(&mut self, life: u64) {
+        self.starts.push(life);
+        self.generation += 1;
+    }
+
+    /// Who the agent is now.
+    pub(super) fn identity(&self) -> AgentIdentity {
+        let incarnation = self.starts.last().map(u64::to_string).unwrap_or_default();
+        AgentIdentity { journal: self.id.clone(), incarnation, generation: self.generation }
+    }
+
+    /// Whether that is a point of its own life.
+    pub(super) fn remembers(&self, known: &AgentIdentity) -> bool {
+        let started = self.starts.iter().any(|life| life.to_string() == known.incarnation);
+        known.journal == self.id && started && known.generation <= self.generation
     }
 
     /// Makes a start's fence durable, or refuses it. The outcome when exactly this start has ended.
@@ -84,6 +108,7 @@ impl Journal {
             }
         }
         *newest = fence.0;
+        self.generation += 1;
         self.steps.insert(key, Record { fence, undo, ended: None });
         Ok(None)
     }
@@ -92,6 +117,7 @@ impl Journal {
     pub(super) fn finish(&mut self, operation: &str, step: &str, outcome: &Finished) {
         if let Some(record) = self.steps.get_mut(&(operation.to_owned(), step.to_owned())) {
             record.ended = Some(outcome.clone());
+            self.generation += 1;
         }
     }
 }

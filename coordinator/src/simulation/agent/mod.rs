@@ -115,6 +115,7 @@ impl Host {
             slots: Mutex::default(),
         });
         *self.process.lock().unwrap() = Some(process.clone());
+        self.journal.lock().unwrap().begin(life);
         let agent = AgentModel { sim: Arc::downgrade(sim), host: self.name.clone(), process };
         agent.take_over_fences();
         agent.take_over_pauses();

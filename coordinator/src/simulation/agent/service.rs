@@ -8,6 +8,7 @@ use pgleap_proto::agent::{
     HelloReply, HelloRequest, InspectReply, InspectRequest, LagReply, LagRequest, LogLine, StepEvent,
     StepRequest, step_event,
 };
+use pgleap_proto::caller::{Caller, Meant, NOT_MEANT};
 use pgleap_proto::step::Rehearse;
 use pgleap_proto::traffic::traffic_server::Traffic;
 use pgleap_proto::traffic::*;
@@ -25,14 +26,23 @@ impl Agent for AgentModel {
     type RunStepStream = Events;
     type RehearseStream = Events;
 
-    async fn hello(&self, _: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
-        let journal_id = self.journal(|journal| journal.id.clone());
-        Ok(Response::new(HelloReply { host: self.host.clone(), version: "simulated".into(), journal_id }))
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let known = request.into_inner().known;
+        let (identity, remembers) = self.journal(|journal| {
+            (Some(journal.identity()), known.is_some_and(|known| journal.remembers(&known)))
+        });
+        let (host, version) = (self.host.clone(), "simulated".to_owned());
+        Ok(Response::new(HelloReply { host, version, identity, remembers }))
     }
 
     async fn run_step(&self, request: Request<StepRequest>) -> Result<Response<Events>, Status> {
+        self.is_meant(&request)?;
         let outcome = self.run(request.into_inner())?;
-        let event = |kind| StepEvent { kind: Some(kind) };
+        let this = self.clone();
+        let event = move |kind| {
+            let generation = this.journal(|journal| journal.identity().generation);
+            StepEvent { kind: Some(kind), generation }
+        };
         let line = LogLine { source: "simulation".into(), line: "at work".into() };
         let begun = stream::iter([Ok(event(step_event::Kind::Log(line)))]);
         let ended = stream::once(async move {
@@ -56,6 +66,16 @@ impl Agent for AgentModel {
 }
 
 impl AgentModel {
+    /// Acts only for who means this very life of it.
+    fn is_meant<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let own = Meant::from(&self.journal(|journal| journal.identity()));
+        if Caller::of(request).meant.as_ref() == Some(&own) {
+            return Ok(());
+        }
+        self.sim().count("calls for another life", format_args!("{}: another one is meant", self.host));
+        Err(Status::new(NOT_MEANT, "another agent is meant"))
+    }
+
     /// Only a ticket as new as the newest seen, which is durable when this returns.
     fn admit(&self, ticket: Option<Ticket>) -> Result<Call, Status> {
         let Ticket { operation, term, attempt } =
@@ -87,6 +107,7 @@ macro_rules! calls {
         #[tonic::async_trait]
         impl Traffic for AgentModel {
             $(async fn $name(&self, request: Request<$request>) -> Result<Response<$reply>, Status> {
+                self.is_meant(&request)?;
                 let $r = request.into_inner();
                 let $call = self.admit($r.ticket.clone())?;
                 self.detached(async move { $work }).await
