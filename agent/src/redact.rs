@@ -11,10 +11,12 @@ const MASK: &str = "***";
 /// Words that a secret follows, after `=` or `:` or in quotes.
 const KEYS: [&str; 3] = ["password", "passwd", "passphrase"];
 /// Beginnings of stored password hashes, and how they go on.
-const HASHES: [(&str, fn(char) -> bool); 2] = [
+const HASHES: [Hash; 2] = [
     ("SCRAM-SHA-256$", |c| c.is_ascii_alphanumeric() || "$:+/=".contains(c)),
     ("md5", |c| c.is_ascii_hexdigit()),
 ];
+/// How a hash begins, and what it goes on with.
+type Hash = (&'static str, fn(char) -> bool);
 /// Length of an md5 hash.
 const MD5: usize = 32;
 

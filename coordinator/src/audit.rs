@@ -49,8 +49,11 @@ pub trait Audited {
 #[derive(Debug, Clone)]
 pub struct Auditor {
     raft: Raft,
-    counted: Arc<Mutex<HashMap<(String, String), Counted>>>,
+    counted: Arc<Mutex<HashMap<Refused, Counted>>>,
 }
+
+/// Holder and verb.
+type Refused = (String, String);
 
 /// Refusals of one holder and verb since the last entry.
 #[derive(Debug)]

@@ -22,7 +22,12 @@ const TOLD_APART: usize = 256;
 
 /// Puts the warnings around a server's methods.
 #[derive(Debug, Clone, Default)]
-pub(super) struct RefusalLog(Arc<Mutex<HashMap<(String, String), (Instant, u64)>>>);
+pub(super) struct RefusalLog(Arc<Mutex<HashMap<Refused, Told>>>);
+
+/// Caller and method.
+type Refused = (String, String);
+/// When it was told, and how often it happened since.
+type Told = (Instant, u64);
 
 impl RefusalLog {
     fn tell(&self, who: &str, method: &str, status: &Status) {

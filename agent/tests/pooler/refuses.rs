@@ -1,9 +1,9 @@
 //! What cannot be moved is refused beforehand, with the reason.
 
-use pgleap_proto::traffic::{Pooler, Side, pooler};
+use pgleap_proto::traffic::{PauseRequest, Pooler, Side, pooler};
 
 use crate::in_world;
-use crate::world::{World, free_port};
+use crate::world::{World, eventually, free_port};
 
 async fn refused(world: &mut World, pooler: &Pooler, expected: &str) {
     let status = world.arm(pooler, Side::New).await.unwrap_err();
@@ -93,4 +93,22 @@ fn what_reload_would_change_besides_is_told_and_calls_out_of_order_are_refused()
             assert!(status.message().contains("not armed for this try"), "{status}");
         },
     );
+}
+
+#[test]
+fn a_wrong_role_is_refused_and_told_with_name_and_address() {
+    in_world("refuses::a_wrong_role_is_refused_and_told_with_name_and_address", async |world| {
+        let mut client = world.wrong_role().await;
+        for _ in 0..3 {
+            let refused = client.pause(PauseRequest::default()).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+            assert!(refused.message().contains("coordinator is needed"), "{refused}");
+        }
+        let log = || std::fs::read_to_string(world.servers.path("agent.log")).unwrap();
+        eventually("the agent warns", async || log().contains("a caller was refused")).await;
+        let told: Vec<String> =
+            log().lines().filter(|line| line.contains("a caller was refused")).map(str::to_owned).collect();
+        let [told] = &told[..] else { panic!("once a minute: {told:?}") };
+        assert!(told.contains("agent there at 127.0.0.1") && told.contains("Traffic/Pause"), "{told}");
+    });
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use pgleap_proto::node::Node;
-use pgleap_proto::tls::{self, Role, TlsIdentity};
+use pgleap_proto::tls::{self, Role, TlsFiles, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use pgleap_proto::traffic::{
     ArmPoolerReply, ArmPoolerRequest, Leader, PauseReply, PauseRequest, PgBouncer, Pooler, ResumeReply,
@@ -117,6 +117,13 @@ impl World {
         })
         .await;
         self.client = Some(TrafficClient::new(caller::greet(connected.unwrap()).await));
+    }
+
+    /// A connection to the agent as the other agent, which may not give orders.
+    pub async fn wrong_role(&self) -> TrafficClient<Channel> {
+        let identity = TlsFiles::in_directory(&self.servers.path("tls-l")).load().unwrap();
+        let endpoint = tls::endpoint(&format!("127.0.0.1:{}", self.listen)).unwrap();
+        TrafficClient::new(identity.connect(&endpoint, Role::Agent, "here").await.unwrap())
     }
 
     /// As by SIGKILL.

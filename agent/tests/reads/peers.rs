@@ -13,7 +13,6 @@ use pgleap_proto::node::Node;
 use pgleap_proto::tls::{Role, TlsIdentity};
 use pgleap_proto::traffic::Leader;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// An agent that answers nothing but who takes writes.

@@ -25,7 +25,7 @@ fn since(text: &str) -> Result<Timestamp, String> {
     // Days are not a part of a duration, because not all have 24 hours; here they have.
     let days = text.strip_suffix('d').and_then(|days| days.parse::<i64>().ok());
     let ago = match days {
-        Some(days) => days.checked_mul(24).and_then(|hours| SignedDuration::try_from_hours(hours)),
+        Some(days) => days.checked_mul(24).and_then(SignedDuration::try_from_hours),
         None => text.parse().ok(),
     };
     let when = ago.filter(|ago| !ago.is_negative()).and_then(|ago| Timestamp::now().checked_sub(ago).ok());

@@ -58,9 +58,12 @@ pub(super) struct Loaded {
     stamp: Stamp,
 }
 
-/// Whether files are the same as before: device, inode, length, time of change, for each.
+/// Whether the files are the same as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, u64, i64, i64)>; 3]);
+struct Stamp([Option<FileStamp>; 3]);
+
+/// Device, inode, length, time of change.
+type FileStamp = (u64, u64, u64, i64, i64);
 
 impl fmt::Debug for TlsIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
