@@ -7,6 +7,7 @@ help:
 	@echo 'make test    formatting, lints, and every test, those with real PostgreSQL included'
 	@echo 'make simulate SEEDS=n FIRST=k   coordinators, agents, networks, disks and clocks from a seed, under every kind of fault'
 	@echo 'make switchover-faults   kill everything at every step of a switchover (long)'
+	@echo 'make crash-matrix   kill everything at every step of an upgrade (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make clean   remove what was built'
@@ -37,6 +38,10 @@ switchover-faults: setup
 	$(CARGO) build --workspace --bins
 	PGLEAP_FAULTS=all $(CARGO) test -p pgleap-tests --test switchover_faults -- --nocapture
 
+crash-matrix: setup
+	$(CARGO) build --workspace --bins
+	PGLEAP_CRASHES=all $(CARGO) test -p pgleap-tests --test crash_matrix -- --nocapture
+
 partitions: setup
 	$(CARGO) build --workspace --bins
 	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --nocapture
@@ -48,4 +53,4 @@ bench: setup
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test simulate switchover-faults partitions bench clean
+.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions bench clean

@@ -31,9 +31,8 @@ use pgleap_proto::agent::agent_client::AgentClient;
 use pgleap_proto::agent::{StepRequest, Verb, finished::Outcome, step_event};
 use pgleap_proto::failpoint::{JOB_STARTED, STEP_PLACES, UNDO_PLACES};
 use pgleap_proto::step::{Action, Output};
-use pgleap_proto::tls::{Role, TlsFiles};
+use pgleap_proto::tls::{self, Role, TlsFiles};
 use tempfile::TempDir;
-use tonic::transport::Endpoint;
 
 const AGENT: &str = env!("CARGO_BIN_EXE_pgleap-agent");
 /// Names the state directory of the agent that this binary is to be.
@@ -166,9 +165,9 @@ impl World {
     async fn ask(&self, request: StepRequest) -> Option<Outcome> {
         let identity = self.authority.issue(&self.path("coordinator"), Role::Coordinator, "c1");
         let address = fs::read_to_string(self.path("address")).unwrap();
-        let endpoint = Endpoint::from_shared(format!("https://{address}")).unwrap();
-        let endpoint = endpoint.tls_config(identity.client_config(Role::Agent, "db1")).unwrap();
-        let greeted = caller::greet(endpoint.connect().await.unwrap()).await;
+        let endpoint = tls::endpoint(&address).unwrap();
+        let channel = identity.connect(&endpoint, Role::Agent, "db1").await.unwrap();
+        let greeted = caller::greet(channel).await;
         let events = AgentClient::new(greeted).run_step(request).await.ok()?.into_inner();
         let last = events.filter_map(async |event| event.ok()).collect::<Vec<_>>().await.pop()?;
         match last.kind {

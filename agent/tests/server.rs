@@ -92,7 +92,7 @@ impl Agent {
 
     async fn connected(&self) -> Channel {
         let identity = self.holder(Role::Coordinator, "c1");
-        self.channel(identity.client_config(Role::Agent, "db1")).await.unwrap()
+        self.channel(&identity).await.unwrap()
     }
 
     /// As a coordinator that has just greeted it.

@@ -6,6 +6,7 @@
 
 pub mod by_hand;
 pub mod by_hand_switchover;
+pub mod crashes;
 pub mod faults;
 pub mod harness;
 pub mod ledger;

@@ -40,18 +40,19 @@ fn chosen(seed: u64) -> Vec<Partition> {
     }
 }
 
-/// Tells an operation that stopped to go on, until it is at its gate.
-async fn carry_through(scenario: &Scenario) -> Result<()> {
+/// Tells an operation that stopped to go on, until it is at its gate; why it stopped.
+async fn carry_through(scenario: &Scenario) -> Result<Vec<String>> {
     let name = &scenario.fleet.name;
+    let mut stops = Vec::new();
     for _ in 0..PATIENCE {
         let status = scenario.fleet.wait_done(LIMIT).await;
-        let Err(why) = status else { return Ok(()) };
+        let Err(why) = status else { return Ok(stops) };
         let stands = scenario.fleet.status(name).await?.context("no operation")?;
         if stands.state != "stopped" {
             return Err(why);
         }
         ensure!(!stands.reason.is_empty() && stands.next.contains("retry"), "{}", describe(&stands));
-        println!("stopped: {}", stands.reason);
+        stops.push(stands.reason);
         scenario.fleet.pgleap_ok(&["retry", name]).await?;
     }
     bail!("stopped {PATIENCE} times")
@@ -69,9 +70,9 @@ async fn an_upgrade_survives_bad_weather() -> Result<()> {
     let fleet = &scenario.fleet;
     let mut weather =
         Weather::new(seed, fleet.host_names().into_iter().chain(fleet.member_hosts()).collect());
-    weather.during(&fleet.base.network, carry_through(&scenario)).await?;
+    let stops = weather.during(&fleet.base.network, carry_through(&scenario)).await?;
     ensure!(weather.cuts > 0, "the weather was fine");
-    println!("{} cuts", weather.cuts);
+    println!("{} cuts; stopped: {stops:#?}", weather.cuts);
     scenario.prove().await?;
     scenario.fleet.passed();
     Ok(())

@@ -13,6 +13,7 @@ use pgleap_proto::traffic::{
     ResumeRequest, Side, Ticket, pooler,
 };
 use tonic::Status;
+use tonic::transport::Channel;
 
 use crate::caller::{self, Greeted};
 use crate::certificates::Authority;

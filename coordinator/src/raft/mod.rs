@@ -131,7 +131,7 @@ enum Input {
     Propose(Box<Envelope>, Answer),
     Barrier(Passed),
     Step(Box<Message>),
-    Change { wish: Wish, asked: Asked, answer: Answer },
+    Change { wish: Wish, asked: Box<Asked>, answer: Answer },
     Transfer(u64, Passed),
     Introduce(Group),
     Statuses(oneshot::Sender<Vec<MemberStatus>>),
@@ -258,7 +258,7 @@ impl Raft {
         // What members do by themselves is nothing for the audit log.
         let at = (!matches!(wish, Wish::Promote { .. } | Wish::Moved { .. })).then(|| self.clock.now());
         let asked = Asked { by: by.to_owned(), request_id: request_id.to_owned(), at };
-        self.input(Input::Change { wish, asked, answer })?;
+        self.input(Input::Change { wish, asked: Box::new(asked), answer })?;
         answered.await.unwrap_or(Err(ProposeError::Stopping)).map(drop)
     }
 

@@ -120,7 +120,8 @@ pub(super) fn doubted(operation: &mut Operation, occasion: Occasion<'_>, host: &
         Status::Running | Status::AtGate | Status::Cancelling | Status::Finishing => {
             enter(operation, occasion, Status::Stopped(stop));
         }
-        Status::Cancelled | Status::Finished => return,
+        // One that is queued has begun nothing anywhere.
+        Status::Queued | Status::Cancelled | Status::Finished => return,
     }
     // What ran there is asked again by a later start only.
     let plan = operation.plan.clone();

@@ -368,6 +368,7 @@ fn queued(occasion: Occasion<'_>, new: &NewOperation, place: Place) -> Operation
         events,
         traffic: Traffic::default(),
         place,
+        doubted: None,
     }
 }
 

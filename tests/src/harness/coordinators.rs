@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pgleap_proto::raft::ListReply;
 
 use super::eventually::eventually;
@@ -120,6 +122,23 @@ impl Fleet {
             process.with_context(|| format!("coordinator {leader} does not run"))?.kill();
         }
         Ok(leader)
+    }
+
+    /// A signal to a member: SIGSTOP and SIGCONT, above all.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_member(&self, member: u64, signal: Signal) -> Result<()> {
+        let process = match member {
+            1 => self.coordinator.as_ref(),
+            _ => {
+                let index = usize::try_from(member - 2)?;
+                self.others.get(index).and_then(|other| other.process.as_ref())
+            }
+        };
+        let process = process.with_context(|| format!("coordinator {member} does not run"))?;
+        kill(Pid::from_raw(i32::try_from(process.pid())?), signal)
+            .with_context(|| format!("{signal} to coordinator {member}"))
     }
 
     /// Starts a member that was killed, and waits until it is in contact with its leader.

@@ -28,6 +28,9 @@ use poolers::Slot;
 use sides::Armed;
 use steps::{Job, Run};
 
+/// Poolers, by operation and name.
+type Slots = BTreeMap<(String, String), Arc<tokio::sync::Mutex<Slot>>>;
+
 /// The machine: what survives, and the process that runs on it.
 pub(super) struct Host {
     pub(super) name: String,
@@ -45,7 +48,7 @@ struct Process {
     tasks: Mutex<Tasks>,
     runs: Mutex<BTreeMap<(String, String), Run>>,
     armed: Mutex<BTreeMap<String, Arc<Armed>>>,
-    slots: Mutex<BTreeMap<(String, String), Arc<tokio::sync::Mutex<Slot>>>>,
+    slots: Mutex<Slots>,
 }
 
 #[derive(Default)]

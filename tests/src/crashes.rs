@@ -1,0 +1,193 @@
+//! Everything that can die while an operation goes on, at every step of it: which part dies where comes from the plan, so that
+//! a new step is covered by itself.
+//!
+//! Who starts again what died: agents and coordinators at once, as systemd does; old servers too; a new server only
+//! by the operator, when the operation has stopped because of it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use pgleap_proto::failpoint::{STEP_PLACES, UNDO_PLACES};
+use pgleap_proto::fleet::{OperationStatus, PlanReply};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+
+use crate::harness::pgleap::describe;
+use crate::harness::{Fleet, Server};
+use crate::scenario::LIMIT;
+
+/// How often an operation may stop and be told to go on.
+const PATIENCE: u32 = 40;
+
+/// What is killed, always by SIGKILL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Victim {
+    /// The agent whose step it is.
+    Agent,
+    /// The leading coordinator.
+    Leader,
+    /// Every PostgreSQL server on the step's host.
+    Postgres,
+}
+
+/// Who dies, and when: an index into the places that each step comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Who.
+    pub victim: Victim,
+    /// Where.
+    pub place: usize,
+}
+
+/// Every way to die in a step. Servers do not know of the journal: for them the beginning, the act and its end count.
+pub fn all() -> Vec<Crash> {
+    let every = |victim: Victim, places: &[usize]| {
+        places.iter().map(|place| Crash { victim, place: *place }).collect::<Vec<_>>()
+    };
+    [
+        every(Victim::Agent, &[0, 1, 2, 3, 4]),
+        every(Victim::Leader, &[1, 2, 4]),
+        every(Victim::Postgres, &[1, 2, 3]),
+    ]
+    .concat()
+}
+
+/// For each step another one, chosen by the seed.
+pub fn mixed(seed: u64) -> impl FnMut(&str) -> Crash {
+    let (mut dice, all) = (StdRng::seed_from_u64(seed), all());
+    move |_| all.choose(&mut dice).copied().unwrap_or(Crash { victim: Victim::Agent, place: 0 })
+}
+
+/// What will be met at one step.
+#[derive(Debug, Clone)]
+struct Armed {
+    host: String,
+    crash: Crash,
+    /// Name of the failpoint.
+    place: String,
+    met: bool,
+}
+
+/// Crashes at the steps of one operation.
+#[derive(Debug)]
+pub struct Storm {
+    armed: Vec<Armed>,
+    /// Operations stopped and told to go on, with the reasons.
+    pub stops: Vec<String>,
+}
+
+impl Storm {
+    /// Prepares a crash for every step of the plan, or for its undo. To be called before the operation is started, or
+    /// cancelled.
+    ///
+    /// # Errors
+    /// When there is no plan.
+    pub async fn arm(fleet: &Fleet, undo: bool, mut choose: impl FnMut(&str) -> Crash) -> Result<Storm> {
+        let printed = fleet.pgleap_ok(&["plan", &fleet.name, "--json"]).await?;
+        let plan: PlanReply = serde_json::from_str(&printed)?;
+        ensure!(!plan.steps.is_empty(), "the plan has no steps");
+        let places = if undo { UNDO_PLACES } else { STEP_PLACES };
+        let mut armed = Vec::new();
+        for step in plan.steps {
+            let crash = choose(&step.id);
+            let place = format!("{}@{}", places[crash.place], step.id.replace('/', ":"));
+            match crash.victim {
+                Victim::Agent => fleet.abort(&step.host, &place)?,
+                Victim::Leader | Victim::Postgres => fleet.hold(&step.host, &place)?,
+            }
+            armed.push(Armed { host: step.host, crash, place, met: false });
+        }
+        Ok(Storm { armed, stops: Vec::new() })
+    }
+
+    /// Kills and starts again until the operation satisfies `over`; tells it to go on when it stops.
+    ///
+    /// # Errors
+    /// When it does not end, or stops again and again.
+    pub async fn rage(
+        &mut self,
+        fleet: &mut Fleet,
+        over: impl Fn(&OperationStatus) -> bool,
+    ) -> Result<OperationStatus> {
+        let name = fleet.name.clone();
+        let (began, mut looked) = (Instant::now(), None::<Instant>);
+        loop {
+            self.strike(fleet).await?;
+            if looked.is_none_or(|at| at.elapsed() > Duration::from_millis(300)) {
+                looked = Some(Instant::now());
+                let status = fleet.status(&name).await?.context("no operation shows")?;
+                if over(&status) {
+                    return Ok(status);
+                }
+                ensure!(began.elapsed() < 2 * LIMIT, "it does not end: {}", describe(&status));
+                if status.state == "stopped" {
+                    self.go_on(fleet, &status).await?;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whoever came to its place dies, and is started again.
+    async fn strike(&mut self, fleet: &mut Fleet) -> Result<()> {
+        for host in fleet.host_names() {
+            if fleet.has_ended(&host) {
+                fleet.start_agent(&host).await?;
+            }
+        }
+        for armed in self.armed.iter_mut().filter(|armed| !armed.met) {
+            match armed.crash.victim {
+                Victim::Agent => armed.met = !fleet.is_set(&armed.host, &armed.place, "abort")?,
+                _ if !fleet.is_held(&armed.host, &armed.place)? => {}
+                Victim::Leader => {
+                    let killed = fleet.kill_leader().await?;
+                    fleet.leading_member().await?;
+                    fleet.release(&armed.host, &armed.place)?;
+                    fleet.revive_member(killed).await?;
+                    armed.met = true;
+                }
+                Victim::Postgres => {
+                    for server in servers(fleet, &armed.host).into_iter().filter(Server::is_running) {
+                        server.kill().await?;
+                        if fleet.old.nodes.iter().any(|node| node.name == server.name) {
+                            server.start(&fleet.base).await?;
+                        }
+                    }
+                    fleet.release(&armed.host, &armed.place)?;
+                    armed.met = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What an operator does who reads `status`: starts a server that died, and says retry.
+    async fn go_on(&mut self, fleet: &Fleet, status: &OperationStatus) -> Result<()> {
+        ensure!(!status.reason.is_empty() && status.next.contains("retry"), "{}", describe(status));
+        self.stops.push(status.reason.clone());
+        if self.stops.len() as u32 > PATIENCE {
+            bail!("it stopped {PATIENCE} times:\n{}", self.stops.join("\n"));
+        }
+        fleet.pgleap_ok(&["retry", &fleet.name]).await.map(drop)
+    }
+
+    /// How many crashes of each kind were met, why the operation stopped, and which steps never came to their places.
+    pub fn report(&self) -> String {
+        let mut met: BTreeMap<String, usize> = BTreeMap::new();
+        for armed in self.armed.iter().filter(|armed| armed.met) {
+            *met.entry(format!("{:?}", armed.crash.victim)).or_default() += 1;
+        }
+        let missed = self.armed.iter().filter(|armed| !armed.met);
+        let missed: Vec<&str> = missed.map(|armed| armed.place.as_str()).collect();
+        format!("met {met:?}; stopped: {:#?}; not met: {missed:?}", self.stops)
+    }
+}
+
+/// Whatever may run on a host: an old node, a seed, a new node.
+fn servers(fleet: &Fleet, host: &str) -> Vec<Server> {
+    let old = fleet.old.nodes.iter().cloned();
+    let new = fleet.new.iter().flat_map(|node| [fleet.seed(node), node.clone()]);
+    old.chain(new).filter(|server| server.name == host).collect()
+}
