@@ -34,7 +34,7 @@ impl ByHand {
     fn new() -> ByHand {
         let (pki, data) = (Pki::new(), tempfile::tempdir().unwrap());
         let (raft, thread) = open_raft(&data.path().join("data"));
-        let agents = Arc::new(Agents::new(pki.identity(Role::Coordinator, "c1")));
+        let agents = Arc::new(Agents::new(pki.identity(Role::Coordinator, "c1"), raft.clone()));
         let driver = Driver::new(raft.clone(), agents, Arc::new(Live::default()), "c1");
         ByHand { driver, raft, state: State::default(), _thread: thread, _data: data, _pki: pki }
     }
@@ -152,7 +152,7 @@ async fn measure_the_driver_alone() {
             let Reply::Started { attempt, .. } = hand.tell(started) else { panic!() };
             reconciling += cpu(|| hand.reconcile());
             let outcome = Outcome::Done { output: None, already: false };
-            hand.tell(Command::StepFinished { operation, step, attempt, outcome });
+            hand.tell(Command::StepFinished { operation, step, attempt, outcome, agent: None });
             reconciling += cpu(|| hand.reconcile());
             views += 2;
             // What it would be to look at every operation at every change.
@@ -196,7 +196,7 @@ async fn measure_many_operations() {
         plans.push(chain(n, steps, &address.to_string()));
     }
     let (raft, mut thread) = open_raft(&data.path().join("data"));
-    let agents = Arc::new(Agents::new(pki.identity(Role::Coordinator, "c1")));
+    let agents = Arc::new(Agents::new(pki.identity(Role::Coordinator, "c1"), raft.clone()));
     let driver = Driver::new(raft.clone(), agents, Arc::new(Live::default()), "c1");
     let stop = CancellationToken::new();
     let driving = tokio::spawn(driver.run(stop.clone()));

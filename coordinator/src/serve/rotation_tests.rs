@@ -161,9 +161,11 @@ async fn a_channel_that_connects_again_shows_the_certificate_in_force() {
     let (stop, served) = serve(load(&cas.issue("old", Role::Agent, "db1", &["old"])), listener);
 
     let identity = load(&cas.issue("old", Role::Coordinator, "c1", &["old"]));
-    let agents = Agents::new(identity.clone());
+    let data = tempfile::tempdir().unwrap();
+    let (raft, _thread) = crate::testing::open_raft(&data.path().join("data"));
+    let agents = Agents::new(identity.clone(), raft);
     let mut client = agents.client("db1", &address.to_string()).await.unwrap();
-    client.hello(HelloRequest {}).await.unwrap();
+    client.hello(HelloRequest::default()).await.unwrap();
 
     // The agent comes back with nothing but the new CA.
     cas.issue("new", Role::Coordinator, "c1", &["new"]);
@@ -173,7 +175,7 @@ async fn a_channel_that_connects_again_shows_the_certificate_in_force() {
     let listener = TcpListener::bind(address).await.unwrap();
     let (_stop, _served) = serve(load(&cas.issue("new", Role::Agent, "db1", &["new"])), listener);
     let asking = async {
-        while client.hello(HelloRequest {}).await.is_err() {
+        while client.hello(HelloRequest::default()).await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };

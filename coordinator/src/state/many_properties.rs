@@ -339,7 +339,7 @@ impl World {
             true => Outcome::Done { output: None, already: false },
             false => Outcome::Failed { message: "broken".into(), evidence: Vec::new() },
         };
-        self.tell(Command::StepFinished { operation, step, attempt, outcome }).unwrap();
+        self.tell(Command::StepFinished { operation, step, attempt, outcome, agent: None }).unwrap();
         true
     }
 
