@@ -8,6 +8,7 @@ help:
 	@echo 'make switchover-faults   kill everything at every step of a switchover (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
+	@echo 'make bench-group   measure three coordinators before 10, 100 and 1,000 simulated agents, the leader killed again and again (long)'
 	@echo 'make clean   remove what was built'
 
 setup:
@@ -38,7 +39,11 @@ bench: setup
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) run --release -p pgleap-tests --bin bench
 
+bench-group: setup
+	$(CARGO) build --release -p pgleap-coordinator -p pgleap-tests --bins
+	$(CARGO) run --release -p pgleap-tests --bin bench_group
+
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test switchover-faults partitions bench clean
+.PHONY: help setup build demo test switchover-faults partitions bench bench-group clean
