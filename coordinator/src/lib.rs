@@ -7,6 +7,7 @@ pub mod check;
 pub mod cli;
 pub mod driver;
 pub mod fleet;
+mod open_files;
 pub mod pki;
 pub mod plan;
 pub mod raft;
