@@ -79,16 +79,39 @@ fn at_gate(status: &OperationStatus) -> Result<Option<()>> {
     Ok((status.state == "waiting").then_some(()))
 }
 
+/// The plan of every cluster. Clusters with as many nodes have the same one but for names, so each shape is asked for once:
+/// the leader is not to know its agents before the load begins.
+async fn plans(operator: &Operator, layout: &Layout) -> Result<BTreeMap<String, PlanReply>> {
+    let mut shapes: BTreeMap<(usize, usize), PlanReply> = BTreeMap::new();
+    let mut plans = BTreeMap::new();
+    for cluster in layout.all() {
+        let shape = (cluster.old.len(), cluster.new.len());
+        if let std::collections::btree_map::Entry::Vacant(vacant) = shapes.entry(shape) {
+            vacant.insert(plan(operator, &cluster.name).await?);
+        }
+        plans.extend(shapes.get(&shape).map(|plan| (cluster.name.clone(), renamed(plan, &cluster.name))));
+    }
+    Ok(plans)
+}
+
+fn renamed(plan: &PlanReply, cluster: &str) -> PlanReply {
+    let mut plan = plan.clone();
+    let (from, to) = (format!("/{}-", plan.cluster), format!("/{cluster}-"));
+    for step in &mut plan.steps {
+        step.id = step.id.replace(&from, &to);
+        step.after.iter_mut().for_each(|after| *after = after.replace(&from, &to));
+    }
+    plan.cluster = cluster.to_owned();
+    plan
+}
+
 impl Load {
-    /// Plans and starts every cluster but the probe, all at once.
+    /// Starts every cluster but the probe, all at once.
     ///
     /// # Errors
     /// When one is refused.
     pub async fn begin(operator: &Operator, swarm: &Swarm) -> Result<Load> {
-        let mut plans = BTreeMap::new();
-        for cluster in swarm.layout.all().map(|cluster| &cluster.name) {
-            plans.insert(cluster.clone(), plan(operator, cluster).await?);
-        }
+        let plans = plans(operator, &swarm.layout).await?;
         let before = swarm.book.acts_ended();
         let began = Timestamp::now();
         let clusters: Vec<&ClusterAt> = swarm.layout.clusters.iter().collect();
