@@ -2,8 +2,7 @@
 //!
 //! `harness` starts and ends processes, `ledger` writes load whose every acknowledged commit can be looked for
 //! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was,
-//! `world` the same of a whole fleet, `scenario` puts them together. `swarm` is another fleet: real coordinators before
-//! simulated agents, any number of them.
+//! `world` the same of a whole fleet, `scenario` puts them together.
 
 pub mod by_hand;
 pub mod by_hand_switchover;
@@ -17,7 +16,6 @@ pub mod scenario;
 pub mod schema;
 pub mod snapshot;
 pub mod stalls;
-pub mod swarm;
 pub mod switching;
 pub mod taken_back;
 pub mod world;
