@@ -290,6 +290,10 @@ mod tests {
         let own = i32::try_from(std::process::id()).unwrap();
         let child = *children(own).unwrap().iter().find(|child| child.pid == pid).unwrap();
         assert!(child.is_alive() && !Child { started: child.started + 1, ..child }.is_alive());
+        // The kernel lets the parent go on before the new program's arguments can be read.
+        while child.title().is_empty() {
+            std::thread::yield_now();
+        }
         assert_eq!(child.title(), "sleep 60");
         child.terminate();
         // Not waited for: a zombie counts as gone.
