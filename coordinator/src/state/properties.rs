@@ -13,6 +13,9 @@
 //! | finish takes back what the plan says, last first, and nothing else | `finish_takes_back_what_is_marked` |
 //! | whatever happened, retry and honest agents bring it to the gate | `it_can_always_be_finished` |
 
+mod checks;
+mod examples;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -21,6 +24,7 @@ use proptest::prelude::*;
 use super::samples::{movable, plan, plan_of_masks, step};
 use super::*;
 use crate::plan::Finish;
+use checks::{check_attempts, check_audit, check_exclusive, check_register, check_start};
 
 /// What a random scheduler, agents and operators may try, legal or not.
 #[derive(Debug, Clone)]
@@ -247,116 +251,12 @@ fn history(masks: &[u16], tries: &[Try]) -> (Vec<Envelope>, State) {
 }
 
 /// The state after a refusal, but for what a refusal may change.
-fn unchanged(after: &State, before: &State) -> State {
+pub(super) fn unchanged(after: &State, before: &State) -> State {
     State { applied: before.applied, audit: before.audit.clone(), ..after.clone() }
-}
-
-/// Who asked for something is noted with it, and nothing else is.
-fn check_audit(before: &State, after: &State, envelope: &Envelope, accepted: bool) {
-    let asked = matches!(
-        envelope.command,
-        Command::ApplyFleet { .. }
-            | Command::StartOperation { .. }
-            | Command::Cancel { .. }
-            | Command::Retry { .. }
-            | Command::SetReads { .. }
-            | Command::BeginSwitchover { .. }
-            | Command::Finish { .. }
-    );
-    if !asked {
-        assert_eq!(after.audit, before.audit);
-    } else if accepted {
-        let entry = after.audit.entries().last().unwrap();
-        assert_eq!((entry.index, &entry.by, entry.at), (after.applied, &envelope.by, envelope.at));
-        assert_eq!(entry.note.refused, None);
-    } else {
-        assert_ne!(after.audit, before.audit);
-    }
 }
 
 fn position(index: u64) -> Position {
     Position { index, term: 1 + index / 10 }
-}
-
-fn check_start(before: &State, command: &Command, position: Position, reply: &Reply) {
-    let Command::StepStarted { operation, step, verb } = command else { return };
-    let operation = &before.operations[operation];
-    // The fence: the entry's own term, and an attempt that no start of the operation ever had.
-    assert_eq!(*reply, Reply::Started { attempt: operation.next_attempt, term: position.term });
-    match verb {
-        Verb::Do => {
-            let after = &operation.plan.step(step).unwrap().after;
-            assert!(
-                after.iter().all(|id| operation.steps[id].state == StepState::Done),
-                "{step} ran too early"
-            );
-            if operation.plan.step(step).unwrap().finish == Finish::StopOld {
-                assert!(operation.status == Status::Finishing && operation.traffic.writer == Side::New);
-                assert!(
-                    operation.to_finish().next().is_none(),
-                    "{step} ended before the way back was taken away"
-                );
-            } else {
-                assert_eq!(operation.status, Status::Running);
-            }
-        }
-        Verb::Undo => {
-            let later = operation.plan.steps.iter().skip_while(|s| s.id != *step).skip(1);
-            for step in later {
-                let record = &operation.steps[&step.id];
-                let untouched = record.touched_at.is_none() || record.state == StepState::Undone;
-                let stays = operation.status == Status::Finishing && step.finish == Finish::Keep;
-                assert!(untouched || stays, "{} was still there", step.id);
-            }
-            assert!(matches!(operation.status, Status::Cancelling | Status::Finishing));
-        }
-    }
-}
-
-/// Who takes writes changes by a decision only, and a decision is what it has to be.
-fn check_register(before: &State, after: &State, command: &Command, position: Position) {
-    for (id, new) in &after.operations {
-        let Some(old) = before.operations.get(id) else {
-            assert_eq!((new.traffic.writer, new.traffic.count), (Side::Old, 0));
-            continue;
-        };
-        if old.traffic.count == new.traffic.count {
-            assert_eq!(old.traffic.writer, new.traffic.writer, "the register moved without a decision");
-            continue;
-        }
-        let Command::Decide { attempt, .. } = command else { panic!("{command:?} decided") };
-        let (was, is) = (old.traffic.switchover.as_ref().unwrap(), new.traffic.switchover.as_ref().unwrap());
-        assert_eq!((was.stage, is.stage), (Stage::Trying, Stage::Decided), "at most one for each switchover");
-        assert_eq!((was.ticket.term, was.ticket.attempt), (position.term, *attempt));
-        assert_eq!(new.traffic.count, old.traffic.count + 1);
-        assert_eq!((old.traffic.writer, new.traffic.writer), (was.to.other(), was.to));
-    }
-}
-
-fn check_attempts(before: &State, after: &State, command: &Command) {
-    for (id, old) in &before.operations {
-        let Some(new) = after.operations.get(id) else { continue };
-        let steps = matches!(command, Command::StepStarted { .. }) && old.steps != new.steps;
-        let starts = u64::from(steps || old.traffic.ticket != new.traffic.ticket);
-        assert!(old.traffic.ticket <= new.traffic.ticket, "tickets only grow");
-        assert_eq!(new.next_attempt, old.next_attempt + starts);
-        for record in new.steps.values() {
-            if let StepState::Started(run) = &record.state {
-                assert!(run.attempt < new.next_attempt);
-            }
-        }
-    }
-}
-
-fn check_exclusive(state: &State) {
-    let mut hosts = std::collections::BTreeSet::new();
-    let mut clusters = std::collections::BTreeSet::new();
-    for operation in state.active() {
-        assert!(clusters.insert(operation.plan.cluster.clone()), "two operations on one cluster");
-        for host in operation.hosts() {
-            assert!(hosts.insert(host.to_owned()), "two operations on host {host}");
-        }
-    }
 }
 
 /// Plays an honest driver and honest agents until nothing is runnable; returns the undone steps in order.
@@ -554,49 +454,6 @@ fn started(steps: Vec<crate::plan::PlannedStep>) -> State {
     state
 }
 
-#[test]
-fn a_repeated_request_is_one_request() {
-    let mut state = State::default();
-    let plan = plan("c", vec![step("a", "h", "x:1", &[])]);
-    for (index, id) in [(1, "c-1"), (2, "c-2")] {
-        let start = Command::StartOperation { id: id.into(), plan: Arc::clone(&plan), generation: 0 };
-        let envelope = Envelope { request_id: Some("r".into()), ..envelope(index, start) };
-        let reply = state.apply(position(index), &envelope).unwrap();
-        assert_eq!(reply, Reply::Operation { id: "c-1".into() });
-    }
-    assert_eq!(state.operations.len(), 1);
-}
-
-#[test]
-fn a_plan_that_points_forward_is_refused() {
-    let mut state = State::default();
-    let plan = plan("c", vec![step("a", "h", "x:1", &["b"]), step("b", "h", "x:1", &[])]);
-    let start = Command::StartOperation { id: "c-1".into(), plan, generation: 0 };
-    assert!(matches!(state.apply(position(1), &envelope(1, start)), Err(Rejection::BadPlan(_))));
-}
-
-#[test]
-fn asking_a_blocked_agent_again_makes_no_events() {
-    let mut state = started(vec![step("a", "h", "x:1", &[])]);
-    let mut index = 1;
-    for attempt in 1..5 {
-        for command in [
-            Command::StepStarted { operation: "c-1".into(), step: "a".into(), verb: Verb::Do },
-            Command::StepBlocked {
-                operation: "c-1".into(),
-                step: "a".into(),
-                attempt,
-                reason: "busy".into(),
-            },
-        ] {
-            index += 1;
-            state.apply(position(index), &envelope(index, command)).unwrap();
-        }
-    }
-    let kinds: Vec<&str> = state.operations["c-1"].events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(kinds, ["operation-started", "started", "blocked"]);
-}
-
 /// An operation at the gate whose traffic can be moved, and a way to tell it things in a term.
 struct Gate(State);
 
@@ -639,133 +496,5 @@ impl Gate {
 
     fn cancel(&mut self) -> Result<Reply, Rejection> {
         self.tell(9, Command::Cancel { operation: "c-1".into() })
-    }
-}
-
-#[test]
-fn a_decision_after_the_failure_of_its_try_is_refused() {
-    let mut gate = Gate::new();
-    let attempt = gate.begin(5, Side::New);
-    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
-    let refused = gate.refused(5, Kind::Decide, attempt);
-    assert!(refused.contains("is not trying: attempt"), "{refused}");
-    gate.traffic(5, Kind::Undone, attempt).unwrap();
-    assert_eq!(gate.operation().traffic.switchover.as_ref().unwrap().stage, Stage::Waiting);
-    let next = gate.start(5);
-    gate.refused(5, Kind::Decide, attempt);
-    gate.traffic(5, Kind::Decide, next).unwrap();
-    gate.refused(5, Kind::Decide, next);
-    assert_eq!((gate.operation().traffic.writer, gate.operation().traffic.count), (Side::New, 1));
-}
-
-#[test]
-fn a_decision_of_another_term_is_refused() {
-    let mut gate = Gate::new();
-    let attempt = gate.begin(5, Side::New);
-    // Proposed by the coordinator of term 5, and committed after all by that of term 6.
-    let refused = gate.refused(6, Kind::Decide, attempt);
-    assert!(refused.contains("the try began in term 5, and this is term 6"), "{refused}");
-    // Whoever takes over finds an undecided try and takes it back.
-    let taken = gate.start(6);
-    gate.refused(6, Kind::Decide, attempt);
-    gate.refused(6, Kind::Decide, taken);
-    gate.traffic(6, Kind::Undone, taken).unwrap();
-    let traffic = &gate.operation().traffic;
-    assert_eq!(
-        (traffic.writer, traffic.reads, gate.operation().status.clone()),
-        (Side::Old, 0, Status::AtGate)
-    );
-    assert!(!traffic.last.as_ref().unwrap().decided);
-}
-
-#[test]
-fn a_decision_outlives_its_coordinator() {
-    let mut gate = Gate::new();
-    let attempt = gate.begin(5, Side::New);
-    gate.traffic(5, Kind::Decide, attempt).unwrap();
-    let taken = gate.start(6);
-    gate.refused(6, Kind::Done, attempt);
-    gate.refused(6, Kind::Failed(false), taken);
-    assert!(gate.cancel().unwrap_err().to_string().contains("`pgleap reverse` leads back"));
-    gate.traffic(6, Kind::Done, taken).unwrap();
-    assert_eq!((gate.operation().traffic.writer, gate.operation().traffic.reads), (Side::New, 100));
-    assert!(gate.refused(6, Kind::Begin(Side::New), 0).contains("takes the writes already"));
-    assert!(gate.cancel().unwrap_err().to_string().contains("`pgleap reverse` first, or `pgleap finish`"));
-    gate.begin(6, Side::Old);
-}
-
-#[test]
-fn tries_end_and_the_share_of_reads_comes_back() {
-    let mut gate = Gate::new();
-    gate.traffic(5, Kind::Reads, 0).unwrap();
-    let mut attempt = gate.begin(5, Side::New);
-    let mut tries = 1;
-    loop {
-        assert_eq!(gate.operation().traffic.reads, 100);
-        gate.traffic(5, Kind::Failed(true), attempt).unwrap();
-        gate.traffic(5, Kind::Undone, attempt).unwrap();
-        if gate.operation().status == Status::AtGate {
-            break;
-        }
-        attempt = gate.start(5);
-        tries += 1;
-    }
-    assert_eq!(tries, gate.operation().plan.traffic.tries);
-    assert_eq!((gate.operation().traffic.reads, gate.operation().traffic.writer), (50, Side::Old));
-}
-
-#[test]
-fn cancel_between_two_tries_gives_up_the_switchover_only() {
-    let mut gate = Gate::new();
-    let attempt = gate.begin(5, Side::New);
-    assert!(gate.cancel().unwrap_err().to_string().contains("between two tries"));
-    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
-    gate.traffic(5, Kind::Undone, attempt).unwrap();
-    gate.cancel().unwrap();
-    assert_eq!(gate.operation().status, Status::AtGate);
-    let reason = &gate.operation().traffic.last.as_ref().unwrap().reason;
-    assert_eq!(reason, "given up by test; the latest try: it broke");
-    // While it is taken back, only no other try follows.
-    let attempt = gate.begin(5, Side::New);
-    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
-    gate.cancel().unwrap();
-    assert_eq!(gate.operation().status, Status::Switching);
-    gate.traffic(5, Kind::Undone, attempt).unwrap();
-    assert_eq!(gate.operation().status, Status::AtGate);
-    gate.cancel().unwrap();
-    assert_eq!(gate.operation().status, Status::Cancelling);
-}
-
-#[test]
-fn a_plan_that_cannot_move_traffic_says_so() {
-    let mut state = started(vec![step("a", "h", "x:1", &[])]);
-    run_to_rest(&mut state, "c-1");
-    for what in [Kind::Begin(Side::New), Kind::Finish] {
-        let index = state.applied + 1;
-        let refused =
-            state.apply(position(index), &envelope(index, traffic("c-1".into(), what, 0))).unwrap_err();
-        assert!(refused.to_string().contains("older pgleap"), "{refused}");
-    }
-}
-
-#[test]
-fn the_side_that_goes_away_ends_only_when_ordered_and_last() {
-    for (writer, decommission, ends) in
-        [(Side::New, true, true), (Side::New, false, false), (Side::Old, true, false)]
-    {
-        let mut state = started(plan_of_masks("c", ["h", "g"], &[0; 5]).steps.clone());
-        run_to_rest(&mut state, "c-1");
-        let mut gate = Gate(state);
-        if writer == Side::New {
-            let attempt = gate.begin(5, Side::New);
-            gate.traffic(5, Kind::Decide, attempt).unwrap();
-            gate.traffic(5, Kind::Done, attempt).unwrap();
-        }
-        gate.tell(5, Command::Finish { operation: "c-1".into(), decommission }).unwrap();
-        let undone = run_to_rest(&mut gate.0, "c-1");
-        assert_eq!(undone, ["s4", "s3", "s2"]);
-        assert_eq!(gate.operation().status, Status::Finished);
-        let ended = gate.operation().steps["s0"].state == StepState::Done;
-        assert_eq!(ended, ends, "{writer} {decommission}");
     }
 }

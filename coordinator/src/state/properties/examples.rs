@@ -1,0 +1,174 @@
+//! Histories worked out by hand: requests, plans, and every turn of a switchover.
+
+use super::*;
+
+#[test]
+fn a_repeated_request_is_one_request() {
+    let mut state = State::default();
+    let plan = plan("c", vec![step("a", "h", "x:1", &[])]);
+    for (index, id) in [(1, "c-1"), (2, "c-2")] {
+        let start = Command::StartOperation { id: id.into(), plan: Arc::clone(&plan), generation: 0 };
+        let envelope = Envelope { request_id: Some("r".into()), ..envelope(index, start) };
+        let reply = state.apply(position(index), &envelope).unwrap();
+        assert_eq!(reply, Reply::Operation { id: "c-1".into() });
+    }
+    assert_eq!(state.operations.len(), 1);
+}
+
+#[test]
+fn a_plan_that_points_forward_is_refused() {
+    let mut state = State::default();
+    let plan = plan("c", vec![step("a", "h", "x:1", &["b"]), step("b", "h", "x:1", &[])]);
+    let start = Command::StartOperation { id: "c-1".into(), plan, generation: 0 };
+    assert!(matches!(state.apply(position(1), &envelope(1, start)), Err(Rejection::BadPlan(_))));
+}
+
+#[test]
+fn asking_a_blocked_agent_again_makes_no_events() {
+    let mut state = started(vec![step("a", "h", "x:1", &[])]);
+    let mut index = 1;
+    for attempt in 1..5 {
+        for command in [
+            Command::StepStarted { operation: "c-1".into(), step: "a".into(), verb: Verb::Do },
+            Command::StepBlocked {
+                operation: "c-1".into(),
+                step: "a".into(),
+                attempt,
+                reason: "busy".into(),
+            },
+        ] {
+            index += 1;
+            state.apply(position(index), &envelope(index, command)).unwrap();
+        }
+    }
+    let kinds: Vec<&str> = state.operations["c-1"].events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(kinds, ["operation-started", "started", "blocked"]);
+}
+
+#[test]
+fn a_decision_after_the_failure_of_its_try_is_refused() {
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
+    let refused = gate.refused(5, Kind::Decide, attempt);
+    assert!(refused.contains("is not trying: attempt"), "{refused}");
+    gate.traffic(5, Kind::Undone, attempt).unwrap();
+    assert_eq!(gate.operation().traffic.switchover.as_ref().unwrap().stage, Stage::Waiting);
+    let next = gate.start(5);
+    gate.refused(5, Kind::Decide, attempt);
+    gate.traffic(5, Kind::Decide, next).unwrap();
+    gate.refused(5, Kind::Decide, next);
+    assert_eq!((gate.operation().traffic.writer, gate.operation().traffic.count), (Side::New, 1));
+}
+
+#[test]
+fn a_decision_of_another_term_is_refused() {
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    // Proposed by the coordinator of term 5, and committed after all by that of term 6.
+    let refused = gate.refused(6, Kind::Decide, attempt);
+    assert!(refused.contains("the try began in term 5, and this is term 6"), "{refused}");
+    // Whoever takes over finds an undecided try and takes it back.
+    let taken = gate.start(6);
+    gate.refused(6, Kind::Decide, attempt);
+    gate.refused(6, Kind::Decide, taken);
+    gate.traffic(6, Kind::Undone, taken).unwrap();
+    let traffic = &gate.operation().traffic;
+    assert_eq!(
+        (traffic.writer, traffic.reads, gate.operation().status.clone()),
+        (Side::Old, 0, Status::AtGate)
+    );
+    assert!(!traffic.last.as_ref().unwrap().decided);
+}
+
+#[test]
+fn a_decision_outlives_its_coordinator() {
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    let taken = gate.start(6);
+    gate.refused(6, Kind::Done, attempt);
+    gate.refused(6, Kind::Failed(false), taken);
+    assert!(gate.cancel().unwrap_err().to_string().contains("`pgleap reverse` leads back"));
+    gate.traffic(6, Kind::Done, taken).unwrap();
+    assert_eq!((gate.operation().traffic.writer, gate.operation().traffic.reads), (Side::New, 100));
+    assert!(gate.refused(6, Kind::Begin(Side::New), 0).contains("takes the writes already"));
+    assert!(gate.cancel().unwrap_err().to_string().contains("`pgleap reverse` first, or `pgleap finish`"));
+    gate.begin(6, Side::Old);
+}
+
+#[test]
+fn tries_end_and_the_share_of_reads_comes_back() {
+    let mut gate = Gate::new();
+    gate.traffic(5, Kind::Reads, 0).unwrap();
+    let mut attempt = gate.begin(5, Side::New);
+    let mut tries = 1;
+    loop {
+        assert_eq!(gate.operation().traffic.reads, 100);
+        gate.traffic(5, Kind::Failed(true), attempt).unwrap();
+        gate.traffic(5, Kind::Undone, attempt).unwrap();
+        if gate.operation().status == Status::AtGate {
+            break;
+        }
+        attempt = gate.start(5);
+        tries += 1;
+    }
+    assert_eq!(tries, gate.operation().plan.traffic.tries);
+    assert_eq!((gate.operation().traffic.reads, gate.operation().traffic.writer), (50, Side::Old));
+}
+
+#[test]
+fn cancel_between_two_tries_gives_up_the_switchover_only() {
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    assert!(gate.cancel().unwrap_err().to_string().contains("between two tries"));
+    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
+    gate.traffic(5, Kind::Undone, attempt).unwrap();
+    gate.cancel().unwrap();
+    assert_eq!(gate.operation().status, Status::AtGate);
+    let reason = &gate.operation().traffic.last.as_ref().unwrap().reason;
+    assert_eq!(reason, "given up by test; the latest try: it broke");
+    // While it is taken back, only no other try follows.
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Failed(true), attempt).unwrap();
+    gate.cancel().unwrap();
+    assert_eq!(gate.operation().status, Status::Switching);
+    gate.traffic(5, Kind::Undone, attempt).unwrap();
+    assert_eq!(gate.operation().status, Status::AtGate);
+    gate.cancel().unwrap();
+    assert_eq!(gate.operation().status, Status::Cancelling);
+}
+
+#[test]
+fn a_plan_that_cannot_move_traffic_says_so() {
+    let mut state = started(vec![step("a", "h", "x:1", &[])]);
+    run_to_rest(&mut state, "c-1");
+    for what in [Kind::Begin(Side::New), Kind::Finish] {
+        let index = state.applied + 1;
+        let refused =
+            state.apply(position(index), &envelope(index, traffic("c-1".into(), what, 0))).unwrap_err();
+        assert!(refused.to_string().contains("older pgleap"), "{refused}");
+    }
+}
+
+#[test]
+fn the_side_that_goes_away_ends_only_when_ordered_and_last() {
+    for (writer, decommission, ends) in
+        [(Side::New, true, true), (Side::New, false, false), (Side::Old, true, false)]
+    {
+        let mut state = started(plan_of_masks("c", ["h", "g"], &[0; 5]).steps.clone());
+        run_to_rest(&mut state, "c-1");
+        let mut gate = Gate(state);
+        if writer == Side::New {
+            let attempt = gate.begin(5, Side::New);
+            gate.traffic(5, Kind::Decide, attempt).unwrap();
+            gate.traffic(5, Kind::Done, attempt).unwrap();
+        }
+        gate.tell(5, Command::Finish { operation: "c-1".into(), decommission }).unwrap();
+        let undone = run_to_rest(&mut gate.0, "c-1");
+        assert_eq!(undone, ["s4", "s3", "s2"]);
+        assert_eq!(gate.operation().status, Status::Finished);
+        let ended = gate.operation().steps["s0"].state == StepState::Done;
+        assert_eq!(ended, ends, "{writer} {decommission}");
+    }
+}
