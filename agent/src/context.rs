@@ -20,6 +20,8 @@ pub struct Context {
     pub step: String,
     /// Under which this run was started.
     pub fence: Fence,
+    /// An undo that belongs to the end of an operation: what it made may stay.
+    pub finishing: bool,
     /// The agent's own configuration.
     pub config: Arc<AgentConfig>,
     /// For connections to other agents.

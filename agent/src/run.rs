@@ -67,6 +67,13 @@ pub struct Watch {
 
 type Key = (String, String);
 
+/// What a run is for.
+#[derive(Clone, Copy)]
+struct Asked {
+    undo: bool,
+    finishing: bool,
+}
+
 /// The registry of runs. One for each agent.
 pub struct Runner {
     config: Arc<AgentConfig>,
@@ -129,7 +136,7 @@ impl Runner {
     /// # Errors
     /// When the request is wrong, its fence old, the other verb under way, or the journal unusable. Nothing acted then.
     pub async fn run(self: &Arc<Self>, request: StepRequest) -> Result<Watch, RunError> {
-        let StepRequest { operation, step, fence, verb, action } = request;
+        let StepRequest { operation, step, fence, verb, action, finishing } = request;
         check_name("operation", &operation)?;
         check_name("step", &step)?;
         if operation == REHEARSAL {
@@ -166,7 +173,8 @@ impl Runner {
         if let Some(run) = registry.runs.get(&key).filter(|run| run.undo == undo) {
             return Ok(run.watch());
         }
-        Ok(self.start(&mut registry, key, fence, undo, found))
+        let verb = Asked { undo, finishing };
+        Ok(self.start(&mut registry, key, fence, verb, found))
     }
 
     /// Restores the schema into a scratch cluster before any operation exists. Not journaled: it changes nothing.
@@ -188,7 +196,8 @@ impl Runner {
         if let Some(run) = registry.runs.get(&key) {
             return Ok(run.watch());
         }
-        Ok(self.start(&mut registry, key, Fence::default(), false, step))
+        let verb = Asked { undo: false, finishing: false };
+        Ok(self.start(&mut registry, key, Fence::default(), verb, step))
     }
 
     /// Refuses new runs, and leaves those under way: what is a job goes on and is joined later, short programs may
@@ -218,7 +227,7 @@ impl Runner {
         Ok(accepted)
     }
 
-    fn context(&self, key: &Key, fence: Fence) -> Context {
+    fn context(&self, key: &Key, fence: Fence, finishing: bool) -> Context {
         let (operation, step) = key.clone();
         let report = Reporter::default();
         let directory = self.config.state_dir.join("jobs").join(&operation).join(&step);
@@ -226,7 +235,8 @@ impl Runner {
         if let Some(supervisor) = &self.supervisor {
             jobs = jobs.with_supervisor(supervisor);
         }
-        Context { operation, step, fence, config: self.config.clone(), tls: self.tls.clone(), report, jobs }
+        let (config, tls) = (self.config.clone(), self.tls.clone());
+        Context { operation, step, fence, finishing, config, tls, report, jobs }
     }
 
     /// Starts a run. One that is there already under the key is cut off first: the caller has seen to it that it may be.
@@ -235,12 +245,12 @@ impl Runner {
         registry: &mut Registry,
         key: Key,
         fence: Fence,
-        undo: bool,
+        Asked { undo, finishing }: Asked,
         step: Box<dyn Step>,
     ) -> Watch {
         registry.last_id += 1;
         let id = registry.last_id;
-        let cx = self.context(&key, fence);
+        let cx = self.context(&key, fence, finishing);
         let in_flight = InFlight::default();
         let (sender, finished) = watch::channel(None);
         let (guard, ended) = oneshot::channel::<()>();

@@ -303,6 +303,7 @@ async fn the_step_asks_the_old_leaders_agent() {
 
     let report = Reporter::default();
     let context = Context {
+        finishing: false,
         operation: "shop-0a1b2c".into(),
         step: "validate".into(),
         fence: Fence { term: 1, attempt: 1 },

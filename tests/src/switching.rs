@@ -269,7 +269,7 @@ impl Scenario {
 }
 
 /// Whether a client can begin to write. Nothing is left of it.
-async fn takes_writes(way: &tokio_postgres::Config) -> bool {
+pub async fn takes_writes(way: &tokio_postgres::Config) -> bool {
     let Ok(client) = connect(way).await else { return false };
     let sql = "BEGIN; INSERT INTO load.marks VALUES (gen_random_uuid()); ROLLBACK";
     client.batch_execute(sql).await.is_ok()

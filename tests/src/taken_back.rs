@@ -35,6 +35,14 @@ impl Scenario {
             })
             .await?;
         }
+        self.nothing_of_the_new_cluster()
+    }
+
+    /// No server, data directory or tablespace of the new cluster is left.
+    ///
+    /// # Errors
+    /// Names what is.
+    pub fn nothing_of_the_new_cluster(&self) -> Result<()> {
         for node in &self.fleet.new {
             for server in [node.clone(), self.fleet.seed(node)] {
                 ensure!(!server.is_running(), "{} still runs in {}", node.name, server.data_dir.display());

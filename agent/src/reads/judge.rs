@@ -172,6 +172,8 @@ mod tests {
             system_identifier: 7,
             lsn: Lsn(1),
             following: vec!["a".into()],
+            origins: Vec::new(),
+            confirmed: Vec::new(),
         };
         Sample {
             at_us: 0,

@@ -11,6 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::balancer;
 use super::bounds::Bounds;
+use super::guard::guard;
 use super::heartbeat::{Found, Heart};
 use super::judge::Seen;
 use super::lag::Side;
@@ -167,6 +168,10 @@ impl Keeper {
         if kept.record.leader {
             let (task, ended) = (kept.clone(), token.clone());
             tokio::spawn(async move { ended.run_until_cancelled(lead_or_follow(task)).await });
+        } else {
+            let guarding = guard(kept.clone(), operation.to_owned(), self.config.clone());
+            let ended = token.clone();
+            tokio::spawn(async move { ended.run_until_cancelled(guarding).await });
         }
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //! step keep_traffic ──▶ traffic/OP/NODE.json ──▶ keeper ─┬▶ leaders: which side takes writes
 //!                                                        ├▶ sampler ▶ lag (pure) ▶ sample ▶ judge (pure) ▶ http, agent_check, Observe
-//!                                                        └▶ heartbeat, or idle slots, of a leader
+//!                                                        ├▶ heartbeat, or idle slots, of a leader
+//!                                                        └▶ guard: a fence for a standby that was promoted
 //! step stage_balancer, RouteReads ──▶ balancers/OP/NAME.json ──▶ keeper ▶ balancer ▶ weights (pure) ▶ HAProxy
 //! ```
 //!
@@ -13,6 +14,7 @@ mod agent_check;
 pub mod balancer;
 mod bounds;
 mod clock;
+pub(crate) mod guard;
 mod haproxy;
 pub mod heartbeat;
 mod http;
@@ -118,6 +120,7 @@ fn observed(sample: Sample) -> ObserveReply {
         reply.timeline = server.timeline;
         reply.system_identifier = server.system_identifier;
         reply.following = server.following;
+        (reply.origins, reply.confirmed) = (server.origins, server.confirmed);
     }
     reply
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
+use pgleap_proto::traffic::{SideDatabase, SlotAt};
 
 use super::clock::now_us;
 use super::lag::{self, Held, Lag, Own, Side};
@@ -40,6 +41,10 @@ pub struct Server {
     pub lsn: Lsn,
     /// Databases in which a subscription of pgleap is enabled.
     pub following: Vec<String>,
+    /// How far its subscriptions of the other side have come.
+    pub origins: Vec<SlotAt>,
+    /// What the other side has confirmed to its slots.
+    pub confirmed: Vec<SlotAt>,
 }
 
 const SERVER: &str = "SELECT pg_is_in_recovery() AS in_recovery, \
@@ -54,6 +59,8 @@ const SUBSCRIPTIONS: &str = "SELECT d.datname::text AS database, s.subname::text
     FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
     LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid \
     WHERE s.subname::text = ANY ($1) ORDER BY 1";
+const CONFIRMED: &str = "SELECT database::text AS database, slot_name::text AS slot, confirmed_flush_lsn::text AS confirmed \
+    FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND confirmed_flush_lsn IS NOT NULL ORDER BY 1";
 
 /// Sessions with one node, kept from one look to the next.
 pub struct Sampler {
@@ -122,7 +129,30 @@ impl Sampler {
                 following.push(database);
             }
         }
+        let slots = |database: &SideDatabase| match self.side {
+            Side::Old => {
+                (database.database.clone(), database.forward_slot.clone(), database.reverse_slot.clone())
+            }
+            Side::New => {
+                (database.database.clone(), database.reverse_slot.clone(), database.forward_slot.clone())
+            }
+        };
+        let slots: Vec<_> = cluster.databases.iter().map(slots).collect();
+        let reached = slots.iter().filter_map(|(database, _, slot)| {
+            let lsn = origins.get(database).filter(|lsn: &&Lsn| lsn.is_valid())?.0;
+            Some(SlotAt { database: database.clone(), slot: slot.clone(), lsn })
+        });
+        let reached = reached.collect();
+        let own: Vec<&String> = slots.iter().map(|(_, slot, _)| slot).collect();
+        let rows = session.query(CONFIRMED, &[&own]).await.doing(doing)?;
+        let mut confirmed = Vec::new();
+        for row in &rows {
+            let lsn = sql::lsn(row, "confirmed")?.0;
+            confirmed.push(SlotAt { database: row.get("database"), slot: row.get("slot"), lsn });
+        }
         let server = Server {
+            origins: reached,
+            confirmed,
             in_recovery: row.get("in_recovery"),
             timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default().cast_unsigned(),
             system_identifier: row.get::<_, i64>("system_identifier").cast_unsigned(),

@@ -45,6 +45,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 pub(crate) use leadership::leadership;
+pub(crate) use locks::hold;
 pub use slots::advance_idle;
 
 use arm::{Source, Target};

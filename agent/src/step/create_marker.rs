@@ -44,7 +44,7 @@ impl CreateMarkerStep {
         if sql::in_recovery(&sql::connect_any(node).await?).await? {
             return Err(StepError::new(format!(
                 "node {} is a standby, but the marker can only be made and dropped on the leader; after a failover, \
-                 correct the leader in the fleet file and start anew",
+                 cancel and start anew with the leader corrected in the fleet file",
                 node.name
             )));
         }

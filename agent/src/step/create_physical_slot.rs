@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::ctl::{self, ServerState};
 use crate::pg::slots::{self, Slot};
-use crate::pg::{marker, sql};
+use crate::pg::sql;
 
 /// See [`CreatePhysicalSlot`].
 pub struct CreatePhysicalSlotStep(pub CreatePhysicalSlot);
@@ -84,20 +84,10 @@ impl Step for CreatePhysicalSlotStep {
     async fn undo(&self, cx: &Context) -> Result<()> {
         let (node, name) = (self.node()?, &self.0.slot);
         let data_dir = Path::new(&node.data_dir);
-        if ctl::manager(cx, node).state().await? == ServerState::Stopped {
-            // A slot is a directory (slot.c); a stopped server without it has none.
-            if !data_dir.join("pg_replslot").join(name).exists() {
-                return Ok(());
-            }
-            // It goes with its directory, or belongs to a cluster that pg_upgrade --link has taken out of service.
-            if marker::made_by_operation(cx, data_dir)? || !data_dir.join("global/pg_control").exists() {
-                return Ok(());
-            }
-            return Err(StepError::new(format!(
-                "node {} ({}) is stopped, so its replication slot {name} cannot be dropped and would keep WAL for ever; \
-                 start it, then cancel again",
-                node.name, node.data_dir
-            )));
+        // A slot is a directory (slot.c): a stopped server without it has none.
+        let stopped = ctl::manager(cx, node).state().await? == ServerState::Stopped;
+        if stopped && !data_dir.join("pg_replslot").join(name).exists() || super::is_gone(cx, node).await? {
+            return Ok(());
         }
         let session = sql::connect_any(node).await?;
         match slots::find(&session, name).await? {

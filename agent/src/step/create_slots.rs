@@ -252,14 +252,19 @@ impl Step for CreateSlotsStep {
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        let leader = self.leader().await?;
+        let node = self.node()?;
+        if super::is_gone(cx, node).await? {
+            return Ok(());
+        }
+        // On a former leader too, that is a standby since a failover: slots belong to the server, not to the leadership.
+        let server = sql::connect_any(node).await?;
         for wanted in &self.0.slots {
-            let Some(slot) = slots::find(&leader, &wanted.slot).await? else { continue };
+            let Some(slot) = slots::find(&server, &wanted.slot).await? else { continue };
             // Another's was refused by the probe, and is not ours to drop.
             if !slot.logical || slot.plugin != "pgoutput" || slot.database != wanted.database {
                 continue;
             }
-            slots::drop(&leader, &wanted.slot).await?;
+            slots::drop(&server, &wanted.slot).await?;
             cx.report.log("pgleap", format!("slot {} dropped", wanted.slot));
         }
         Ok(())

@@ -1,15 +1,21 @@
 //! `keep_traffic`: writes down that the agent keeps going what a node needs while traffic can be moved.
 //!
-//! Changes nothing but that record; [`crate::reads`] sees it and begins, and ends when undo has removed it.
+//! Changes nothing but that record; [`crate::reads`] sees it and begins, and ends when undo has removed it. Undo also opens a replica
+//! that was fenced because it had been promoted, if its side stays.
+
+use std::path::Path;
 
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::{KeepTraffic, Output};
+use pgleap_proto::traffic::Side;
 
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Result, StepError};
+use crate::reads::guard::open;
 use crate::reads::record;
+use crate::side::hold;
 
 /// See the module.
 pub struct KeepTrafficStep(pub KeepTraffic);
@@ -52,6 +58,18 @@ impl Step for KeepTrafficStep {
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        record::remove::<KeepTraffic>(&cx.config.state_dir, &cx.operation, &self.node()?.name)
+        let node = self.node()?;
+        // Excludes the guard, which may be fencing it at this moment.
+        let _held = hold(node).await;
+        record::remove::<KeepTraffic>(&cx.config.state_dir, &cx.operation, &node.name)?;
+        let stays = self.0.stays().max(Side::Old) == self.0.side();
+        // A leader's fence is taken back by the step that set it.
+        if self.0.leader || !stays || !Path::new(&node.data_dir).join("PG_VERSION").exists() {
+            return Ok(());
+        }
+        for note in open(node, &cx.operation).await? {
+            cx.report.log("pgleap", note);
+        }
+        Ok(())
     }
 }

@@ -32,6 +32,8 @@ pub mod upgrade;
 pub mod validate;
 pub mod verify_relink;
 
+use std::path::Path;
+
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
@@ -40,6 +42,7 @@ use pgleap_proto::step::{Action, Output};
 use crate::context::Context;
 use crate::error::{Result, StepError};
 use crate::pg::ctl::{self, ServerState};
+use crate::pg::marker;
 
 /// What a look at the world says before acting.
 #[derive(Debug, Clone, PartialEq)]
@@ -118,14 +121,25 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
     })
 }
 
-/// Whether a node has no server to take anything back from: what was made in it goes away with its directory.
+/// Whether a node has nothing inside it to take back any more: its server is stopped, and what was made in it goes with its
+/// directory, which is this operation's, is gone already, or was taken out of service by `pg_upgrade --link`.
 ///
 /// # Errors
-/// When that cannot be told.
+/// When that cannot be told, or a server is stopped that stays: what was made in it would be there when it runs again.
 pub(crate) async fn is_gone(cx: &Context, node: &Node) -> Result<bool> {
-    let gone = ctl::manager(cx, node).state().await? == ServerState::Stopped;
-    if gone {
-        cx.report.log("pgleap", format!("node {} does not run: nothing to take back inside it", node.name));
+    if ctl::manager(cx, node).state().await? != ServerState::Stopped {
+        return Ok(false);
     }
-    Ok(gone)
+    let data_dir = Path::new(&node.data_dir);
+    // At the end of an operation the directory of the side that stays is not removed.
+    let removed = !cx.finishing && marker::made_by_operation(cx, data_dir)?;
+    if removed || !data_dir.join("global/pg_control").exists() {
+        cx.report.log("pgleap", format!("node {} does not run: nothing to take back inside it", node.name));
+        return Ok(true);
+    }
+    Err(StepError::new(format!(
+        "node {} ({}) is stopped, so what pgleap made in it cannot be taken back and would be there when it runs again; start \
+         it, as a standby if another one leads by now, then retry; if host {} never comes back: pgleap abandon {} {}",
+        node.name, node.data_dir, node.host, cx.operation, node.host
+    )))
 }

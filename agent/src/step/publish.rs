@@ -41,7 +41,7 @@ impl PublishStep {
         if sql::in_recovery(&session).await? {
             return Err(StepError::new(format!(
                 "node {} is a standby, but publications can only be made and dropped on the old leader; after a \
-                 failover, correct the leader in the fleet file and start anew",
+                 failover, cancel and start anew with the leader corrected in the fleet file",
                 node.name
             )));
         }
@@ -134,6 +134,9 @@ impl Step for PublishStep {
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
+        if super::is_gone(cx, self.node()?).await? {
+            return Ok(());
+        }
         self.check_server().await?;
         for database in sql::existing(self.node()?, &self.0.databases).await? {
             let session = self.connect(&database).await?;

@@ -197,6 +197,7 @@ impl Servers {
             agent_check_listen: None,
         };
         Context {
+            finishing: false,
             operation: "app-abc123".into(),
             step: step.into(),
             fence: Fence { term: 1, attempt },

@@ -153,6 +153,7 @@ impl Step for Fake {
 
 pub fn request(step: &str, term: u64, attempt: u64, verb: Verb) -> StepRequest {
     StepRequest {
+        finishing: false,
         operation: "c-000001".into(),
         step: step.into(),
         fence: Some(Fence { term, attempt }),

@@ -75,6 +75,7 @@ async fn a_leader_says_that_it_takes_writes_until_it_is_fenced() {
         new_login: "replicator".into(),
     };
     let keep = Kind::KeepTraffic(KeepTraffic {
+        stays: 0,
         node: Some(node.clone()),
         side: wire::Side::Old.into(),
         leader: true,

@@ -108,6 +108,7 @@ async fn the_lag_of_a_replica_spans_both_hops() {
     };
     let keep = |node: &Cluster, side: wire::Side, leader| {
         Kind::KeepTraffic(KeepTraffic {
+            stays: 0,
             node: Some(node.node.clone()),
             side: side.into(),
             leader,

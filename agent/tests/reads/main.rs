@@ -93,6 +93,7 @@ impl Agent {
     fn context(&self) -> Context {
         let report = Reporter::default();
         Context {
+            finishing: false,
             operation: OPERATION.into(),
             step: "step".into(),
             fence: Fence { term: 1, attempt: 1 },

@@ -239,6 +239,7 @@ impl Fixture {
         let report = Reporter::default();
         let jobs = Jobs::new(config.state_dir.join("jobs").join(step), report.clone());
         Context {
+            finishing: false,
             operation: OPERATION.into(),
             step: step.into(),
             fence: Fence { term: 1, attempt: 1 },

@@ -113,6 +113,7 @@ impl Place {
         let report = Reporter::default();
         let attempt = self.attempt.fetch_add(1, Ordering::Relaxed) + 1;
         Context {
+            finishing: false,
             operation: OPERATION.into(),
             step: "step".into(),
             fence: Fence { term: 1, attempt },

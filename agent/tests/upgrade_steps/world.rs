@@ -194,6 +194,7 @@ impl World {
         let report = Reporter::default();
         let directory = config.state_dir.join("jobs").join(OPERATION).join(step);
         Context {
+            finishing: false,
             operation: OPERATION.into(),
             step: step.into(),
             fence: Default::default(),

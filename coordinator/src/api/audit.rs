@@ -80,6 +80,7 @@ audited! {
     EventsRequest: |_| "events", |r: &Self| r.name.clone();
     CancelRequest: |_| "cancel", |r: &Self| r.name.clone(), @request_id;
     RetryRequest: |_| "retry", |r: &Self| r.name.clone(), @request_id;
+    AbandonRequest: |_| "abandon", |r: &Self| r.name.clone(), |r: &Self| format!("host {}", r.host), @request_id;
     SwitchReadsRequest: |_| "switch-reads", |r: &Self| r.name.clone(), |r: &Self| format!("{} %", r.percent), @request_id;
     SwitchoverRequest: |r: &Self| if r.to() == Side::Old { "reverse" } else { "switchover" }, |r: &Self| r.name.clone(), |r: &Self| r.accept.join(", "), @request_id;
     FinishRequest: |_| "finish", |r: &Self| r.name.clone(), @request_id;

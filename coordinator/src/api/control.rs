@@ -1,6 +1,8 @@
-//! `cancel` and `retry`.
+//! `cancel`, `retry` and `abandon`.
 
-use pgleap_proto::fleet::{CancelReply, CancelRequest, RetryReply, RetryRequest};
+use pgleap_proto::fleet::{
+    AbandonReply, AbandonRequest, CancelReply, CancelRequest, RetryReply, RetryRequest,
+};
 use pgleap_proto::tls::Peer;
 use tonic::Status;
 
@@ -28,6 +30,17 @@ impl Api {
         let RetryRequest { name, request_id } = request;
         let operation = self.tell(peer, &name, &request_id, |operation| Command::Retry { operation }).await?;
         Ok(RetryReply { operation })
+    }
+
+    pub(super) async fn abandon_host(
+        &self,
+        peer: &Peer,
+        request: AbandonRequest,
+    ) -> Result<AbandonReply, Status> {
+        let AbandonRequest { name, host, request_id } = request;
+        let operation =
+            self.tell(peer, &name, &request_id, |operation| Command::Abandon { operation, host }).await?;
+        Ok(AbandonReply { operation })
     }
 
     pub(super) async fn tell(

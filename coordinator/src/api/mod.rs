@@ -34,11 +34,12 @@ use std::sync::Arc;
 use futures::Stream;
 use pgleap_proto::fleet::fleet_server::Fleet;
 use pgleap_proto::fleet::{
-    ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply, CancelRequest, CheckEvent,
-    CheckRequest, EventsRequest, FinishReply, FinishRequest, HoldReply, HoldRequest, OperationEvent,
-    PlanReply, PlanRequest, ProceedReply, ProceedRequest, RetryReply, RetryRequest, ShowFleetReply,
-    ShowFleetRequest, StartReply, StartRequest, StartRolloutReply, StartRolloutRequest, StatusReply,
-    StatusRequest, SwitchReadsReply, SwitchReadsRequest, SwitchoverReply, SwitchoverRequest,
+    AbandonReply, AbandonRequest, ApplyFleetReply, ApplyFleetRequest, AuditReply, AuditRequest, CancelReply,
+    CancelRequest, CheckEvent, CheckRequest, EventsRequest, FinishReply, FinishRequest, HoldReply,
+    HoldRequest, OperationEvent, PlanReply, PlanRequest, ProceedReply, ProceedRequest, RetryReply,
+    RetryRequest, ShowFleetReply, ShowFleetRequest, StartReply, StartRequest, StartRolloutReply,
+    StartRolloutRequest, StatusReply, StatusRequest, SwitchReadsReply, SwitchReadsRequest, SwitchoverReply,
+    SwitchoverRequest,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -155,6 +156,12 @@ impl Fleet for Api {
     async fn retry(&self, request: Request<RetryRequest>) -> Result<Response<RetryReply>, Status> {
         let (asked, request) = self.audit.admit(request, CHANGE, "retry an operation").await?;
         let result = self.retry_operation(&asked.peer, request).await;
+        asked.answer(result).await
+    }
+
+    async fn abandon(&self, request: Request<AbandonRequest>) -> Result<Response<AbandonReply>, Status> {
+        let (asked, request) = self.audit.admit(request, CHANGE, "abandon a host").await?;
+        let result = self.abandon_host(&asked.peer, request).await;
         asked.answer(result).await
     }
 

@@ -197,8 +197,14 @@ fn next(operation: &Operation) -> String {
         Stands::Queued | Stands::Running | Stands::Cancelling | Stands::Switching | Stands::Finishing => {
             format!("pgleap watch {id}")
         }
+        Stands::Stopped(stop) if stop.failover && writer == Side::New => {
+            format!("pgleap finish {cluster}   (once the former leader leads again: pgleap retry {id})")
+        }
         Stands::Stopped(stop) if stop.cancelling || stop.finishing || writer == Side::New => {
             format!("pgleap retry {id}")
+        }
+        Stands::Stopped(stop) if stop.failover => {
+            format!("pgleap cancel {id}   (once the former leader leads again: pgleap retry {id})")
         }
         Stands::Stopped(_) => format!("pgleap retry {id}   (or take everything back: pgleap cancel {id})"),
         Stands::AtGate if operation.plan.moving().is_none() => {

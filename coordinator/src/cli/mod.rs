@@ -3,6 +3,7 @@
 //! Data goes to stdout, talk to stderr (`output`). It decides nothing: every verb is one question to the
 //! coordinator, but for `serve` and `pki`.
 
+mod abandon;
 mod audit;
 mod cancel;
 mod check;
@@ -170,6 +171,8 @@ enum Verb {
     Cancel(cancel::Cancel),
     /// Try the step at which an operation stopped again
     Retry(retry::Retry),
+    /// While it is cancelled or finished: take nothing back any more on a host that never comes back
+    Abandon(abandon::Abandon),
     /// Begin nothing further of an operation or a rollout; what is under way goes on to its end
     Hold(hold::Hold),
     /// Let a held operation or rollout go on, or a rollout in spite of what failed in it
@@ -214,6 +217,7 @@ async fn run(verb: Verb, connection: &Connection, out: &mut Out) -> Outcome {
         Verb::Reverse(verb) => verb.run(connection, out, Side::Old).await,
         Verb::Finish(verb) => verb.run(connection, out).await,
         Verb::Retry(verb) => verb.run(connection, out).await,
+        Verb::Abandon(verb) => verb.run(connection, out).await,
         Verb::Hold(verb) => verb.run(connection, out).await,
         Verb::Proceed(verb) => verb.run(connection, out).await,
         Verb::Members(verb) => verb.run(connection, out).await,

@@ -13,6 +13,7 @@ mod agents;
 mod backoff;
 mod facts;
 mod greet;
+mod leading;
 mod live;
 mod reads;
 mod replay;

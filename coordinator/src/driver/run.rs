@@ -48,9 +48,13 @@ enum Broken {
 
 impl StepRun {
     /// Runs until the outcome is in the log, or until it is no longer this run's business.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut blocked = Backoff::new(BLOCKED_AGAIN.0, BLOCKED_AGAIN.1);
+        let planned = self.step.clone();
         loop {
+            if self.verb == Verb::Undo {
+                self.step = self.taken_back_where(&planned).await;
+            }
             // Reached before it is started, so that nothing is started on a host that is away.
             let greeted = self.reach().await;
             let Some(fence) = self.start().await else { return };
@@ -153,6 +157,7 @@ impl StepRun {
             fence: Some(*fence),
             verb: pgleap_proto::agent::Verb::from(self.verb).into(),
             action: Some(action.clone()),
+            finishing: self.is_finishing(),
         };
         let mut events = greeted.client.run_step(request).await.map_err(classify)?.into_inner();
         self.live.joined(&self.operation, &self.step.id);
@@ -209,6 +214,11 @@ impl StepRun {
 
     fn leads(&self) -> bool {
         self.raft.latest().leading == Some(self.term)
+    }
+
+    fn is_finishing(&self) -> bool {
+        let state = self.raft.latest().state;
+        state.operations.get(&self.operation).is_some_and(|known| known.status == Stands::Finishing)
     }
 
     fn is_current(&self, fence: &Fence) -> bool {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
-use pgleap_proto::traffic::{ObserveReply, ObserveRequest};
+use pgleap_proto::traffic::{ObserveReply, ObserveRequest, SlotAt};
 
 use super::agents::{Agents, explain_status};
 use super::greet::{Greeter, News};
@@ -33,6 +34,13 @@ pub(super) struct WatchRun {
     pub(super) term: u64,
 }
 
+/// What a node said.
+struct Look<'n> {
+    side: Side,
+    at: &'n Placed<Node>,
+    reply: ObserveReply,
+}
+
 impl WatchRun {
     /// Until the operation leaves the gate; the driver ends it then.
     pub(super) async fn run(self) {
@@ -42,26 +50,29 @@ impl WatchRun {
 
     async fn watch(&self) {
         let mut first: BTreeMap<String, (u64, u32)> = BTreeMap::new();
-        let (mut suspicion, mut seen) = (String::new(), 0);
+        let (mut suspicion, mut evidence, mut seen) = (String::new(), Vec::new(), 0);
         loop {
             let view = self.raft.latest();
-            let at_gate = view.state.operations.get(&self.operation).map(|known| known.status.clone());
-            if view.leading != Some(self.term) || at_gate != Some(Status::AtGate) {
+            let known = view.state.operations.get(&self.operation);
+            let Some(known) = known.filter(|known| known.status == Status::AtGate) else { return };
+            if view.leading != Some(self.term) {
                 return;
             }
+            let writer = known.traffic.writer;
             let looks = join_all(self.moving.nodes.iter().map(|(side, at)| self.look(*side, at))).await;
-            let wrong = looks.into_iter().flatten().find_map(|(side, at, reply)| {
-                let leader = self.moving.leader(side).what.name == at.what.name;
-                disturbance(side, &at.what.name, leader, &reply, &mut first)
+            let looks: Vec<Look<'_>> = looks.into_iter().flatten().collect();
+            let wrong = looks.iter().find_map(|Look { side, at, reply }| {
+                let leader = self.moving.leader(*side).what.name == at.what.name;
+                disturbance((*side, writer), &at.what.name, leader, reply, &mut first)
             });
             match wrong {
                 Some(reason) if reason == suspicion => seen += 1,
-                Some(reason) => (suspicion, seen) = (reason, 1),
+                Some(reason) => (suspicion, evidence, seen) = (reason, gap(writer, &looks, &self.moving), 1),
                 None => seen = 0,
             }
             if seen >= SURE {
                 let (operation, reason) = (self.operation.clone(), suspicion);
-                let command = Command::Disturbed { operation, reason, evidence: Vec::new() };
+                let command = Command::Disturbed { operation, reason, evidence };
                 // Refused when it left the gate meanwhile: then this is no news.
                 let _ = self.raft.propose(&self.by, None, command).await;
                 return;
@@ -86,11 +97,7 @@ impl WatchRun {
         Greeter { raft: &self.raft, agents: &self.agents, by: &self.by }
     }
 
-    async fn look<'s>(
-        &self,
-        side: Side,
-        at: &'s Placed<Node>,
-    ) -> Option<(Side, &'s Placed<Node>, ObserveReply)> {
+    async fn look<'s>(&self, side: Side, at: &'s Placed<Node>) -> Option<Look<'s>> {
         let request = ObserveRequest { operation: self.operation.clone(), node: Some(at.what.clone()) };
         let ask = async {
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
@@ -107,13 +114,13 @@ impl WatchRun {
         self.live.traffic(&self.operation, |now| {
             now.nodes.insert(at.what.name.clone(), answer.clone());
         });
-        answer.ok().map(|reply| (side, at, reply))
+        answer.ok().map(|reply| Look { side, at, reply })
     }
 }
 
 /// What is wrong with a node, in words; `first` keeps identity and timeline of each leader as first seen.
 fn disturbance(
-    side: Side,
+    (side, writer): (Side, Side),
     node: &str,
     leader: bool,
     seen: &ObserveReply,
@@ -140,18 +147,58 @@ fn disturbance(
             )
         }
     };
-    // Logical slots and origins belong to one server; before PostgreSQL 17 no standby has them.
-    let redo = match side {
-        Side::Old => {
-            "its logical slots, from which the new cluster follows, did not move with it: nothing tells what the new \
-             cluster misses; cancel the operation and start again, or make the former leader the leader again and retry"
+    Some(format!("{what}; {}", redo(side, writer)))
+}
+
+/// What a failover of a side costs, and what can be done. Logical slots and origins belong to one server; before PostgreSQL 17 no
+/// standby has them.
+fn redo(side: Side, writer: Side) -> String {
+    let again = "or make the former leader lead again, then retry";
+    match (side == writer, writer) {
+        (true, Side::Old) => format!(
+            "its logical slots, from which the new cluster follows, did not move with it, so nothing tells what the new \
+             cluster misses from here on: cancel and start again, {again}"
+        ),
+        (true, Side::New) => format!(
+            "its logical slots, from which the old cluster follows, did not move with it, so there is no way back any more: \
+             finish, which keeps the new cluster, {again}"
+        ),
+        // Not repairable by looking: the publisher skips silently what was confirmed to it, and says so only in its log.
+        (false, _) => {
+            let way = if writer == Side::Old {
+                "cancel and start again"
+            } else {
+                "finish, which keeps the new cluster"
+            };
+            format!(
+                "the {writer} cluster takes the writes and goes on. What follows it may miss what the former leader had \
+                 confirmed, and nothing may be moved to it: {way}, {again}"
+            )
         }
-        Side::New => {
-            "what the new cluster had confirmed may be more than the new leader has: compare before anything is moved; \
-             cancel the operation and start again, or make the former leader the leader again and retry"
-        }
+    }
+}
+
+/// For the failover of the side that follows: how far its new leader had come when it was first seen, beside what had been
+/// confirmed to the slots (which also move over WAL without changes).
+fn gap(writer: Side, looks: &[Look<'_>], moving: &Moving) -> Vec<String> {
+    let confirmed = looks.iter().find(|look| look.at.what.name == moving.leader(writer).what.name);
+    let leads = |look: &&Look<'_>| look.side != writer && look.reply.running && !look.reply.in_recovery;
+    let (Some(from), Some(to)) = (confirmed, looks.iter().find(leads)) else { return Vec::new() };
+    let line = |slot: &SlotAt| {
+        let (node, database) = (&to.at.what.name, &slot.database);
+        let origin = to.reply.origins.iter().find(|origin| origin.database == *database);
+        let (had, confirmed) = (Lsn(origin.map_or(0, |origin| origin.lsn)), Lsn(slot.lsn));
+        let verdict = if had < confirmed {
+            "unless that is WAL without changes, it is missing"
+        } else {
+            "no gap was seen"
+        };
+        format!(
+            "database \"{database}\": {node} had {had} when first seen to lead, {confirmed} is confirmed to slot {}: {verdict}",
+            slot.slot
+        )
     };
-    Some(format!("{what}; {redo}"))
+    from.reply.confirmed.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -165,20 +212,27 @@ mod tests {
     #[test]
     fn a_failover_is_told_with_what_must_be_redone() {
         let mut first = BTreeMap::new();
-        let mut look = |side, node: &str, leader, reply: ObserveReply| {
-            disturbance(side, node, leader, &reply, &mut first)
+        let mut look = |sides, node: &str, leader, reply: ObserveReply| {
+            disturbance(sides, node, leader, &reply, &mut first)
         };
-        assert_eq!(look(Side::Old, "o1", true, seen(false, 1)), None);
-        assert_eq!(look(Side::Old, "o2", false, seen(true, 1)), None);
-        assert_eq!(look(Side::Old, "o1", true, ObserveReply::default()), None);
-        let lost = look(Side::Old, "o1", true, seen(true, 2)).unwrap();
+        let (old, new) = ((Side::Old, Side::Old), (Side::New, Side::Old));
+        assert_eq!(look(old, "o1", true, seen(false, 1)), None);
+        assert_eq!(look(old, "o2", false, seen(true, 1)), None);
+        assert_eq!(look(old, "o1", true, ObserveReply::default()), None);
+        let lost = look(old, "o1", true, seen(true, 2)).unwrap();
         assert!(
             lost.starts_with("o1 was the leader of the old cluster and is a standby now; its logical slots"),
             "{lost}"
         );
-        let second = look(Side::New, "n2", false, seen(false, 2)).unwrap();
-        assert!(second.contains("takes writes of its own"), "{second}");
-        let moved = look(Side::Old, "o1", true, seen(false, 2)).unwrap();
+        assert!(lost.contains("cancel and start again"), "{lost}");
+        let second = look(new, "n2", false, seen(false, 2)).unwrap();
+        assert!(
+            second.contains("takes writes of its own") && second.contains("the old cluster takes the writes"),
+            "{second}"
+        );
+        let moved = look(old, "o1", true, seen(false, 2)).unwrap();
         assert!(moved.contains("is on timeline 2 of system 7 and was on timeline 1"), "{moved}");
+        let after = look((Side::New, Side::New), "n2", false, seen(false, 2)).unwrap();
+        assert!(after.contains("no way back") && !after.contains("cancel"), "{after}");
     }
 }

@@ -320,6 +320,7 @@ pub(super) fn keep_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 fn keep_traffic(draft: &Draft<'_>, node: Node, side: Side, leader: bool) -> KeepTraffic {
     KeepTraffic {
+        stays: 0,
         node: Some(node),
         side: side.message(),
         leader,

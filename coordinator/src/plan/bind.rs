@@ -70,6 +70,7 @@ pub fn for_finish(action: Action, writer: Side) -> Action {
     let mut action = action;
     match &mut action.kind {
         Some(Kind::StagePooler(stage)) => stage.stays = writer.message(),
+        Some(Kind::KeepTraffic(keep)) => keep.stays = writer.message(),
         Some(Kind::StageBalancer(stage)) => stage.weights_stay = true,
         _ => {}
     }

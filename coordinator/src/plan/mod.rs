@@ -18,7 +18,7 @@ pub mod types;
 pub use bind::{BindError, bind, for_finish};
 pub use build::{PlanError, build};
 pub use present::present;
-pub use traffic::{Moving, Placed, Side};
+pub use traffic::{Moving, Placed, Side, catalogs};
 pub use types::{Finish, Phase, Plan, PlannedStep};
 
 #[cfg(test)]

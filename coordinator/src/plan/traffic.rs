@@ -3,6 +3,7 @@
 use std::fmt;
 
 use pgleap_proto::node::Node;
+use pgleap_proto::step::Action;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::traffic::{self, Balancer, Cluster, Leader, Pooler};
 use serde::{Deserialize, Serialize};
@@ -76,7 +77,25 @@ pub struct Moving {
     pub balancers: Vec<Placed<Balancer>>,
 }
 
+/// The node of an action whose work lies in the catalogs of its side, where any leader of that side finds it.
+pub fn catalogs(action: &mut Action) -> Option<&mut Node> {
+    match action.kind.as_mut()? {
+        Kind::Publish(publish) => publish.node.as_mut(),
+        Kind::CreateMarker(create) => create.node.as_mut(),
+        Kind::Subscribe(subscribe) => subscribe.node.as_mut(),
+        Kind::EnableSubscriptions(enable) => enable.node.as_mut(),
+        _ => None,
+    }
+}
+
 impl Plan {
+    /// The side in whose catalogs an action works; none of one that works elsewhere.
+    pub fn side_of_catalogs(&self, action: &Action) -> Option<Side> {
+        let node = catalogs(&mut action.clone())?.name.clone();
+        let moving = self.moving()?;
+        [Side::Old, Side::New].into_iter().find(|side| moving.leader(*side).what.name == node)
+    }
+
     /// Who takes part; none in a plan without the phase that makes traffic movable.
     pub fn moving(&self) -> Option<Moving> {
         let mut nodes = Vec::new();

@@ -166,6 +166,7 @@ impl State {
             }
             Command::Cancel { operation } => of("cancel", operation, String::new()),
             Command::Retry { operation } => of("retry", operation, String::new()),
+            Command::Abandon { operation, host } => of("abandon", operation, format!("host {host}")),
             Command::SetReads { operation, percent } => of("switch-reads", operation, format!("{percent} %")),
             Command::BeginSwitchover { operation, to, accepted } => {
                 let verb = if *to == Side::Old { "reverse" } else { "switchover" };

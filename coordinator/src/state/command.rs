@@ -102,6 +102,13 @@ pub enum Command {
         /// Operation id.
         operation: String,
     },
+    /// Take nothing back any more on a host that never comes back.
+    Abandon {
+        /// Operation id, which is being cancelled or finished.
+        operation: String,
+        /// Name of the host.
+        host: String,
+    },
     /// Another share of reads for the new side.
     SetReads {
         /// Operation id.

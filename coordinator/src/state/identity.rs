@@ -104,8 +104,14 @@ pub(super) fn doubted(operation: &mut Operation, occasion: Occasion<'_>, host: &
     };
     let reason = doubt.reason(operation, cancelling, finishing);
     note(operation, occasion, "", doubt.kind, &reason);
-    let stop =
-        Stop { step: None, reason: reason.clone(), evidence: doubt.evidence.clone(), cancelling, finishing };
+    let stop = Stop {
+        step: None,
+        reason: reason.clone(),
+        evidence: doubt.evidence.clone(),
+        cancelling,
+        finishing,
+        failover: false,
+    };
     match &mut operation.status {
         Status::Stopped(stopped) => {
             // Who stopped it first is what has to be cured first; this is read with it.

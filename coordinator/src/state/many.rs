@@ -175,7 +175,8 @@ impl State {
         let operation = self.change(id)?;
         note(operation, occasion, "", "not-ready", reason);
         let (reason, evidence) = (reason.to_owned(), evidence.to_vec());
-        let stop = Stop { step: None, reason, evidence, cancelling: false, finishing: false };
+        let stop =
+            Stop { step: None, reason, evidence, cancelling: false, finishing: false, failover: false };
         enter(operation, occasion, Status::Stopped(stop));
         Ok(Reply::Operation { id: id.to_owned() })
     }
@@ -277,11 +278,12 @@ impl State {
                 }
             }
             Command::BeginSwitchover { operation, to: Side::New, .. } | Command::Finish { operation, .. } => {
-                let Some(known) =
-                    self.operations.get(operation).filter(|known| known.status == Status::AtGate)
-                else {
-                    return Ok(());
+                let at_gate = |known: &&Arc<Operation>| match &known.status {
+                    Status::AtGate => true,
+                    Status::Stopped(stop) => stop.failover,
+                    _ => false,
                 };
+                let Some(known) = self.operations.get(operation).filter(at_gate) else { return Ok(()) };
                 is_not_held(known)?;
                 match self.policy().closed(&known.plan.cluster, at) {
                     Some(opening) => Err(not_now(&known.plan.cluster, Wait::Window(opening))),
@@ -369,6 +371,7 @@ fn queued(occasion: Occasion<'_>, new: &NewOperation, place: Place) -> Operation
         traffic: Traffic::default(),
         place,
         doubted: None,
+        abandoned: BTreeSet::new(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! PURE: the replicated state machine. A command at a log position changes the state or is refused; nothing here does I/O, knows a
 //! clock or is random. Replaying the same log gives the same state on every member.
 
-pub mod admission;
+pub mod abandon;
+mod admission;
 pub mod audit;
 pub mod command;
 pub mod events;
@@ -26,7 +27,7 @@ mod properties;
 #[cfg(test)]
 pub(crate) mod samples;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -209,6 +210,9 @@ impl State {
             }
             Command::Cancel { operation } => self.happen(occasion, operation, Happening::Cancel),
             Command::Retry { operation } => self.happen(occasion, operation, Happening::Retry),
+            Command::Abandon { operation, host } => {
+                self.happen(occasion, operation, Happening::Abandon { host })
+            }
             Command::SetReads { operation, percent } => {
                 self.traffic(occasion, operation, Move::SetReads { percent: *percent })
             }
@@ -308,6 +312,7 @@ impl State {
             traffic: Traffic::default(),
             place: Place::default(),
             doubted: None,
+            abandoned: BTreeSet::new(),
         };
         self.operations.insert(id.to_owned(), Arc::new(operation));
         self.replace_cancelled(&plan.cluster, id);

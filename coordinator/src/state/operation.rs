@@ -43,6 +43,9 @@ pub struct Operation {
     /// An agent was found to be another one during a switchover: stops the operation when that has ended.
     #[serde(default)]
     pub doubted: Option<Stop>,
+    /// Hosts that never come back: nothing is taken back there.
+    #[serde(default)]
+    pub abandoned: BTreeSet<String>,
 }
 
 /// Where an operation stands.
@@ -83,6 +86,9 @@ pub struct Stop {
     /// It stopped while it was finishing.
     #[serde(default)]
     pub finishing: bool,
+    /// A leader failed over while it stood at the gate: it can be finished from here, with what the side that takes writes has.
+    #[serde(default)]
+    pub failover: bool,
 }
 
 /// What is known of one step.
@@ -163,11 +169,12 @@ impl Operation {
         self.plan.steps.iter().map(|step| step.host.as_str()).collect()
     }
 
-    /// Steps that may have changed the world and are not taken back, in the plan's order.
+    /// Steps that may have changed the world and are to be taken back some day, in the plan's order.
     pub fn touched(&self) -> impl DoubleEndedIterator<Item = (&str, &StepRecord)> {
         self.plan.steps.iter().filter_map(|step| {
             let record = self.steps.get(&step.id)?;
-            let open = record.touched_at.is_some() && record.state != StepState::Undone;
+            let open =
+                record.touched_at.is_some() && record.state != StepState::Undone && !self.is_abandoned(step);
             open.then_some((step.id.as_str(), record))
         })
     }

@@ -54,6 +54,10 @@ enum Try {
     Retry {
         op: usize,
     },
+    Abandon {
+        op: usize,
+        host: usize,
+    },
     Seen {
         host: usize,
         journal: u8,
@@ -118,6 +122,7 @@ fn any_try() -> impl Strategy<Value = Try> {
         1 => (op.clone(), 0..8usize).prop_map(|(op, step)| Try::Block { op, step }),
         1 => op.clone().prop_map(|op| Try::Cancel { op }),
         2 => op.clone().prop_map(|op| Try::Retry { op }),
+        1 => (op.clone(), 0..5usize).prop_map(|(op, host)| Try::Abandon { op, host }),
         1 => (0..5usize, 0..2u8, any::<bool>())
             .prop_map(|(host, journal, remembers)| Try::Seen { host, journal, remembers }),
         1 => any::<bool>().prop_map(|good| Try::Fleet { good }),
@@ -161,6 +166,7 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
         }
         Try::Cancel { op } => Command::Cancel { operation: id(*op) },
         Try::Retry { op } => Command::Retry { operation: id(*op) },
+        Try::Abandon { op, host } => Command::Abandon { operation: id(*op), host: format!("h{}", host + 1) },
         Try::Seen { host, journal, remembers } => {
             let host = format!("h{}", host + 1);
             let known = state.agents.get(&host).cloned();

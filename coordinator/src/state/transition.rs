@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::Position;
 use super::Reply;
+use super::abandon;
 use super::command::{Outcome, Verb};
 use super::events::Event;
 use super::identity::{self, Doubt};
@@ -21,6 +22,7 @@ pub(super) enum Happening<'a> {
     Blocked { step: &'a str, attempt: u64, reason: &'a str },
     Cancel,
     Retry,
+    Abandon { host: &'a str },
     Doubted { host: &'a str, doubt: &'a Doubt },
     Traffic(Move<'a>),
 }
@@ -87,6 +89,12 @@ pub(super) fn apply(
             note(operation, occasion, "", "retry", "the failed steps are tried again");
             Reply::Operation { id }
         }
+        (Status::Cancelling | Status::Finishing, H::Abandon { host }) => {
+            abandon::abandon(operation, occasion, host)?
+        }
+        (Status::Stopped(stop), H::Abandon { host }) if stop.cancelling || stop.finishing => {
+            abandon::abandon(operation, occasion, host)?
+        }
         (_, H::Doubted { host, doubt }) if operation.is_active() => {
             identity::doubted(operation, occasion, host, doubt);
             Reply::Accepted
@@ -101,10 +109,15 @@ pub(super) fn apply(
         (Status::AtGate, H::Traffic(Move::Finish { decommission })) => {
             switchover::finish(operation, occasion, decommission)?
         }
+        // What is left to do is on the side that stays, and finds its leader by itself.
+        (Status::Stopped(Stop { failover: true, .. }), H::Traffic(Move::Finish { decommission })) => {
+            switchover::finish(operation, occasion, decommission)?
+        }
         (Status::AtGate, H::Traffic(Move::Disturbed { reason, evidence })) => {
             let (reason, evidence) = (reason.to_owned(), evidence.to_vec());
             note(operation, occasion, "", "disturbed", &reason);
-            let stop = Stop { step: None, reason, evidence, cancelling: false, finishing: false };
+            let stop =
+                Stop { step: None, reason, evidence, cancelling: false, finishing: false, failover: true };
             enter(operation, occasion, Status::Stopped(stop));
             Reply::Accepted
         }
@@ -202,7 +215,8 @@ fn finish(
                 let cancelling = operation.status == Status::Cancelling;
                 let finishing = operation.status == Status::Finishing;
                 let (reason, evidence) = (message.clone(), evidence.clone());
-                let stop = Stop { step: Some(step.to_owned()), reason, evidence, cancelling, finishing };
+                let step = Some(step.to_owned());
+                let stop = Stop { step, reason, evidence, cancelling, finishing, failover: false };
                 enter(operation, occasion, Status::Stopped(stop));
             }
         }
@@ -301,6 +315,9 @@ fn illegal(operation: &Operation, happening: Happening<'_>) -> Rejection {
         (Status::Cancelling, H::Cancel) => "it is being taken back already".to_owned(),
         (_, H::Cancel) if operation.traffic.writer == Side::New => {
             "the new cluster takes the writes: `pgleap reverse` first, or `pgleap finish`".to_owned()
+        }
+        (_, H::Abandon { .. }) => {
+            "a host can be abandoned once the operation is being cancelled or finished".to_owned()
         }
         (_, H::Retry) => "only a stopped operation can be retried".to_owned(),
         (_, H::Started { step, .. }) => format!("step {step} cannot be started"),

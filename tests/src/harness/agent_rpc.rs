@@ -50,6 +50,7 @@ impl Fleet {
     /// When the agent cannot be reached or breaks off. How the step ended is in the answer.
     pub async fn step(&self, host: &str, call: StepCall<'_>) -> Result<Finished> {
         let request = StepRequest {
+            finishing: false,
             operation: call.operation.to_owned(),
             step: call.step.to_owned(),
             fence: Some(Fence { term: 1, attempt: call.attempt }),

@@ -10,6 +10,7 @@ pub(super) fn check_audit(before: &State, after: &State, envelope: &Envelope, ac
             | Command::StartOperation { .. }
             | Command::Cancel { .. }
             | Command::Retry { .. }
+            | Command::Abandon { .. }
             | Command::SetReads { .. }
             | Command::BeginSwitchover { .. }
             | Command::Finish { .. }
@@ -53,7 +54,8 @@ pub(super) fn check_start(before: &State, command: &Command, position: Position,
                 let record = &operation.steps[&step.id];
                 let untouched = record.touched_at.is_none() || record.state == StepState::Undone;
                 let stays = operation.status == Status::Finishing && step.finish == Finish::Keep;
-                assert!(untouched || stays, "{} was still there", step.id);
+                let abandoned = operation.abandoned.contains(&step.host);
+                assert!(untouched || stays || abandoned, "{} was still there", step.id);
             }
             assert!(matches!(operation.status, Status::Cancelling | Status::Finishing));
         }

@@ -172,3 +172,25 @@ fn the_side_that_goes_away_ends_only_when_ordered_and_last() {
         assert_eq!(ended, ends, "{writer} {decommission}");
     }
 }
+
+#[test]
+fn a_host_that_never_comes_back_holds_up_no_cancel_and_is_named_with_what_is_left() {
+    let steps =
+        || vec![step("a", "h", "x:1", &[]), step("b", "g", "x:2", &["a"]), step("c", "h", "x:1", &["b"])];
+    let mut gate = Gate(started(steps()));
+    run_to_rest(&mut gate.0, "c-1");
+    let abandon = |host: &str| Command::Abandon { operation: "c-1".into(), host: host.into() };
+    let early = gate.tell(5, abandon("g")).unwrap_err();
+    assert!(early.to_string().contains("once the operation is being cancelled"), "{early}");
+    gate.tell(5, Command::Cancel { operation: "c-1".into() }).unwrap();
+    let unknown = gate.tell(5, abandon("elsewhere")).unwrap_err();
+    assert!(unknown.to_string().contains("nothing to be taken back on host elsewhere"), "{unknown}");
+    gate.tell(5, abandon("g")).unwrap();
+    assert_eq!(
+        gate.operation().events.iter().next_back().unwrap().message,
+        "host g; not taken back there: b (undo b)"
+    );
+    gate.tell(5, abandon("g")).unwrap_err();
+    assert_eq!(run_to_rest(&mut gate.0, "c-1"), ["c", "a"]);
+    assert_eq!(gate.operation().status, Status::Cancelled);
+}

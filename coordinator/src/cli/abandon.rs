@@ -1,0 +1,52 @@
+//! `pgleap abandon`: does not wait for a host that never comes back.
+
+use std::io::{self, BufRead, IsTerminal};
+
+use clap::Args;
+use pgleap_proto::fleet::AbandonRequest;
+
+use super::client::request_id;
+use super::output::Out;
+use super::{Connection, Failure, Outcome};
+
+#[derive(Debug, Args)]
+pub struct Abandon {
+    /// Cluster or operation, which is being cancelled or finished
+    name: String,
+    /// Host that never comes back, as in the fleet file
+    host: String,
+    /// Do not ask; needed where there is no terminal
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Abandon {
+    pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
+        if !self.yes {
+            if !io::stdin().is_terminal() {
+                return Err(Failure::Refused(
+                    "what abandon leaves behind is left for ever; say --yes to mean it".to_owned(),
+                ));
+            }
+            out.talk(&format!(
+                "Abandon host {}: nothing is taken back there any more. Should its PostgreSQL ever run again, its slots keep WAL until \
+                 its disk is full, and it may be closed to clients; `pgleap events {}` lists what is left. Go on? [y/N]",
+                self.host, self.name
+            ));
+            let mut answer = String::new();
+            io::stdin().lock().read_line(&mut answer)?;
+            if !matches!(answer.trim(), "y" | "Y" | "yes") {
+                return Err(Failure::Refused("not abandoned".to_owned()));
+            }
+        }
+        let request =
+            AbandonRequest { name: self.name.clone(), host: self.host.clone(), request_id: request_id() };
+        let reply = connection.open().await?.abandon(request).await?.into_inner();
+        if out.json {
+            return Ok(out.value(&reply)?);
+        }
+        out.line(&reply.operation)?;
+        out.talk(&format!("goes on without host {}; next: pgleap watch {}", self.host, self.name));
+        Ok(())
+    }
+}
