@@ -1,6 +1,6 @@
 //! Lead: after the decision, the target lets clients in.
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use pgleap_proto::traffic::{LeadReply, LeadRequest};
 
 use super::arm::Target;
@@ -22,9 +22,10 @@ pub(super) async fn run(call: &Call, armed: Option<Target>, request: LeadRequest
     let _held = locks::hold(view.node()).await;
     match &armed {
         Some(armed) => {
-            stop_following(&view, &armed.sessions).await?;
-            watch.lap("following");
-            tell(&view, armed.fence.lift(armed.sessions.any()?).await?);
+            // Settle has ended the following: this look makes it certain, and nobody has to wait for it. The source is sealed.
+            let lift = armed.fence.lift(armed.sessions.any()?);
+            let ((), notes) = try_join(stop_following(&view, &armed.sessions), lift).await?;
+            tell(&view, notes);
         }
         None => {
             let sessions = Sessions::open(&view).await?;

@@ -23,13 +23,14 @@ pub(super) async fn run(target: &Target, request: SettleRequest) -> Result<Settl
     watch.lap("mark");
     // What a worker has applied it confirms only once it is on the disk: apply commits asynchronously.
     make_durable(target.sessions.any()?, "settled").await?;
-    wait_for_confirmation(target, Lsn(request.lsn), limit).await?;
+    // Everything is applied, and the source is fenced: where this side's own slots stand from here on is behind all of it.
+    let confirmation = wait_for_confirmation(target, Lsn(request.lsn), limit);
+    let (_, positions) =
+        try_join(confirmation, slots::advance(&target.view, &target.sessions, &held)).await?;
     watch.lap("confirmed");
     let stop = target.sessions.0.iter().map(|database| following::stop(&target.view, database, limit));
     try_join_all(stop).await?;
     watch.lap("disabled");
-    let positions = slots::advance(&target.view, &target.sessions, &held).await?;
-    watch.lap("advanced");
     pgleap_proto::failpoint::reach("side.settled").await.doing(|| "settling")?;
     Ok(SettleReply { positions, timings: watch.timings() })
 }

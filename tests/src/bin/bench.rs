@@ -2,7 +2,8 @@
 //!
 //! The upgrade runs through pgleap, writes are moved forward and back under load, all of it is cancelled, and is then done by
 //! hand on the same machine with the same data and the same clients. `PGLEAP_BENCH_ROWS` sets the number of orders in
-//! each of the two databases, `PGLEAP_BENCH_SWITCHOVERS` how often writes are moved (an even number).
+//! each of the two databases, `PGLEAP_BENCH_SWITCHOVERS` how often writes are moved (an even number), `PGLEAP_BENCH_RATE` how many
+//! transactions a second the clients try meanwhile.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -40,8 +41,11 @@ fn say(text: &str) -> Result<()> {
     Ok(writeln!(std::io::stdout().lock(), "{text}")?)
 }
 
+fn setting(name: &str) -> Option<u32> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 async fn bench() -> Result<()> {
-    let setting = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let rows = setting("PGLEAP_BENCH_ROWS").unwrap_or(1_000_000);
     let switchovers = setting("PGLEAP_BENCH_SWITCHOVERS").unwrap_or(20);
     say(&format!("Making two databases with {rows} orders each."))?;
@@ -74,6 +78,7 @@ async fn bench() -> Result<()> {
     say(&format!("\n{}", phases(&status, &raw)))?;
     say(&format!("\n{}", memory(&rest, &peak)?))?;
     say(&format!("\n{}", stalls(&[("pgleap", &ours), ("psql and shell", &theirs)])))?;
+    say(&format!("\n{}", parts(&ours.parts)))?;
     scenario.fleet.passed();
     Ok(())
 }
@@ -83,11 +88,14 @@ struct Moved {
     stalls: Stalls,
     transactions_per_second: f64,
     failed: u64,
+    /// Of pgleap's pauses, as it measured them: name and milliseconds of each switchover.
+    parts: Vec<(String, Vec<f64>)>,
 }
 
 impl Moved {
     fn of(record: &Record, windows: &[(Duration, Duration)]) -> Moved {
         Moved {
+            parts: Vec::new(),
             stalls: Stalls::of(record, windows),
             transactions_per_second: record.acknowledged() as f64 / record.seconds,
             failed: record.failed(),
@@ -97,21 +105,38 @@ impl Moved {
 
 /// Transactions of a few milliseconds, from numbers on that no other load has.
 fn light(first_worker: i32) -> ledger::Options {
-    ledger::Options { light: true, rate: 500.0, workers: 8, first_worker, ..ledger::Options::default() }
+    let rate = setting("PGLEAP_BENCH_RATE").unwrap_or(1_000) / 2;
+    ledger::Options {
+        light: true,
+        rate: f64::from(rate),
+        workers: 8,
+        first_worker,
+        ..ledger::Options::default()
+    }
 }
 
 async fn moved_by_pgleap(scenario: &mut Scenario, times: u32) -> Result<Moved> {
     scenario.load(light(100)).await?;
-    let mut windows = Vec::new();
+    let (mut windows, mut parts) = (Vec::new(), Vec::<(String, Vec<f64>)>::new());
     for _ in 0..times {
         scenario.write_more(500).await?;
         let switched = scenario.switch().await?;
         windows.push((switched.began, switched.ended));
+        let status = scenario.fleet.status(&scenario.fleet.name).await?;
+        let last = status.and_then(|status| status.traffic?.last).context("no switchover in the status")?;
+        let whole = [("pause, first asked to last resumed".to_owned(), last.pause_ms)];
+        let timings = last.timings.into_iter().map(|part| (part.name, part.us as f64 / 1000.0));
+        for (name, ms) in whole.into_iter().chain(timings) {
+            match parts.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, all)) => all.push(ms),
+                None => parts.push((name, vec![ms])),
+            }
+        }
     }
     let record = scenario.stop_first_load().await?;
     let writer = scenario.writer(Duration::from_secs(10)).await?;
     scenario.prove_both_sides(writer, std::slice::from_ref(&record)).await?;
-    Ok(Moved::of(&record, &windows))
+    Ok(Moved { parts, ..Moved::of(&record, &windows) })
 }
 
 async fn moved_by_hand(scenario: &mut Scenario, times: u32) -> Result<Moved> {
@@ -163,6 +188,20 @@ fn stalls(rows: &[(&str, &Moved)]) -> Table {
             format!("{:.0}", moved.transactions_per_second),
             moved.failed.to_string(),
         ]);
+    }
+    table
+}
+
+/// Where the time of pgleap's pauses goes, in the order of the pause; what is indented is part of what is above it.
+fn parts(parts: &[(String, Vec<f64>)]) -> Table {
+    let mut table = table(&["part of the pause, ms", "p50", "max"]);
+    for (name, ms) in parts {
+        let sorted = Stalls { ms: ms.clone() };
+        let name = match name.split_once('.') {
+            Some((_, part)) => format!("    {part}"),
+            None => name.clone(),
+        };
+        table.add_row([name, format!("{:.1}", sorted.percentile(50.0)), format!("{:.1}", sorted.max())]);
     }
     table
 }
