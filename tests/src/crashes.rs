@@ -76,6 +76,8 @@ pub struct Storm {
     armed: Vec<Armed>,
     /// Operations stopped and told to go on, with the reasons.
     pub stops: Vec<String>,
+    /// Servers of the new side that were killed.
+    killed: Vec<Server>,
 }
 
 impl Storm {
@@ -99,7 +101,7 @@ impl Storm {
             }
             armed.push(Armed { host: step.host, crash, place, met: false });
         }
-        Ok(Storm { armed, stops: Vec::new() })
+        Ok(Storm { armed, stops: Vec::new(), killed: Vec::new() })
     }
 
     /// Kills and starts again until the operation satisfies `over`; tells it to go on when it stops.
@@ -153,6 +155,8 @@ impl Storm {
                         server.kill().await?;
                         if fleet.old.nodes.iter().any(|node| node.name == server.name) {
                             server.start(&fleet.base).await?;
+                        } else {
+                            self.killed.push(server);
                         }
                     }
                     fleet.release(&armed.host, &armed.place)?;
@@ -163,9 +167,19 @@ impl Storm {
         Ok(())
     }
 
-    /// What an operator does who reads `status`: starts a server that died, and says retry.
+    /// What an operator does who reads `status`: starts a server that died when that is what it says, and says retry.
     async fn go_on(&mut self, fleet: &Fleet, status: &OperationStatus) -> Result<()> {
         ensure!(!status.reason.is_empty() && status.next.contains("retry"), "{}", describe(status));
+        let missed = |server: &Server| {
+            status.reason.contains("connecting to")
+                && status.reason.contains(&format!("node {} ", server.name))
+        };
+        if let Some(at) = self.killed.iter().rposition(missed) {
+            let server = self.killed.remove(at);
+            if !server.is_running() {
+                server.start(&fleet.base).await?;
+            }
+        }
         self.stops.push(status.reason.clone());
         if self.stops.len() as u32 > PATIENCE {
             bail!("it stopped {PATIENCE} times:\n{}", self.stops.join("\n"));

@@ -14,7 +14,6 @@ use pgleap_tests::harness::{FleetOptions, eventually};
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "not seen green yet: make crash-matrix"]
 async fn a_woken_leader_starts_nothing_and_undoes_nothing() -> Result<()> {
     let defaults = Options::default();
     let fleet = FleetOptions { coordinators: 3, ..defaults.fleet.clone() };

@@ -1,5 +1,6 @@
 //! SQL over the node's own unix socket, as its superuser. Credentials never leave the host because none are needed.
 
+use std::io::{self, ErrorKind};
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -56,7 +57,13 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
         .dbname(database)
         .application_name("pgleap")
         .connect_timeout(CONNECT_TIMEOUT);
-    let (client, connection) = config.connect(NoTls).await.doing(doing)?;
+    let connected = config.connect(NoTls).await;
+    let absent = connected.as_ref().err().is_some_and(is_absent);
+    let mut connected = connected.doing(doing);
+    if absent && let Err(error) = &mut connected {
+        error.message.push_str("; its server does not run: start it, then retry");
+    }
+    let (client, connection) = connected?;
     let closed = CancellationToken::new();
     tokio::spawn(drive(connection, closed.clone()));
     let _closed = closed.drop_guard();
@@ -72,6 +79,12 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
         .await
         .doing(doing)?;
     Ok(Session { client, _closed })
+}
+
+/// Nobody listens at the socket, or there is none.
+fn is_absent(error: &tokio_postgres::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound))
 }
 
 /// Moves the connection's messages until it ends, or for a moment after it was dropped.
