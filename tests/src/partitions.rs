@@ -128,14 +128,15 @@ pub fn sample(seed: u64, count: usize) -> Vec<Partition> {
 /// Longest time that clients may wait while a cut lasts: the pause's deadline in the scenario, and what looking around takes.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether clients have to be served while the cut lasts. After the decision nobody else can tell the target to open, and
-/// poolers that reach neither side have no choice.
+/// Whether clients have to be served while the cut lasts. After the decision nobody else can tell the target to open (it is asked
+/// whether it is there as late as beside the seal), and poolers that reach neither side have no choice.
 fn served_meanwhile((place, cut): Partition) -> bool {
     let position = |name: &str| COORDINATOR_PLACES.iter().position(|place| *place == name);
     let decided = position(place) >= position("switchover.decided");
     match cut {
         Cut::Leader | Cut::LeaderMuted => true,
-        Cut::Pooler | Cut::PoolerMuted | Cut::Source | Cut::Target => !decided,
+        Cut::Pooler | Cut::PoolerMuted | Cut::Source => !decided,
+        Cut::Target => position(place) < position("switchover.sealed"),
         Cut::Sides | Cut::PoolerAndSides => false,
     }
 }

@@ -229,8 +229,15 @@ impl StepRun {
 
     fn away(&self, cause: &str) {
         let (host, address) = (&self.step.host, &self.step.agent);
+        let never = match self.verb {
+            Verb::Undo => format!("; if it never comes back: pgleap abandon {} {host}", self.operation),
+            Verb::Do => String::new(),
+        };
         self.live.waits(&self.operation, &self.step.id, |since: Timestamp| {
-            format!("agent of host {host} at {address} does not answer since {since:.0}: {cause}; the operation goes on by itself when it does")
+            format!(
+                "agent of host {host} at {address} does not answer since {since:.0}: {cause}; the operation goes on by itself when \
+                 it does{never}"
+            )
         });
     }
 

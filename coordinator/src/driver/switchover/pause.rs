@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join};
 use pgleap_proto::traffic::{
-    BlockersRequest, FenceRequest, PauseReply, PauseRequest, SealRequest, SettleRequest, SlotAt, Timing,
+    BlockersRequest, FenceRequest, ObserveRequest, PauseReply, PauseRequest, SealRequest, SettleRequest,
+    SlotAt, Timing,
 };
 use tokio::time::Instant;
 
@@ -65,9 +66,14 @@ impl Hand<'_> {
         let began = Instant::now();
         let request =
             SealRequest { ticket: Some(self.ticket.clone()), lsn: fenced.lsn, timeout_ms: told(until)? };
-        let mut client = armed.source.client.clone();
-        let sealed =
-            armed.source.answer(until, "prove that nothing is left to send", client.seal(request)).await?;
+        let (mut client, mut other) = (armed.source.client.clone(), armed.target.client.clone());
+        let seal = armed.source.answer(until, "prove that nothing is left to send", client.seal(request));
+        // Once it is decided nobody but the target can serve, and it waits to be told: one that cannot be reached any more had
+        // better not be decided for. Asked beside the seal, this costs no time.
+        let node = Some(self.moving.leader(self.switchover.to).what.clone());
+        let request = ObserveRequest { operation: self.ticket.operation.clone(), node };
+        let there = armed.target.answer(until, "say that it is there", other.observe(request));
+        let (sealed, _) = try_join(seal, there).await?;
         measured.add("seal", began);
         measured.extend("seal", sealed.timings);
         checkpoint("switchover.sealed").await?;
