@@ -4,6 +4,7 @@
 //! The coordinator is not asked: it may be cut off at that very moment. It lifts only what it set, from a node that is a
 //! standby again. A leader's fence is the coordinator's; here it is not touched.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::clock::now_us;
 use super::keeper::Kept;
 use super::lag::Side;
 use super::leaders::STALE_US;
-use super::record;
+use super::record::{self, Guarded};
 use super::sampler::Sample;
 use crate::config::AgentConfig;
 use crate::error::Result;
@@ -77,21 +78,26 @@ async fn perform(act: Act, kept: &Kept, operation: &str, config: &AgentConfig) -
                 operation,
                 "it was a standby and takes writes of its own now, while the other side takes the writes: fenced"
             );
+            // First: a fence that nobody remembers would stay.
+            record::save(&config.state_dir, operation, &node.name, &Guarded {})?;
             fence::prepare(config, &node, operation, &[]).await?.ensure(EVICT).await.map(drop)
         }
-        Act::Lift => open(&node, operation).await.map(drop),
+        Act::Lift => open(&config.state_dir, &node, operation).await.map(drop),
     }
 }
 
-/// Opens a node if it is this operation's fence that lies there. Returns what the operator should know.
+/// Opens a node if the guard has fenced it, and it is this operation's fence that lies there. Returns what the operator should know.
 ///
 /// # Errors
 /// When its file cannot be found or read, or the server does not take it.
-pub(crate) async fn open(node: &Node, operation: &str) -> Result<Vec<String>> {
-    if fence::state(node).await?.operation() != Some(operation) {
+pub(crate) async fn open(state_dir: &Path, node: &Node, operation: &str) -> Result<Vec<String>> {
+    if record::load::<Guarded>(state_dir, operation, &node.name)?.is_none() {
         return Ok(Vec::new());
     }
-    fence::lift(node, operation).await
+    let ours = fence::state(node).await?.operation() == Some(operation);
+    let notes = if ours { fence::lift(node, operation).await? } else { Vec::new() };
+    record::remove::<Guarded>(state_dir, operation, &node.name)?;
+    Ok(notes)
 }
 
 #[cfg(test)]

@@ -22,6 +22,16 @@ impl Record for KeepTraffic {
     const DIRECTORY: &'static str = "traffic";
 }
 
+/// A node that the guard has fenced. Only such a one is opened again by this agent: two nodes of one host may share a client
+/// authentication file, and the fence in it may be the leader's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Guarded {}
+
+impl Record for Guarded {
+    const DIRECTORY: &'static str = "guarded";
+}
+
 /// A balancer whose weights are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

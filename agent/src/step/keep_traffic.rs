@@ -14,7 +14,7 @@ use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Result, StepError};
 use crate::reads::guard::open;
-use crate::reads::record;
+use crate::reads::record::{self, Guarded};
 use crate::side::hold;
 
 /// See the module.
@@ -65,9 +65,9 @@ impl Step for KeepTrafficStep {
         let stays = self.0.stays().max(Side::Old) == self.0.side();
         // A leader's fence is taken back by the step that set it.
         if self.0.leader || !stays || !Path::new(&node.data_dir).join("PG_VERSION").exists() {
-            return Ok(());
+            return record::remove::<Guarded>(&cx.config.state_dir, &cx.operation, &node.name);
         }
-        for note in open(node, &cx.operation).await? {
+        for note in open(&cx.config.state_dir, node, &cx.operation).await? {
             cx.report.log("pgleap", note);
         }
         Ok(())
