@@ -1,13 +1,11 @@
 //! `pgleap abandon`: does not wait for a host that never comes back.
 
-use std::io::{self, BufRead, IsTerminal};
-
 use clap::Args;
 use pgleap_proto::fleet::AbandonRequest;
 
 use super::client::request_id;
 use super::output::Out;
-use super::{Connection, Failure, Outcome};
+use super::{Connection, Outcome};
 
 #[derive(Debug, Args)]
 pub struct Abandon {
@@ -23,21 +21,13 @@ pub struct Abandon {
 impl Abandon {
     pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
         if !self.yes {
-            if !io::stdin().is_terminal() {
-                return Err(Failure::Refused(
-                    "what abandon leaves behind is left for ever; say --yes to mean it".to_owned(),
-                ));
-            }
-            out.talk(&format!(
+            let question = format!(
                 "Abandon host {}: nothing is taken back there any more. Should its PostgreSQL ever run again, its slots keep WAL until \
-                 its disk is full, and it may be closed to clients; `pgleap events {}` lists what is left. Go on? [y/N]",
+                 its disk is full, and it may be closed to clients; `pgleap events {}` lists what is left.",
                 self.host, self.name
-            ));
-            let mut answer = String::new();
-            io::stdin().lock().read_line(&mut answer)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                return Err(Failure::Refused("not abandoned".to_owned()));
-            }
+            );
+            let unasked = "what abandon leaves behind is left for ever; say --yes to mean it";
+            out.confirm(&question, "not abandoned", Some(unasked))?;
         }
         let request =
             AbandonRequest { name: self.name.clone(), host: self.host.clone(), request_id: request_id() };

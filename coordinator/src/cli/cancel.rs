@@ -1,13 +1,11 @@
 //! `pgleap cancel`: takes an operation back.
 
-use std::io::{self, BufRead, IsTerminal};
-
 use clap::Args;
 use pgleap_proto::fleet::CancelRequest;
 
 use super::client::request_id;
 use super::output::Out;
-use super::{Connection, Failure, Outcome, watch};
+use super::{Connection, Outcome, watch};
 
 #[derive(Debug, Args)]
 pub struct Cancel {
@@ -23,17 +21,14 @@ pub struct Cancel {
 
 impl Cancel {
     pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
-        if !self.yes && io::stdin().is_terminal() {
-            out.talk(&format!(
+        if !self.yes {
+            let question = format!(
                 "Cancel {}: its slots and publications on the old cluster are dropped, and the new cluster that \
-                 pgleap made is removed. The old cluster is left as it was found. Go on? [y/N]",
+                 pgleap made is removed. The old cluster is left as it was found.",
                 self.name
-            ));
-            let mut answer = String::new();
-            io::stdin().lock().read_line(&mut answer)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                return Err(Failure::Refused("not cancelled".to_owned()));
-            }
+            );
+            // All of it can be made again, so nobody is needed who says yes.
+            out.confirm(&question, "not cancelled", None)?;
         }
         let request = CancelRequest { name: self.name.clone(), request_id: request_id() };
         let reply = connection.open().await?.cancel(request).await?.into_inner();

@@ -1,13 +1,11 @@
 //! `pgleap finish`: gives up the way back.
 
-use std::io::{self, BufRead, IsTerminal};
-
 use clap::Args;
 use pgleap_proto::fleet::FinishRequest;
 
 use super::client::request_id;
 use super::output::Out;
-use super::{Connection, Failure, Outcome, watch};
+use super::{Connection, Outcome, watch};
 
 #[derive(Debug, Args)]
 pub struct Finish {
@@ -27,22 +25,14 @@ pub struct Finish {
 impl Finish {
     pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
         if !self.yes {
-            if !io::stdin().is_terminal() {
-                return Err(Failure::Refused(
-                    "finish gives up the way back for ever; say --yes to mean it".to_owned(),
-                ));
-            }
             let stop = if self.decommission { " and its servers are stopped" } else { "" };
-            out.talk(&format!(
+            let question = format!(
                 "Finish {}: the side that takes the writes stays. Replication between the sides, publications, slots and \
-                 marks are dropped; the other side stays closed to clients{stop}. There is no way back after this. Go on? [y/N]",
+                 marks are dropped; the other side stays closed to clients{stop}. There is no way back after this.",
                 self.name
-            ));
-            let mut answer = String::new();
-            io::stdin().lock().read_line(&mut answer)?;
-            if !matches!(answer.trim(), "y" | "Y" | "yes") {
-                return Err(Failure::Refused("not finished".to_owned()));
-            }
+            );
+            let unasked = "finish gives up the way back for ever; say --yes to mean it";
+            out.confirm(&question, "not finished", Some(unasked))?;
         }
         let request = FinishRequest {
             name: self.name.clone(),

@@ -1,8 +1,10 @@
 //! Data on stdout, talk on stderr. The only place of the command line that prints.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::Serialize;
+
+use super::Failure;
 
 /// Where a verb's output goes.
 #[derive(Debug)]
@@ -72,6 +74,23 @@ impl Out {
     pub fn talk(&self, text: &str) {
         // A closed stderr must not end an operation's verb.
         let _ = writeln!(io::stderr().lock(), "{text}");
+    }
+
+    /// Asks before something that cannot be taken back, and takes anything but a yes for a no.
+    ///
+    /// # Errors
+    /// [`Failure::Refused`] with `no` when the answer is no, or with `unasked` when nobody can be asked.
+    pub(super) fn confirm(&self, question: &str, no: &str, unasked: Option<&str>) -> Result<(), Failure> {
+        if !io::stdin().is_terminal() {
+            return unasked.map_or(Ok(()), |why| Err(Failure::Refused(why.to_owned())));
+        }
+        self.talk(&format!("{question} Go on? [y/N]"));
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        match answer.trim() {
+            "y" | "Y" | "yes" => Ok(()),
+            _ => Err(Failure::Refused(no.to_owned())),
+        }
     }
 
     /// Why the verb failed.

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::{join_all, try_join};
 use pgleap_proto::traffic::{
-    BlockersRequest, FenceRequest, ObserveRequest, PauseReply, PauseRequest, SealRequest, SettleRequest,
-    SlotAt, Timing,
+    BlockersRequest, FenceRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest, SealRequest,
+    SettleRequest, SlotAt, Timing,
 };
 use tokio::time::Instant;
 
@@ -73,7 +73,8 @@ impl Hand<'_> {
         let node = Some(self.moving.leader(self.switchover.to).what.clone());
         let request = ObserveRequest { operation: self.ticket.operation.clone(), node };
         let there = armed.target.answer(until, "say that it is there", other.observe(request));
-        let (sealed, _) = try_join(seal, there).await?;
+        let (sealed, seen) = try_join(seal, there).await?;
+        check_leads(&self.moving.leader(self.switchover.to).what.name, &seen)?;
         measured.add("seal", began);
         measured.extend("seal", sealed.timings);
         checkpoint("switchover.sealed").await?;
@@ -149,6 +150,16 @@ impl Hand<'_> {
         };
         reply.blockers.into_iter().map(line).collect()
     }
+}
+
+/// The target still runs as a primary, as its agent saw it last (at most a few seconds ago).
+fn check_leads(node: &str, seen: &ObserveReply) -> Result<(), Failure> {
+    let what = match (seen.running, seen.in_recovery) {
+        (true, false) => return Ok(()),
+        (true, true) => "is a standby now",
+        (false, _) => "does not run any more",
+    };
+    Err(Failure::passing(format!("node {node}, to which writes were to move, {what}")))
 }
 
 /// Milliseconds an agent is given: a little less than it is waited for, so that its own reason arrives in time.

@@ -188,6 +188,24 @@ async fn whatever_fails_before_the_decision_is_taken_back_and_never_decided() {
 }
 
 #[tokio::test]
+async fn a_target_that_became_a_standby_meanwhile_is_not_decided_for() {
+    let fixture = Fixture::new().await;
+    let (go, wait) = watch::channel(false);
+    fixture.second.answer("settle", [Answer::Hold(wait)]);
+    let coordinator = ready(&fixture).await;
+    switch(&coordinator, Side::New).await;
+    poll("it comes to the last write", || !named(&calls(&fixture), "settle").is_empty()).await;
+    fixture.second.demote();
+    go.send(true).unwrap();
+    coordinator.until("stopped", |op| matches!(op.status, Status::Stopped(_))).await;
+    let traffic = coordinator.operation().traffic.clone();
+    let last = traffic.last.unwrap();
+    assert!(!last.decided && last.reason.ends_with("is a standby now"), "{last:#?}");
+    assert_eq!((traffic.writer, traffic.count), (Side::Old, 0));
+    assert!(named(&calls(&fixture), "lead").is_empty());
+}
+
+#[tokio::test]
 async fn taking_back_goes_on_until_every_agent_answers() {
     let fixture = Fixture::new().await;
     fixture.first.answer("seal", [Answer::Fail("no")]);
