@@ -10,6 +10,7 @@ help:
 	@echo 'make crash-matrix   kill everything at every step of an upgrade (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
+	@echo 'make bench-group   measure three coordinators before 10, 100 and 1,000 simulated agents, the leader killed again and again (long)'
 	@echo 'make clean   remove what was built'
 
 setup:
@@ -50,7 +51,11 @@ bench: setup
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) run --release -p pgleap-tests --bin bench
 
+bench-group: setup
+	$(CARGO) build --release -p pgleap-coordinator -p pgleap-tests --bins
+	$(CARGO) run --release -p pgleap-tests --bin bench_group
+
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions bench clean
+.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions bench bench-group clean

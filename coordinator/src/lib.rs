@@ -10,6 +10,7 @@ pub mod clock;
 pub mod driver;
 pub mod fleet;
 mod names;
+mod open_files;
 pub mod pki;
 pub mod plan;
 pub mod raft;

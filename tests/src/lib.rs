@@ -2,7 +2,8 @@
 //!
 //! `harness` starts and ends processes, `ledger` writes load whose every acknowledged commit can be looked for
 //! afterwards, `schema` makes databases worth upgrading, `snapshot` tells whether a cluster is exactly as it was,
-//! `world` the same of a whole fleet, `scenario` puts them together.
+//! `world` the same of a whole fleet, `scenario` puts them together. `swarm` is another fleet: real coordinators before
+//! simulated agents, any number of them.
 
 pub mod by_hand;
 pub mod by_hand_switchover;
@@ -16,6 +17,7 @@ pub mod scenario;
 pub mod schema;
 pub mod snapshot;
 pub mod stalls;
+pub mod swarm;
 pub mod switching;
 pub mod taken_back;
 pub mod world;

@@ -20,7 +20,8 @@ const REHEARSAL: &str = "rehearsal";
 impl Api {
     pub(super) async fn run_check(&self, request: CheckRequest) -> Result<Events<CheckEvent>, Status> {
         let state = self.raft.read().await.map_err(refused)?.state;
-        let cluster = cluster(&spec(&state)?, &request.cluster)?.clone();
+        let fleet = spec(&state)?;
+        let cluster = cluster(&fleet, &request.cluster)?.clone();
         let (out, events) = mpsc::channel(64);
         let run = Run { api: self.clone(), cluster, out, summary: CheckSummary::default() };
         let stop = self.stop.clone();

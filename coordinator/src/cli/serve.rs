@@ -57,6 +57,7 @@ impl Serve {
             LogFormat::Text => logs.init(),
             LogFormat::Json => logs.json().init(),
         }
+        crate::open_files::allow_many();
         let config = ServeConfig {
             data_dir: self.data_dir,
             listen: self.listen,

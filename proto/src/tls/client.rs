@@ -37,6 +37,11 @@ impl TlsIdentity {
     pub async fn connect(&self, endpoint: &Endpoint, role: Role, name: &str) -> Result<Channel, Error> {
         endpoint.connect_with_connector(Connector::new(self, role, name)).await
     }
+
+    /// The same, not before something is asked.
+    pub fn connect_lazy(&self, endpoint: &Endpoint, role: Role, name: &str) -> Channel {
+        endpoint.connect_with_connector_lazy(Connector::new(self, role, name))
+    }
 }
 
 struct Connector {

@@ -73,6 +73,20 @@ impl Base {
         Ok(path)
     }
 
+    /// Copies pgleap's programs into `bin`, where the fleet's user can run them, which below /root it cannot.
+    ///
+    /// # Errors
+    /// When one was not built.
+    pub fn install(&self, programs: &[&str]) -> Result<()> {
+        let directory = self.make_dir("bin")?;
+        for name in programs {
+            let copy = directory.join(name);
+            std::fs::copy(self.binaries.own(name)?, &copy).with_context(|| format!("copying {name}"))?;
+            self.user.own(&copy)?;
+        }
+        Ok(())
+    }
+
     /// A command as the fleet's user, in the fleet's environment.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> std::process::Command {
         let mut command = self.user.command(program);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::balancer::{BACKEND, Balancer};
 use super::base::Base;
@@ -104,7 +104,7 @@ impl Fleet {
             )?;
         }
         let new_bin = base.binaries.postgres(&options.new_version)?;
-        install_programs(&base)?;
+        base.install(&["pgleap", "pgleap-agent"])?;
         let old = Cluster::make(&base, options.old.clone()).await?;
 
         let mut ports = Vec::new();
@@ -306,15 +306,4 @@ impl Fleet {
     pub fn passed(&mut self) {
         self.base.passed();
     }
-}
-
-/// Copies pgleap's programs to where the fleet's user can run them, which below /root it cannot.
-fn install_programs(base: &Base) -> Result<()> {
-    let directory = base.make_dir("bin")?;
-    for name in ["pgleap", "pgleap-agent"] {
-        let copy = directory.join(name);
-        std::fs::copy(base.binaries.own(name)?, &copy).with_context(|| format!("copying {name}"))?;
-        base.user.own(&copy)?;
-    }
-    Ok(())
 }
