@@ -26,7 +26,7 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
         Err(_) => (sessions::lease(&node, "template1").await?, false),
     };
     let in_recovery: bool = lease
-        .query_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
+        .fetch_one("SELECT pg_catalog.pg_is_in_recovery()", &[])
         .await
         .doing(doing)?
         .try_get(0)
@@ -41,7 +41,7 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
                 node.name
             )));
         }
-        let rows = lease.query(SLOTS, &[&request.slots]).await.doing(doing)?;
+        let rows = lease.fetch(SLOTS, &[&request.slots]).await.doing(doing)?;
         let databases: BTreeSet<String> =
             rows.iter().map(|row| row.try_get("database")).collect::<Result<_, _>>().doing(doing)?;
         for database in databases {
@@ -57,12 +57,15 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
             session.back();
         }
     }
-    let position = if in_recovery { "pg_last_wal_replay_lsn" } else { "pg_current_wal_lsn" };
-    let row =
-        lease.query_one(&format!("SELECT pg_catalog.{position}()::text AS lsn"), &[]).await.doing(doing)?;
+    let position = if in_recovery {
+        "SELECT pg_catalog.pg_last_wal_replay_lsn()::text AS lsn"
+    } else {
+        "SELECT pg_catalog.pg_current_wal_lsn()::text AS lsn"
+    };
+    let row = lease.fetch_one(position, &[]).await.doing(doing)?;
     let current_lsn = sql::lsn(&row, "lsn")?.0;
     let mut slots = Vec::new();
-    for row in lease.query(SLOTS, &[&request.slots]).await.doing(doing)? {
+    for row in lease.fetch(SLOTS, &[&request.slots]).await.doing(doing)? {
         slots.push(SlotPosition {
             slot: row.try_get("slot").doing(doing)?,
             database: row.try_get("database").doing(doing)?,

@@ -12,12 +12,22 @@ const TICK: Duration = Duration::from_millis(1);
 /// A postmaster that does not react for so long is stuck.
 const LIMIT: Duration = Duration::from_secs(10);
 
+const LOADED: &str = "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint";
+const RELOAD: &str = "SELECT pg_reload_conf()";
+const HBA_ERRORS: &str = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules \
+    WHERE error IS NOT NULL AND type IS NULL ORDER BY line_number";
+
+/// Prepares what [`reload`] asks.
+pub(super) async fn ready(session: &Session) -> Result<()> {
+    let all = [LOADED, RELOAD, HBA_ERRORS].map(|sql| session.ready(sql));
+    futures::future::try_join_all(all).await.map(drop).doing(|| "preparing to reload the configuration")
+}
+
 /// When the session's server last read its configuration, in microseconds since 1970. A reload reads postgresql.conf, signals
 /// the children, and reads the rules for clients, in one handler of the single-threaded postmaster; a session knows of it by
 /// the signal, and a new one from its birth.
 pub(super) async fn load_time_us(session: &Session) -> Result<i64> {
-    let sql = "SELECT (extract(epoch FROM pg_conf_load_time()) * 1000000)::bigint";
-    Ok(session.query_one(sql, &[]).await.doing(|| "reading when the configuration was loaded")?.get(0))
+    Ok(session.fetch_one(LOADED, &[]).await.doing(|| "reading when the configuration was loaded")?.get(0))
 }
 
 /// Makes the server read its files again, and waits until every connection that is accepted from now on goes by them.
@@ -29,7 +39,7 @@ pub(super) async fn reload(session: &Session) -> Result<()> {
     // before the file was changed is in this time already.
     let before = load_time_us(session).await?;
     let doing = || "asking the server to reload its configuration";
-    session.execute("SELECT pg_reload_conf()", &[]).await.doing(doing)?;
+    session.fetch(RELOAD, &[]).await.doing(doing)?;
     let begun = Instant::now();
     while load_time_us(session).await? <= before {
         if begun.elapsed() >= LIMIT {
@@ -69,9 +79,9 @@ pub(crate) async fn errors(session: &Session) -> Result<Vec<String>> {
 /// Lines of the file that lies there now for which the server would refuse all of it. One that only cannot match (`hostssl`
 /// without SSL) has an error too, but is parsed, and so has a type.
 async fn hba_errors(session: &Session) -> Result<Vec<String>> {
-    let sql = "SELECT 'line ' || line_number || ': ' || error FROM pg_hba_file_rules \
-               WHERE error IS NOT NULL AND type IS NULL ORDER BY line_number";
-    let rows =
-        session.query(sql, &[]).await.doing(|| "looking for errors in the client authentication file")?;
+    let rows = session
+        .fetch(HBA_ERRORS, &[])
+        .await
+        .doing(|| "looking for errors in the client authentication file")?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

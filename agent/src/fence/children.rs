@@ -95,12 +95,20 @@ impl Activity {
     }
 }
 
+const ACTIVITY: &str = "SELECT pid, coalesce(backend_type, ''), coalesce(usename::text, ''), coalesce(datname::text, ''), \
+    coalesce(application_name, ''), client_addr IS NULL AND coalesce(client_port, -1) = -1, leader_pid, \
+    backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid IS NOT NULL";
+const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
+
+/// Prepares what [`evict`] asks.
+pub(super) async fn ready(session: &Session) -> Result<()> {
+    let both = futures::future::try_join(session.ready(ACTIVITY), session.ready(TERMINATE)).await;
+    both.map(drop).doing(|| "preparing to end the sessions of clients")
+}
+
 /// Everybody known.
 pub(crate) async fn activity(session: &Session) -> Result<BTreeMap<i32, Activity>> {
-    let sql = "SELECT pid, coalesce(backend_type, ''), coalesce(usename::text, ''), coalesce(datname::text, ''), \
-               coalesce(application_name, ''), client_addr IS NULL AND coalesce(client_port, -1) = -1, leader_pid, \
-               backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid IS NOT NULL";
-    let rows = session.query(sql, &[]).await.doing(|| "reading pg_stat_activity")?;
+    let rows = session.fetch(ACTIVITY, &[]).await.doing(|| "reading pg_stat_activity")?;
     let read = |row: &tokio_postgres::Row| Activity {
         pid: row.get(0),
         kind: row.get(1),
@@ -143,8 +151,7 @@ pub(super) async fn evict(session: &Session, postmaster: i32, kept: &Kept, limit
         let clients: Vec<i32> =
             left.iter().map(|child| child.pid).filter(|pid| known.contains_key(pid) && due(*pid)).collect();
         if !clients.is_empty() {
-            let sql = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
-            session.query(sql, &[&clients]).await.doing(|| "ending the sessions of clients")?;
+            session.fetch(TERMINATE, &[&clients]).await.doing(|| "ending the sessions of clients")?;
         }
         let starting: Vec<Child> = left
             .iter()

@@ -13,6 +13,7 @@ mod file;
 use std::path::Path;
 use std::time::Duration;
 
+use futures::future::try_join;
 use pgleap_proto::node::Node;
 
 pub(crate) use apply::errors as configuration_errors;
@@ -78,7 +79,7 @@ pub async fn hba_file(node: &Node) -> Result<HbaFile> {
 }
 
 async fn hba_file_of(session: &Session) -> Result<HbaFile> {
-    let row = session.query_one("SELECT current_setting('hba_file')", &[]).await;
+    let row = session.fetch_one("SELECT current_setting('hba_file')", &[]).await;
     HbaFile::at(row.doing(|| "asking for the client authentication file")?.get(0))
 }
 
@@ -207,6 +208,14 @@ impl Fence {
     /// Whom it lets in.
     pub(crate) fn kept(&self) -> &Kept {
         &self.kept
+    }
+
+    /// Prepares what [`Fence::apply`] asks, so that nobody waits for it later.
+    ///
+    /// # Errors
+    /// With the server's words.
+    pub async fn ready(&self, session: &Session) -> Result<()> {
+        try_join(apply::ready(session), children::ready(session)).await.map(drop)
     }
 
     /// Puts the file in place; a running server does not go by it yet.

@@ -42,8 +42,12 @@ impl Slot {
     }
 }
 
-const COLUMNS: &str = "SELECT slot_name::text, slot_type, coalesce(plugin, '') , coalesce(database::text, ''), temporary, \
-     active_pid, restart_lsn::text, confirmed_flush_lsn::text, coalesce(wal_status, '') FROM pg_replication_slots";
+macro_rules! columns {
+    () => {
+        "SELECT slot_name::text, slot_type, coalesce(plugin, '') , coalesce(database::text, ''), temporary, \
+     active_pid, restart_lsn::text, confirmed_flush_lsn::text, coalesce(wal_status, '') FROM pg_replication_slots"
+    };
+}
 
 fn slot(row: &Row) -> Result<Slot> {
     Ok(Slot {
@@ -64,8 +68,8 @@ fn slot(row: &Row) -> Result<Slot> {
 /// # Errors
 /// When the server cannot be asked.
 pub async fn find(session: &Session, name: &str) -> Result<Option<Slot>> {
-    let row = session.query_opt(&format!("{COLUMNS} WHERE slot_name::text = $1"), &[&name]).await;
-    row.doing(|| format!("looking for replication slot {name}"))?.as_ref().map(slot).transpose()
+    let rows = session.fetch(concat!(columns!(), " WHERE slot_name::text = $1"), &[&name]).await;
+    rows.doing(|| format!("looking for replication slot {name}"))?.first().map(slot).transpose()
 }
 
 /// All logical slots.
@@ -73,7 +77,7 @@ pub async fn find(session: &Session, name: &str) -> Result<Option<Slot>> {
 /// # Errors
 /// When the server cannot be asked.
 pub async fn logical(session: &Session) -> Result<Vec<Slot>> {
-    let rows = session.query(&format!("{COLUMNS} WHERE slot_type = 'logical' ORDER BY 1"), &[]).await;
+    let rows = session.query(concat!(columns!(), " WHERE slot_type = 'logical' ORDER BY 1"), &[]).await;
     rows.doing(|| "listing logical replication slots")?.iter().map(slot).collect()
 }
 

@@ -1,13 +1,16 @@
 //! SQL over the node's own unix socket, as its superuser. Credentials never leave the host because none are needed.
 
+use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::ops::Deref;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 pub use pgleap_proto::quote::{ident, literal};
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, Statement};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::{Doing, Result, StepError};
@@ -27,6 +30,48 @@ pub struct Session {
     // Dropped in this order: without its client the driver ends by itself, and only then is it given a limit.
     client: Client,
     _closed: DropGuard,
+    prepared: Mutex<HashMap<&'static str, Statement>>,
+}
+
+impl Session {
+    /// Prepares a statement, once in this session.
+    ///
+    /// # Errors
+    /// With the server's words.
+    pub async fn ready(&self, sql: &'static str) -> std::result::Result<Statement, tokio_postgres::Error> {
+        let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.prepared.lock().unwrap_or_else(PoisonError::into_inner).insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    /// As `query`, of a statement that is prepared once in this session: for what is asked again and again, or while clients
+    /// wait. Catalogs only: a plan outlives changes of a user's table.
+    ///
+    /// # Errors
+    /// With the server's words.
+    pub async fn fetch(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> std::result::Result<Vec<Row>, tokio_postgres::Error> {
+        self.client.query(&self.ready(sql).await?, parameters).await
+    }
+
+    /// As [`Session::fetch`], of exactly one row.
+    ///
+    /// # Errors
+    /// With the server's words, or when it is not one row.
+    pub async fn fetch_one(
+        &self,
+        sql: &'static str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> std::result::Result<Row, tokio_postgres::Error> {
+        self.client.query_one(&self.ready(sql).await?, parameters).await
+    }
 }
 
 impl Deref for Session {
@@ -78,7 +123,7 @@ pub async fn connect(node: &Node, database: &str) -> Result<Session> {
         )
         .await
         .doing(doing)?;
-    Ok(Session { client, _closed })
+    Ok(Session { client, _closed, prepared: Mutex::default() })
 }
 
 /// Nobody listens at the socket, or there is none.

@@ -44,16 +44,17 @@ pub async fn find(session: &Session, name: &str) -> Result<Option<Subscription>>
                FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
                LEFT JOIN pg_stat_subscription w ON w.subid = s.oid AND w.relid IS NULL AND w.pid IS NOT NULL \
                WHERE s.subname::text = $1 AND d.datname = current_database() LIMIT 1";
-    let row = session.query_opt(sql, &[&name]).await;
-    let Some(row) = row.doing(|| format!("looking for subscription {name}"))? else { return Ok(None) };
+    let rows = session.fetch(sql, &[&name]).await;
+    let rows = rows.doing(|| format!("looking for subscription {name}"))?;
+    let Some(row) = rows.first() else { return Ok(None) };
     Ok(Some(Subscription {
         oid: row.get(0),
         enabled: row.get(1),
         slot: row.get(2),
         publications: row.get(3),
-        origin: sql::lsn(&row, "origin")?,
+        origin: sql::lsn(row, "origin")?,
         worker: row.get(5),
-        received: sql::lsn(&row, "received")?,
+        received: sql::lsn(row, "received")?,
     }))
 }
 

@@ -114,10 +114,10 @@ impl Sampler {
         let node = self.node();
         let session = any(&mut self.sessions, &node, &self.kept).await?;
         let doing = || format!("looking at node {}", node.name);
-        let row = session.query_one(SERVER, &[]).await.doing(doing)?;
+        let row = session.fetch_one(SERVER, &[]).await.doing(doing)?;
         let cluster = self.kept.cluster.clone().unwrap_or_default();
         let names = [cluster.tag.clone(), cluster.reverse_tag.clone()];
-        let rows = session.query(SUBSCRIPTIONS, &[&names.as_slice()]).await.doing(doing)?;
+        let rows = session.fetch(SUBSCRIPTIONS, &[&names.as_slice()]).await.doing(doing)?;
         let own_name = &names[usize::from(self.side == Side::Old)];
         let (mut following, mut origins) = (Vec::new(), HashMap::new());
         for row in &rows {
@@ -144,7 +144,7 @@ impl Sampler {
         });
         let reached = reached.collect();
         let own: Vec<&String> = slots.iter().map(|(_, slot, _)| slot).collect();
-        let rows = session.query(CONFIRMED, &[&own]).await.doing(doing)?;
+        let rows = session.fetch(CONFIRMED, &[&own]).await.doing(doing)?;
         let mut confirmed = Vec::new();
         for row in &rows {
             let lsn = sql::lsn(row, "confirmed")?.0;

@@ -12,10 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::arm::Source;
 use super::record::{Record, Records};
 use super::sessions::{Watch, check_none_prepared, flushed};
-use super::{Call, Operation, locks};
+use super::{Call, Operation, locks, running};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
-use crate::pg::sql::Session;
 use crate::tickets::Admitted;
 
 /// How long until a lift that failed is tried again.
@@ -65,7 +64,7 @@ async fn fenced(source: &Source, request: &FenceRequest, watch: &mut Watch) -> R
     watch.lap("fence");
     pgleap_proto::failpoint::reach("side.fenced").await.doing(|| "fencing")?;
     check_none_prepared(&source.view, session).await?;
-    note_running(source, session).await?;
+    running::note(source.view.node(), session).await?;
     watch.lap("snapshot");
     let mark = i64::try_from(source.ticket.attempt).doing(|| "the count of attempts")?;
     // Nobody is left who writes or draws: the order of these two does not matter.
@@ -76,16 +75,6 @@ async fn fenced(source: &Source, request: &FenceRequest, watch: &mut Watch) -> R
         tracing::warn!(node = source.view.node().name, "{note}");
     }
     Ok(FenceReply { lsn: lsn.0, mark, sequences, terminated: applied.terminated, timings: Vec::new() })
-}
-
-/// Writes which transactions run (none) into WAL. Decoding begins at the last such record that was confirmed: without one here,
-/// the look at what is left in the slots would read all WAL since the last one, written every 15 seconds (bgwriter.c).
-async fn note_running(source: &Source, session: &Session) -> Result<()> {
-    if source.view.node().major >= 16 {
-        let noted = session.query("SELECT pg_log_standby_snapshot()", &[]).await;
-        noted.doing(|| "noting the running transactions")?;
-    }
-    Ok(())
 }
 
 /// Writes this side's row in every database, and tells a position behind all of these commits that is on the disk.

@@ -44,6 +44,19 @@ pub(super) async fn find_all(view: &View, sessions: &Sessions) -> Result<Vec<Sub
     try_join_all(sessions.0.iter().map(|database| find(view, database))).await
 }
 
+/// The workers of a subscription, and those of these processes that are still there.
+const WORKERS: &str = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
+    JOIN pg_database d ON d.oid = s.subdbid \
+    WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL \
+    UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])";
+const END: &str = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
+
+/// Prepares what [`stop`] asks while clients wait.
+pub(super) async fn ready(sessions: &Sessions) -> Result<()> {
+    let all = sessions.0.iter().flat_map(|database| [WORKERS, END].map(|sql| database.session.ready(sql)));
+    try_join_all(all).await.map(drop).doing(|| "preparing statements")
+}
+
 /// Disables it, takes its slot's name away, and waits until no worker of it is left. Done already when that is so.
 pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Result<()> {
     let name = view.subscription();
@@ -60,21 +73,16 @@ pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Resu
         return Err(error).doing(doing);
     }
     // A worker notices only when something wakes it: ending it is faster, and the launcher starts none for a disabled one.
-    let sql = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
-               JOIN pg_database d ON d.oid = s.subdbid \
-               WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL \
-               UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])";
     let mut told: Vec<i32> = Vec::new();
     loop {
-        let rows = database.session.query(sql, &[&name, &told]).await.doing(doing)?;
+        let rows = database.session.fetch(WORKERS, &[&name, &told]).await.doing(doing)?;
         let left: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
         if left.is_empty() {
             return Ok(());
         }
         let new: Vec<i32> = left.iter().copied().filter(|pid| !told.contains(pid)).collect();
         if !new.is_empty() {
-            let end = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
-            database.session.query(end, &[&new]).await.doing(doing)?;
+            database.session.fetch(END, &[&new]).await.doing(doing)?;
             told.extend(new);
         }
         if !limit.again().await {

@@ -24,6 +24,7 @@ mod lead;
 mod leadership;
 mod locks;
 mod record;
+mod running;
 mod seal;
 mod sequences;
 mod sessions;

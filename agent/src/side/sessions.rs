@@ -92,7 +92,7 @@ pub(super) async fn check_primary(view: &View, session: &Session) -> Result<Plac
 /// Refuses while there are prepared transactions: nobody knows whether they will be committed, and that would be a write.
 pub(super) async fn check_none_prepared(view: &View, session: &Session) -> Result<()> {
     let sql = "SELECT database::text || ': ' || gid FROM pg_prepared_xacts ORDER BY 1";
-    let rows = session.query(sql, &[]).await.doing(|| "looking for prepared transactions")?;
+    let rows = session.fetch(sql, &[]).await.doing(|| "looking for prepared transactions")?;
     let found: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     match found.first() {
         None => Ok(()),
@@ -105,9 +105,18 @@ pub(super) async fn check_none_prepared(view: &View, session: &Session) -> Resul
     }
 }
 
+const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()::text AS lsn";
+const EMIT: &str = "SELECT pg_logical_emit_message(true, 'pgleap', $1)";
+
+/// Prepares what is asked of every database while clients wait.
+pub(super) async fn ready(sessions: &Sessions) -> Result<()> {
+    let all = sessions.0.iter().flat_map(|database| [FLUSHED, EMIT].map(|sql| database.session.ready(sql)));
+    try_join_all(all).await.map(drop).doing(|| "preparing statements")
+}
+
 /// Up to where WAL is on the disk.
 pub(super) async fn flushed(session: &Session) -> Result<Lsn> {
-    let row = session.query_one("SELECT pg_current_wal_flush_lsn()::text AS lsn", &[]).await;
+    let row = session.fetch_one(FLUSHED, &[]).await;
     sql::lsn(&row.doing(|| "reading the WAL position")?, "lsn")
 }
 
@@ -115,9 +124,7 @@ pub(super) async fn flushed(session: &Session) -> Result<Lsn> {
 /// write at all; nobody applies it.
 pub(super) async fn make_durable(session: &Session, what: &str) -> Result<Lsn> {
     let doing = || "writing everything to the disk";
-    let commit = async {
-        session.execute("SELECT pg_logical_emit_message(true, 'pgleap', $1)", &[&what]).await.doing(doing)
-    };
+    let commit = async { session.fetch(EMIT, &[&what]).await.doing(doing) };
     let (_, lsn) = futures::future::try_join(commit, flushed(session)).await?;
     Ok(lsn)
 }

@@ -66,7 +66,7 @@ async fn wait_for_confirmation(target: &Target, lsn: Lsn, limit: Limit) -> Resul
         if woken.is_none_or(|at| at.elapsed() >= NUDGE) {
             // A reload wakes the workers, and each tells what is on the disk when it wakes (worker.c, LogicalRepApplyLoop);
             // otherwise some milliseconds up to a second pass.
-            let woke = target.sessions.any()?.execute("SELECT pg_reload_conf()", &[]).await;
+            let woke = target.sessions.any()?.fetch("SELECT pg_reload_conf()", &[]).await;
             woke.doing(|| "waking the apply workers")?;
             first = woken.is_none();
             woken = Some(Instant::now());

@@ -12,7 +12,7 @@ use super::{following, locks};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
 use crate::pg::slots::{self, Slot};
-use crate::pg::sql::{self, literal};
+use crate::pg::sql;
 
 /// The slot of a database, which must be there, be of the right kind, and keep its WAL.
 pub(super) async fn find(view: &View, database: &Database) -> Result<Slot> {
@@ -93,6 +93,9 @@ pub(super) async fn advance(
     try_join_all(sessions.0.iter().map(|database| advance_one(view, database, position))).await
 }
 
+const ADVANCE: &str =
+    "SELECT end_lsn::text AS lsn FROM pg_replication_slot_advance($1::text::name, $2::text::pg_lsn)";
+
 async fn advance_one(view: &View, database: &Database, position: Lsn) -> Result<SlotAt> {
     let name = view.own_slot(&database.facts);
     let slot = find(view, database).await?;
@@ -101,14 +104,13 @@ async fn advance_one(view: &View, database: &Database, position: Lsn) -> Result<
     if slot.confirmed >= position {
         return Ok(at(slot.confirmed));
     }
-    // A literal: the position that was read while the node was fenced, not one that the server finds later.
-    let sql = format!(
-        "SELECT end_lsn::text AS lsn FROM pg_replication_slot_advance({}, {}::pg_lsn)",
-        literal(name),
-        literal(&position.to_string())
-    );
     let doing = || format!("moving replication slot {name} of node {} to {position}", view.node().name);
-    let reached = sql::lsn(&database.session.query_one(&sql, &[]).await.doing(doing)?, "lsn")?;
+    let reached = {
+        // The position that was read while the node was fenced, not one that the server finds later.
+        let position = position.to_string();
+        let row = database.session.fetch_one(ADVANCE, &[&name, &position]).await;
+        sql::lsn(&row.doing(doing)?, "lsn")?
+    };
     if reached < position {
         return Err(StepError::new(format!("{}: it stays at {reached}", doing())));
     }

@@ -103,9 +103,9 @@ impl Lease {
 }
 
 impl Deref for Lease {
-    type Target = tokio_postgres::Client;
+    type Target = Session;
 
-    fn deref(&self) -> &Self::Target {
+    fn deref(&self) -> &Session {
         match &self.session {
             Some(session) => session,
             // `session` is only taken by `back` and `drop`, which consume the lease.
