@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use pgleap_agent::config::AgentConfig;
 use pgleap_agent::server::{self, Server};
+use pgleap_proto::service;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +37,8 @@ enum Command {
         /// Configuration file.
         #[arg(long, value_name = "FILE", default_value = "/etc/pgleap/agent.toml")]
         config: PathBuf,
-        /// How log lines on standard error look.
+        /// How log lines on standard error look. Text goes to the journal with its fields when standard error is the journal:
+        /// `journalctl PGLEAP_OPERATION=NAME`, also PGLEAP_STEP and PGLEAP_CLUSTER.
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         log_format: LogFormat,
         /// What to log: error, warn, info, debug, trace, or a filter such as "info,pgleap_agent=debug".
@@ -66,6 +68,9 @@ enum Command {
         #[arg(long)]
         parent: Option<i32>,
     },
+    /// Starts PostgreSQL in a service of its own; only systemd starts it, for a request on pgleap-postgres.socket.
+    #[command(hide = true)]
+    Launch,
     /// The remote shell of a relink's rsync; only rsync starts it.
     #[command(hide = true)]
     Rsh(pgleap_agent::relink::RshArguments),
@@ -87,6 +92,9 @@ Configuration (unknown keys are refused):
   [[hook]]                            # an application that moves its own connections: docs/hooks.md
   name = \"shop\"
   exec = [\"/opt/shop/flip\"]         # or url = \"http://127.0.0.1:8080/pgleap\"
+
+Environment:
+  PGLEAP_LAUNCH_SOCKET  socket of pgleap-postgres.socket: PostgreSQL is started through it, in a service of its own
 
 Exit codes:
   0  ended by SIGTERM or SIGINT
@@ -118,6 +126,7 @@ fn main() -> ExitCode {
         Command::ExecJob { directory, parent: Some(pid) } => {
             pgleap_agent::jobs::become_program(directory, pid)
         }
+        Command::Launch => pgleap_agent::program::launch::serve(),
         Command::Rsh(arguments) => pgleap_agent::relink::rsh_main(arguments),
     }
 }
@@ -152,10 +161,11 @@ fn told(error: &anyhow::Error) -> String {
 
 fn run(config: &std::path::Path, format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| format!("--log {filter}"))?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
-        LogFormat::Text => subscriber.with_ansi(false).init(),
-        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => service::log(filter),
+        LogFormat::Json => {
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).json().init();
+        }
     }
     let ready = server::prepare(AgentConfig::load(config)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -164,7 +174,19 @@ fn run(config: &std::path::Path, format: LogFormat, filter: &str) -> anyhow::Res
         let ended = signalled()?;
         let server = Server::bind(ready, Arc::new(pgleap_agent::step::of))?;
         tracing::info!(address = %server.address(), version = env!("CARGO_PKG_VERSION"), "serving");
-        anyhow::Ok(server.serve(ended).await?)
+        service::ready(&format!("serving {}", server.address()));
+        let runner = server.runner();
+        let ended = async {
+            ended.await;
+            service::stopping();
+        };
+        tokio::select! {
+            served = server.serve(ended) => anyhow::Ok(served?),
+            never = service::keep_alive(|| {
+                let runner = runner.clone();
+                async move { runner.answers().await }
+            }) => match never {},
+        }
     });
     // Blocking work of abandoned steps is not waited for: it is read-only or short.
     runtime.shutdown_background();

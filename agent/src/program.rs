@@ -1,6 +1,7 @@
 //! Starting an external program: what to run, never through a shell.
 
 pub mod in_flight;
+pub mod launch;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -43,7 +43,7 @@ impl Reporter {
     /// A line that a tool printed, or (source `pgleap`) that the step has to say. Secrets in it are masked.
     pub fn log(&self, source: &str, line: impl Into<String>) {
         let line = LogLine { source: source.to_owned(), line: redacted(line) };
-        tracing::info!(source, line = line.line, "step log");
+        tracing::info!(source, "{}", line.line);
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.lines.len() == RECENT {
             recent.lines.pop_front();

@@ -15,10 +15,12 @@ use std::sync::Arc;
 
 use pgleap_proto::agent::{Failed, Fence, Finished, StepEvent, StepRequest, finished};
 use pgleap_proto::failpoint;
+use pgleap_proto::service;
 use pgleap_proto::step::{Action, Rehearse, action};
 use pgleap_proto::tls::TlsIdentity;
 use tokio::sync::{Mutex, broadcast, oneshot, watch};
 use tokio::task::AbortHandle;
+use tracing::Instrument as _;
 
 use crate::config::AgentConfig;
 use crate::context::Context;
@@ -200,6 +202,11 @@ impl Runner {
         Ok(self.start(&mut registry, key, Fence::default(), verb, step))
     }
 
+    /// Resolves once a fresh task had its turn and saw the registry of runs free: proof of life for the service manager.
+    pub async fn answers(self: Arc<Self>) -> bool {
+        tokio::spawn(async move { drop(self.runs.lock().await) }).await.is_ok()
+    }
+
     /// Refuses new runs, and leaves those under way: what is a job goes on and is joined later, short programs may
     /// end. Nothing is journaled as ended, so the coordinator asks again.
     pub async fn shut_down(&self) {
@@ -257,13 +264,19 @@ impl Runner {
         let report = cx.report.clone();
         let earlier = registry.runs.remove(&key);
         let performed = in_flight.clone().scope(conduct::perform(earlier, step, cx.clone(), undo));
-        let task = tokio::spawn(async move {
+        let (operation, step) = (key.0.as_str(), key.1.as_str());
+        let span =
+            tracing::info_span!("run", operation, step, cluster = service::cluster_of(operation), undo);
+        let task = async move {
             let _guard = guard;
+            tracing::info!("begins");
             performed.await
-        });
+        };
+        let task = tokio::spawn(task.instrument(span.clone()));
         let abort = task.abort_handle();
         let conductor =
-            tokio::spawn(conduct::conduct(self.clone(), cx, (id, undo), task, sender)).abort_handle();
+            tokio::spawn(conduct::conduct(self.clone(), cx, (id, undo), task, sender).instrument(span))
+                .abort_handle();
         let run = Run { undo, report, finished, id, step: abort, ended, conductor, in_flight };
         let watch = run.watch();
         registry.runs.insert(key, run);

@@ -10,6 +10,7 @@ use pgleap_proto::bounds::{self, MAX_MESSAGE_BYTES};
 use pgleap_proto::fleet::fleet_server::FleetServer;
 use pgleap_proto::raft::members_server::MembersServer;
 use pgleap_proto::raft::raft_server::RaftServer;
+use pgleap_proto::service;
 use pgleap_proto::tls::{Peer, Role, TlsError, TlsFiles, TlsIdentity};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -205,7 +206,10 @@ impl Coordinator {
             }
             std::future::pending().await
         };
-        tracing::info!(%address, "the coordinator serves");
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "the coordinator serves");
+        service::ready(&format!("member {member} serves {address}"));
+        // The thread of the log is what nothing goes on without.
+        let alive = service::keep_alive(|| async { raft.members().await.is_ok() });
 
         let end = tokio::select! {
             () = shutdown => End::Told,
@@ -216,7 +220,9 @@ impl Coordinator {
                 Ok(Err(error)) => explain(&error),
                 Err(error) => error.to_string(),
             }),
+            never = alive => match never {},
         };
+        service::stopping();
         // First nothing new comes in and nothing new is started, then the log is closed.
         stop.cancel();
         if matches!(end, End::Told) && tokio::time::timeout(GRACE, &mut serving).await.is_err() {

@@ -1,5 +1,5 @@
-//! Everything of pgleap that crosses a wire: generated messages, the value types used in them, mutual TLS, and how names
-//! and values are quoted in what both sides write.
+//! Everything of pgleap that crosses a wire: generated messages, the value types used in them, mutual TLS, how names
+//! and values are quoted in what both sides write, and how both daemons talk to the service manager.
 //!
 //! It holds no behaviour of the coordinator or of the agent.
 
@@ -9,6 +9,7 @@ pub mod failpoint;
 pub mod fence;
 pub mod lsn;
 pub mod quote;
+pub mod service;
 pub mod tls;
 
 pub use bounds::MAX_MESSAGE_BYTES;

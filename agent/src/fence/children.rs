@@ -184,9 +184,17 @@ fn still_there(left: &[Child], known: &BTreeMap<i32, Activity>, limit: Duration)
     .with_evidence(who)
 }
 
+/// Ids of all living children of a process.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub(crate) fn pids(parent: i32) -> Result<Vec<i32>> {
+    Ok(children(parent)?.into_iter().map(|child| child.pid).collect())
+}
+
 /// All living children of a process: whoever exists during the whole scan is found, since /proc is read in the order of ids.
 fn children(parent: i32) -> Result<Vec<Child>> {
-    let doing = || format!("listing the processes of postmaster {parent}");
+    let doing = || format!("listing the processes that {parent} has started");
     let mut children = Vec::new();
     for entry in std::fs::read_dir("/proc").doing(doing)? {
         let name = entry.doing(doing)?.file_name();

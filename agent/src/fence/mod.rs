@@ -7,7 +7,7 @@
 //! [`lift`] puts the original back, byte for byte.
 
 mod apply;
-mod children;
+pub(crate) mod children;
 mod file;
 
 use std::path::Path;

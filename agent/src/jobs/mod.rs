@@ -5,7 +5,8 @@
 //! job by its directory, joins it when the lock is held, or reads the status. What lies in that directory, and why
 //! nothing can be started twice, is told in `record.rs`.
 //!
-//! A service manager must kill the agent's own process only (systemd: `KillMode=process`), or jobs die with it.
+//! A service manager must kill the agent's own process only (systemd: `KillMode=process`), or jobs die with it. PostgreSQL itself does not
+//! live there: see [`crate::program::launch`].
 
 mod lines;
 mod record;

@@ -123,7 +123,7 @@ impl PgCtl {
         let log = self.log.to_string_lossy().into_owned();
         let start = self.ctl("start").args(["-w", "-s", "-t", seconds, "-l", &log, "-o", &options]);
         let before = tokio::fs::metadata(&self.log).await.map(|m| m.len()).unwrap_or(0);
-        start.run().await.map_err(|error| {
+        start.launch().await.map_err(|error| {
             let text = std::fs::read(&self.log).unwrap_or_default();
             let new = String::from_utf8_lossy(text.get(before as usize..).unwrap_or_default()).into_owned();
             StepError::new(format!(

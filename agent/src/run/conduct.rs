@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use super::{Run, Runner, failed};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
+use crate::redact::redacted;
 use crate::step::{Probe, Step};
 
 /// How long the short programs of a cancelled step may take to end by themselves.
@@ -74,6 +75,12 @@ pub(super) async fn conduct(
         Err(error) if error.is_cancelled() => None,
         Err(error) => Some(panicked(&cx, error)),
     };
+    match outcome.as_ref().and_then(|finished| finished.outcome.as_ref()) {
+        Some(finished::Outcome::Done(Done { already, .. })) => tracing::info!(already, "done"),
+        Some(finished::Outcome::Blocked(why)) => tracing::info!("blocked: {}", why.reason),
+        Some(finished::Outcome::Failed(why)) => tracing::warn!("failed: {}", redacted(&why.message)),
+        None => tracing::info!("cut off"),
+    }
     let outcome = match outcome {
         Some(outcome) => runner.finish(&cx, id, outcome).await,
         None => None,

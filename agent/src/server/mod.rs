@@ -145,6 +145,11 @@ impl Server {
         self.address
     }
 
+    /// What runs its steps.
+    pub fn runner(&self) -> Arc<Runner> {
+        self.runner.clone()
+    }
+
     /// Answers until `shutdown` resolves. Then streams end, short programs may end, and jobs are left to be joined.
     ///
     /// # Errors

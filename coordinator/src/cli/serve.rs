@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use pgleap_proto::service;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -30,21 +31,22 @@ second group by mistake. To replace it: pgleap members remove, add again, start 
 #[command(after_help = GROUP)]
 pub struct Serve {
     /// Directory of the coordinator's state (one redb file); made if absent, private to its owner
-    #[arg(long, default_value = "/var/lib/pgleap/coordinator", value_name = "DIR")]
+    #[arg(long, env = "PGLEAP_DATA_DIR", default_value = "/var/lib/pgleap/coordinator", value_name = "DIR")]
     data_dir: PathBuf,
     /// Address and port to serve the command line on
-    #[arg(long, default_value = "127.0.0.1:7430", value_name = "ADDR")]
+    #[arg(long, env = "PGLEAP_LISTEN", default_value = "127.0.0.1:7430", value_name = "ADDR")]
     listen: SocketAddr,
     /// This member's number in the group of coordinators; it never changes
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, env = "PGLEAP_MEMBER", default_value_t = 1)]
     member: u64,
     /// Address at which the other members and the command line reach this one [default: that of --listen]
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, env = "PGLEAP_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Members of the group that is to take this one in, separated by commas; may stay when it has joined
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    #[arg(long, env = "PGLEAP_JOIN", value_delimiter = ',', value_name = "HOST:PORT")]
     join: Vec<String>,
-    /// Log lines as text or JSON, on stderr; RUST_LOG filters them
+    /// Log lines as text or JSON, on stderr; RUST_LOG filters them. Text goes to the journal with its fields when stderr is the
+    /// journal: `journalctl PGLEAP_OPERATION=NAME`, also PGLEAP_STEP and PGLEAP_CLUSTER
     #[arg(long, default_value = "text")]
     log_format: LogFormat,
 }
@@ -52,10 +54,11 @@ pub struct Serve {
 impl Serve {
     pub(super) async fn run(self, connection: &Connection) -> Outcome {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
         match self.log_format {
-            LogFormat::Text => logs.init(),
-            LogFormat::Json => logs.json().init(),
+            LogFormat::Text => service::log(filter),
+            LogFormat::Json => {
+                tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).json().init();
+            }
         }
         crate::open_files::allow_many();
         let config = ServeConfig {

@@ -33,10 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use pgleap_proto::service;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 pub use agents::{Agents, Connect, Link, Unreachable, explain, explain_status};
 pub use live::{Live, LiveLine, LiveStatus, TrafficNow};
@@ -230,12 +232,23 @@ impl Driver {
         let Some(known) = self.known.get_mut(&operation.id) else { return };
         let before = known.last_start.insert(job.clone(), Instant::now());
         let early = before.and_then(|at| AGAIN.checked_sub(at.elapsed()));
-        let task = self.tasks.spawn(async move {
+        let step = match &job {
+            Job::Step(step) => Some(step.id.as_str()),
+            _ => None,
+        };
+        let span = tracing::info_span!(
+            "run",
+            operation = operation.id,
+            step,
+            cluster = service::cluster_of(&operation.id)
+        );
+        let task = async move {
             if let Some(delay) = early {
                 tokio::time::sleep(delay).await;
             }
             run.await;
-        });
+        };
+        let task = self.tasks.spawn(task.instrument(span));
         self.jobs.insert(task.id(), (operation.id.clone(), job.clone()));
         known.running.insert(job, task);
     }

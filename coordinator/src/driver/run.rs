@@ -58,6 +58,8 @@ impl StepRun {
             // Reached before it is started, so that nothing is started on a host that is away.
             let greeted = self.reach().await;
             let Some(fence) = self.start().await else { return };
+            let host = self.step.host.as_str();
+            tracing::info!(host, verb = ?self.verb, attempt = fence.attempt, "the step is started");
             let Some((finished, agent)) = self.follow(greeted, &fence).await else { return };
             let outcome = match finished.outcome {
                 Some(finished::Outcome::Done(done)) => {
@@ -83,6 +85,10 @@ impl StepRun {
                 None => self.failure("the agent reported the end of the step without an outcome".into()),
             };
             let (operation, step) = (self.operation.clone(), self.step.id.clone());
+            match &outcome {
+                Outcome::Done { already, .. } => tracing::info!(host, already, "the step is done"),
+                Outcome::Failed { message, .. } => tracing::warn!(host, "the step failed: {message}"),
+            }
             self.live.left(&self.operation, &self.step.id);
             let attempt = fence.attempt;
             self.propose(Command::StepFinished { operation, step, attempt, outcome, agent }).await;
