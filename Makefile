@@ -11,6 +11,10 @@ help:
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make bench-group   measure three coordinators before 10, 100 and 1,000 simulated agents, the leader killed again and again (long)'
+	@echo 'make deb      Debian packages of agent and coordinator in target/packages'
+	@echo 'make rpm      the same for the RHEL family'
+	@echo 'make lint-ansible   ansible-lint, at its profile production'
+	@echo 'make hosts   Debian systemd containers, installed by Ansible over ssh, upgraded, one powered off on the way (as root)'
 	@echo 'make clean   remove what was built'
 
 setup:
@@ -55,7 +59,23 @@ bench-group: setup
 	$(CARGO) build --release -p pgleap-coordinator -p pgleap-tests --bins
 	$(CARGO) run --release -p pgleap-tests --bin bench_group
 
+# PROFILE=dev is quicker, for tests.
+deb rpm: export PROFILE ?= release
+deb rpm:
+	$(CARGO) build --profile $(PROFILE) -p pgleap-agent -p pgleap-coordinator --bins
+	packaging/build.sh $@
+
+lint-ansible:
+	PATH="$$(tests/setup/ansible.sh):$$PATH" sh -c 'cd ansible && ansible-lint'
+
+hosts: setup
+	$(CARGO) build --workspace --bins
+	PROFILE=dev packaging/build.sh deb 1
+	PROFILE=dev packaging/build.sh deb 2
+	tests/setup/ansible.sh
+	PGLEAP_HOST_ROOT="$$(tests/setup/hosts.sh)" $(CARGO) test -p pgleap-tests --test hosts -- --include-ignored --nocapture
+
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions bench bench-group clean
+.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions bench bench-group deb rpm lint-ansible hosts clean

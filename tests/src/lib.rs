@@ -10,6 +10,7 @@ pub mod by_hand_switchover;
 pub mod crashes;
 pub mod faults;
 pub mod harness;
+pub mod hosts;
 pub mod ledger;
 pub mod partitions;
 pub mod readers;

@@ -212,7 +212,7 @@ fn ip(arguments: &[&str]) -> Result<()> {
 }
 
 /// A network that no other test has, as long as the file is locked.
-fn free_net() -> Result<(u32, File)> {
+pub(crate) fn free_net() -> Result<(u32, File)> {
     let directory = shared_dir("nets")?;
     for _ in 0..100 {
         let number = rand::rng().random_range(0..10_000);

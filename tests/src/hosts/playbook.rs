@@ -1,0 +1,100 @@
+//! The project's own Ansible collection, run against the hosts as an operator would.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use super::Hosts;
+use super::machine::ssh_options;
+
+/// An inventory in which every host has a coordinator and an agent, and how to run playbooks on it.
+#[derive(Debug)]
+pub struct Inventory {
+    programs: PathBuf,
+    directory: PathBuf,
+    /// Where the control host keeps CA and certificates.
+    pub certificates: PathBuf,
+}
+
+/// How a playbook ended on all hosts.
+#[derive(Debug)]
+pub struct Recap {
+    /// Tasks that changed something.
+    pub changed: u32,
+    /// All that it printed.
+    pub output: String,
+}
+
+impl Inventory {
+    /// Writes it. Packages are those of `make hosts`.
+    ///
+    /// # Errors
+    /// When the set-up is not complete.
+    pub fn write(hosts: &Hosts) -> Result<Inventory> {
+        let directory = hosts.directory.path().join("control");
+        let collections = directory.join("collections/ansible_collections/pgleap");
+        std::fs::create_dir_all(&collections)?;
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the project's directory")?;
+        std::os::unix::fs::symlink(project.join("ansible"), collections.join("pgleap"))?;
+        let programs = hosts.binaries.target_dir().join("ansible/bin");
+        ensure!(
+            programs.join("ansible-playbook").is_file(),
+            "no Ansible in {}: run `make hosts`",
+            programs.display()
+        );
+        let made = Inventory { programs, certificates: directory.join("fleet"), directory };
+        let key = hosts.directory.path().join("key");
+        let mut text = String::from(
+            "all:\n  vars:\n    ansible_user: root\n    ansible_python_interpreter: /usr/bin/python3\n",
+        );
+        writeln!(text, "    ansible_ssh_private_key_file: {}", key.display())?;
+        writeln!(text, "    ansible_ssh_common_args: {}", ssh_options())?;
+        writeln!(text, "    certificates_dir: {}", made.certificates.display())?;
+        writeln!(text, "    certificates_command: {}", hosts.binaries.own("pgleap")?.display())?;
+        writeln!(text, "  children:\n    pgleap_coordinators:\n      hosts:")?;
+        for (machine, member) in hosts.machines.iter().zip(1..) {
+            let (name, address) = (&machine.name, &machine.address);
+            writeln!(
+                text,
+                "        {name}:\n          ansible_host: {address}\n          coordinator_member: {member}"
+            )?;
+        }
+        writeln!(text, "    pgleap_agents:\n      hosts:")?;
+        for machine in &hosts.machines {
+            writeln!(text, "        {}:", machine.name)?;
+        }
+        std::fs::write(made.directory.join("hosts.yml"), text)?;
+        Ok(made)
+    }
+
+    /// Runs one of the collection's playbooks with the packages of this revision.
+    ///
+    /// # Errors
+    /// When it fails on any host; with all that it printed.
+    pub async fn play(&self, hosts: &Hosts, playbook: &str, revision: u32, more: &[&str]) -> Result<Recap> {
+        let packages = hosts.binaries.target_dir().join("packages");
+        let package = |name: &str| {
+            let file = packages.join(format!("{name}_{}-{revision}_amd64.deb", env!("CARGO_PKG_VERSION")));
+            ensure!(file.is_file(), "{} is missing: run `make hosts`", file.display());
+            Ok(file.display().to_string())
+        };
+        let mut command = Command::new(self.programs.join("ansible-playbook"));
+        command.arg("-i").arg(self.directory.join("hosts.yml")).arg(format!("pgleap.pgleap.{playbook}"));
+        command.arg("-e").arg(format!("coordinator_package={}", package("pgleap")?));
+        command.arg("-e").arg(format!("agent_package={}", package("pgleap-agent")?));
+        command.args(more).current_dir(&self.directory).stdin(Stdio::null());
+        command.env("ANSIBLE_COLLECTIONS_PATH", self.directory.join("collections"));
+        command.env("ANSIBLE_HOME", self.directory.join("ansible")).env("ANSIBLE_NOCOLOR", "1");
+        command.env("ANSIBLE_LOCALHOST_WARNING", "false").env("ANSIBLE_CONFIG", "/dev/null");
+        let ran = tokio::process::Command::from(command).kill_on_drop(true).output().await?;
+        let output = String::from_utf8_lossy(&ran.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        ensure!(ran.status.success(), "playbook {playbook} failed:\n{output}\n{errors}");
+        let counts = output.split("changed=").skip(1);
+        let counts: Vec<u32> = counts.filter_map(|rest| rest.split(' ').next()?.parse().ok()).collect();
+        ensure!(counts.len() == hosts.machines.len(), "no recap of every host:\n{output}");
+        Ok(Recap { changed: counts.iter().sum(), output })
+    }
+}
