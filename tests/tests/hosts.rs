@@ -31,6 +31,7 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
     let mut hosts = Hosts::boot(&["h1", "h2", "h3"]).await?;
     let inventory = Inventory::write(&hosts)?;
     installed(&hosts, &inventory).await?;
+    println!("installed");
 
     let fleet = Fleet::of(&hosts, &inventory);
     fleet.old_cluster()?;
@@ -42,10 +43,12 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
 
     fleet.reaches("upgrade").await?;
     drop(fleet);
+    println!("the upgrade is under way; h3 loses its power");
 
     hosts.power_off("h3")?;
     Fleet::of(&hosts, &inventory).misses(3).await?;
     hosts.power_on("h3").await?;
+    println!("h3 is back");
 
     // What is left of the operation goes on while pgleap itself is upgraded.
     let upgraded = inventory.play(&hosts, "upgrade", 2, &[]).await?;
@@ -55,12 +58,14 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
         ensure!(versions == "0.1.0-2 0.1.0-2", "{}: {versions}", machine.name);
     }
 
+    println!("pgleap is upgraded");
     let fleet = Fleet::of(&hosts, &inventory);
     if let Some(reason) = fleet.finished().await? {
         println!("the power cut stopped it: {reason}");
     }
     fleet.equal().await?;
     fleet.followed_by_name()?;
+    println!("the cluster is upgraded, and its nodes hold the same rows");
     outlives_the_agent(&hosts, &inventory).await
 }
 
@@ -186,8 +191,8 @@ EOF
             systemd-run --quiet --unit=writer --uid=postgres sh -c \\
                 \"while psql -Xqc \\\"INSERT INTO entry (what) VALUES ('meanwhile')\\\"; do sleep 0.1; done\""
         ))?;
-        for name in ["h2", "h3"] {
-            self.hosts.machine(name).ssh(&format!(
+        for machine in &self.hosts.machines {
+            machine.ssh(&format!(
                 "printf '*:*:*:replicator:secret\\n' >{DATA}/.pgpass && chmod 600 {DATA}/.pgpass && chown postgres: {DATA}/.pgpass"
             ))?;
         }

@@ -66,6 +66,7 @@ impl Inventory {
             writeln!(text, "        {}:", machine.name)?;
         }
         std::fs::write(made.directory.join("hosts.yml"), text)?;
+        std::fs::write(made.directory.join("ansible.cfg"), "[ssh_connection]\npipelining = true\n")?;
         Ok(made)
     }
 
@@ -87,7 +88,9 @@ impl Inventory {
         command.args(more).current_dir(&self.directory).stdin(Stdio::null());
         command.env("ANSIBLE_COLLECTIONS_PATH", self.directory.join("collections"));
         command.env("ANSIBLE_HOME", self.directory.join("ansible")).env("ANSIBLE_NOCOLOR", "1");
-        command.env("ANSIBLE_LOCALHOST_WARNING", "false").env("ANSIBLE_CONFIG", "/dev/null");
+        command
+            .env("ANSIBLE_LOCALHOST_WARNING", "false")
+            .env("ANSIBLE_CONFIG", self.directory.join("ansible.cfg"));
         let ran = tokio::process::Command::from(command).kill_on_drop(true).output().await?;
         let output = String::from_utf8_lossy(&ran.stdout).into_owned();
         let errors = String::from_utf8_lossy(&ran.stderr);
