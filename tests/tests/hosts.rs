@@ -97,7 +97,8 @@ async fn outlives_the_agent(hosts: &Hosts, inventory: &Inventory) -> Result<()> 
     let before = pid()?;
     let unit = machine.unit_of(&before)?;
     ensure!(unit.starts_with("pgleap-postgres@"), "PostgreSQL lives in {unit}");
-    machine.ssh("systemctl restart pgleap-agent && systemctl kill --signal KILL pgleap-agent")?;
+    machine
+        .ssh("systemctl restart pgleap-agent && systemctl kill --kill-who=main --signal KILL pgleap-agent")?;
     eventually("the agent is back", PART, async || Ok(machine.ssh("systemctl is-active pgleap-agent").ok()))
         .await?;
     let alive = || machine.ssh(&format!("kill -0 {before} && runuser -u postgres -- psql -XAtc 'SELECT 1'"));
