@@ -32,5 +32,8 @@ for spec in 15 18 15-security; do
     name=${spec^^}
     echo "PGLEAP_PG${name/-/_}_BIN=$bin" >>"$new"
 done
+patroni=$(./patroni.sh)
+as_user "$patroni/patroni" --version >/dev/null || die "$user cannot run $patroni/patroni"
+echo "PGLEAP_PATRONI_BIN=$patroni" >>"$new"
 chmod 644 "$new"
 mv "$new" $env

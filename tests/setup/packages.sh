@@ -8,9 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # PostgreSQL 15 is the default old major. Its minor comes from the main suite, never from the security suite, because
 # tables made by the newer minors cannot be restored in the PostgreSQL 18 that the suites carry; see postgres.sh.
 postgresql=(postgresql-15 postgresql-client-15)
-tools=(ca-certificates gcc iproute2 jq libc6-dev make nftables patchelf procps rsync tzdata util-linux)
+tools=(ca-certificates gcc iproute2 jq libc6-dev make nftables patchelf procps python3-venv rsync tzdata util-linux)
 # Servers that the tests start by themselves: Debian's own services of them are kept from being enabled and started.
-servers=(haproxy pgbouncer)
+servers=(etcd-server haproxy pgbouncer)
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 version() { dpkg-query -W -f '${Version}' "$1"; }
@@ -64,7 +64,7 @@ if ! installed postgresql-15; then
 fi
 # A masked unit is neither enabled nor started by its package. What was installed before is somebody's own: left alone.
 for package in "${servers[@]}"; do
-    unit=/etc/systemd/system/$package.service
+    unit=/etc/systemd/system/${package%-server}.service
     if ! installed "$package" && [ ! -e "$unit" ] && [ ! -L "$unit" ]; then
         as_root mkdir -p "${unit%/*}"
         as_root ln -s /dev/null "$unit"

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::base::Base;
+use super::patroni::{Patroni, PatroniOptions, hba};
 use super::ports::Port;
 use super::postgres::{APP, PASSWORD, REPLICATOR, SUPERUSER, Server, ident, literal};
 
@@ -25,6 +26,8 @@ pub struct ClusterOptions {
     pub settings: Vec<(String, String)>,
     /// Tablespaces to make.
     pub tablespaces: Vec<String>,
+    /// Whether Patroni runs it; else nobody does, and `pg_ctl` has started it.
+    pub patroni: Option<PatroniOptions>,
 }
 
 impl Default for ClusterOptions {
@@ -37,6 +40,7 @@ impl Default for ClusterOptions {
             initdb: Vec::new(),
             settings: Vec::new(),
             tablespaces: Vec::new(),
+            patroni: None,
         }
     }
 }
@@ -50,6 +54,8 @@ pub struct Cluster {
     pub options: ClusterOptions,
     /// Password file for the replication role, readable for the fleet's user only.
     pub passfile: PathBuf,
+    /// Who runs it.
+    pub patroni: Option<Patroni>,
     _ports: Vec<Port>,
 }
 
@@ -80,7 +86,11 @@ impl Cluster {
         let passfile = base.join("home/pgpass");
         let escaped = PASSWORD.replace('\\', "\\\\").replace(':', "\\:");
         base.user.write(&passfile, &format!("*:*:*:{REPLICATOR}:{escaped}\n"), 0o600)?;
-        let cluster = Cluster { nodes, options, passfile, _ports: ports };
+        let mut cluster = Cluster { nodes, options, passfile, patroni: None, _ports: ports };
+        if let Some(options) = cluster.options.patroni.clone() {
+            cluster.make_by_patroni(base, options).await?;
+            return Ok(cluster);
+        }
         cluster.make_primary(base).await?;
         for replica in &cluster.nodes[1..] {
             cluster.make_replica(base, replica).await?;
@@ -104,13 +114,7 @@ impl Cluster {
         arguments.extend(self.options.initdb.iter().map(String::as_str));
         base.run(primary.bin_dir.join("initdb"), &arguments).await?;
 
-        let range = base.network.range();
-        let hba = format!(
-            "local all all trust\n\
-             host all {REPLICATOR},{APP} {range} scram-sha-256\n\
-             host replication {REPLICATOR} {range} scram-sha-256\n"
-        );
-        base.user.write(&primary.data_dir.join("pg_hba.conf"), &hba, 0o600)?;
+        base.user.write(&primary.data_dir.join("pg_hba.conf"), &hba(&base.network.range()), 0o600)?;
         let mut conf = std::fs::read_to_string(primary.data_dir.join("postgresql.conf"))?;
         conf.push_str("\n# by the test harness\n");
         for (name, value) in self.settings(base, primary) {
@@ -120,13 +124,9 @@ impl Cluster {
         primary.start(base).await?;
 
         // The replication role can stream, publish to subscriptions and dump schemas, and no more.
-        let password = literal(PASSWORD);
-        let roles = format!(
-            "CREATE ROLE {REPLICATOR} LOGIN REPLICATION PASSWORD {password}; \
-             GRANT pg_read_all_data TO {REPLICATOR}; \
-             CREATE ROLE {APP} LOGIN PASSWORD {password};"
-        );
-        primary.execute("postgres", &roles).await?;
+        let replicator = format!("CREATE ROLE {REPLICATOR} LOGIN REPLICATION PASSWORD {}", literal(PASSWORD));
+        primary.execute("postgres", &replicator).await?;
+        self.make_roles().await?;
         for space in &self.options.tablespaces {
             let location = tablespace_dir(base, &primary.name, space);
             let sql = format!(
@@ -135,6 +135,32 @@ impl Cluster {
                 literal(&location.to_string_lossy())
             );
             primary.execute("postgres", &sql).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_roles(&self) -> Result<()> {
+        let roles = format!(
+            "GRANT pg_read_all_data TO {REPLICATOR}; CREATE ROLE {APP} LOGIN PASSWORD {}",
+            literal(PASSWORD)
+        );
+        self.primary().execute("postgres", &roles).await
+    }
+
+    /// Patroni makes the replication role itself, and has its own ways of setting ports and sockets.
+    async fn make_by_patroni(&mut self, base: &Base, options: PatroniOptions) -> Result<()> {
+        ensure!(self.options.tablespaces.is_empty(), "members on one machine cannot share tablespaces");
+        let own = ["listen_addresses", "port", "unix_socket_directories"];
+        let mut settings = self.settings(base, self.primary());
+        settings.retain(|(name, _)| !own.contains(&name.as_str()));
+        let mut initdb = self.options.initdb.clone();
+        if self.options.checksums {
+            initdb.push("--data-checksums".into());
+        }
+        self.patroni = Some(Patroni::make(base, options, &self.nodes, &settings, &initdb).await?);
+        self.make_roles().await?;
+        for replica in &self.nodes[1..] {
+            replica.catch_up(self.primary()).await?;
         }
         Ok(())
     }

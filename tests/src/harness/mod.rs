@@ -16,6 +16,7 @@ pub mod fleet_file;
 pub mod network;
 pub mod os_user;
 pub mod paths;
+pub mod patroni;
 pub mod pgleap;
 pub mod pooler;
 pub mod ports;

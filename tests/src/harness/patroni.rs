@@ -1,0 +1,436 @@
+//! A cluster run by real Patroni, with a real etcd of its own: every member a process of the fleet's user.
+//!
+//! It starts and ends processes and asks Patroni's REST API; what a scenario claims is asserted elsewhere.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::base::Base;
+use super::eventually::eventually;
+use super::ports::Port;
+use super::postgres::{APP, PASSWORD, REPLICATOR, SUPERUSER, Server};
+use super::process::Process;
+
+/// Longest time until members have come up, failed over, or taken up a changed configuration.
+const LIMIT: Duration = Duration::from_secs(90);
+/// Root of its keys in the DCS.
+pub const NAMESPACE: &str = "/harness/";
+/// User of REST APIs that have a password, which is [`PASSWORD`] too.
+pub const REST_USER: &str = "rest";
+
+/// Where the rules for clients come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hba {
+    /// `bootstrap.pg_hba`: they are the file's own afterwards.
+    #[default]
+    File,
+    /// `postgresql.pg_hba` in the dynamic configuration: Patroni writes the file.
+    Dynamic,
+    /// `postgresql.pg_hba` in each member's own configuration: Patroni writes the file.
+    Local,
+}
+
+/// What it is like.
+#[derive(Debug, Clone)]
+pub struct PatroniOptions {
+    /// Name of the cluster in the DCS.
+    pub scope: String,
+    /// Where the rules for clients come from.
+    pub hba: Hba,
+    /// `ignore_slots` from the beginning; none when null.
+    pub ignore_slots: Value,
+    /// Whether what changes anything at the REST API needs a password.
+    pub password: bool,
+}
+
+impl Default for PatroniOptions {
+    fn default() -> Self {
+        PatroniOptions {
+            scope: "ledger".into(),
+            hba: Hba::default(),
+            ignore_slots: Value::Null,
+            password: false,
+        }
+    }
+}
+
+/// One member: a server, and the Patroni in charge of it.
+#[derive(Debug)]
+pub struct Member {
+    /// Its server. Whether it leads changes.
+    pub server: Server,
+    /// Its configuration file.
+    pub config: PathBuf,
+    rest: Port,
+    process: Option<Process>,
+}
+
+impl Member {
+    /// Where its REST API listens, `host:port`.
+    pub fn rest_address(&self) -> String {
+        format!("{}:{}", self.server.address, self.rest.number)
+    }
+
+    /// The answer of its REST API to a question, whatever the status.
+    ///
+    /// # Errors
+    /// When nobody answers in JSON.
+    pub async fn ask(&self, path: &str) -> Result<Value> {
+        let (_, body) = self.request("GET", path, "").await?;
+        serde_json::from_str(&body).with_context(|| format!("{path} of {}: {body}", self.server.name))
+    }
+
+    /// Sends it something and gives what it said.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<String> {
+        let (status, said) = self.request(method, path, &body.to_string()).await?;
+        ensure!((200..300).contains(&status), "{method} {path} of {}: {status} {said}", self.server.name);
+        Ok(said)
+    }
+
+    async fn request(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
+        let address = self.rest_address();
+        let mut stream = TcpStream::connect(&address).await.with_context(|| format!("REST API {address}"))?;
+        let basic = base64(format!("{REST_USER}:{PASSWORD}").as_bytes());
+        let request = format!(
+            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Basic {basic}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await??;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+        Ok((status.with_context(|| format!("not HTTP: {head}"))?, body.to_owned()))
+    }
+}
+
+/// It runs as long as it lives.
+#[derive(Debug)]
+pub struct Patroni {
+    /// As it was made.
+    pub options: PatroniOptions,
+    /// In the order of the nodes; the first one was the first leader.
+    pub members: Vec<Member>,
+    etcd: Process,
+    etcd_client: Port,
+    _etcd_peer: Port,
+    program: PathBuf,
+}
+
+impl Patroni {
+    /// Starts etcd, then the first node, which makes the cluster, then the others, which clone themselves from it.
+    ///
+    /// # Errors
+    /// When a program is missing, or does not come up; with the end of its log.
+    pub async fn make(
+        base: &Base,
+        options: PatroniOptions,
+        servers: &[Server],
+        settings: &[(String, String)],
+        initdb: &[String],
+    ) -> Result<Patroni> {
+        let bin = base.binaries.setting("PGLEAP_PATRONI_BIN").context("no Patroni: run `make setup`")?;
+        let program = Path::new(bin).join("patroni");
+        ensure!(program.is_file(), "no Patroni in {bin}: run `make setup`");
+        let (etcd_client, etcd_peer) = (Port::reserve()?, Port::reserve()?);
+        let etcd = start_etcd(base, etcd_client.number, etcd_peer.number)?;
+        let mut members = Vec::new();
+        for server in servers {
+            members.push(Member {
+                server: server.clone(),
+                config: base.make_dir(format!("{}/patroni", server.name))?.join("patroni.yml"),
+                rest: Port::reserve()?,
+                process: None,
+            });
+        }
+        let mut patroni = Patroni { options, members, etcd, etcd_client, _etcd_peer: etcd_peer, program };
+        for index in 0..patroni.members.len() {
+            let text = patroni.config(base, &patroni.members[index], settings, initdb);
+            base.user.write(&patroni.members[index].config, &text, 0o600)?;
+        }
+        patroni.start(base, 0)?;
+        patroni.wait_for_leader(0).await?;
+        for index in 1..patroni.members.len() {
+            patroni.start(base, index)?;
+        }
+        patroni.wait_healthy().await?;
+        Ok(patroni)
+    }
+
+    /// Starts the daemon of a member. Done already when it runs.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self, base: &Base, index: usize) -> Result<()> {
+        let program = self.program.clone();
+        let member = &mut self.members[index];
+        if member.process.as_mut().is_some_and(|process| process.check().is_ok()) {
+            return Ok(());
+        }
+        let name = &member.server.name;
+        let mut command = base.command_on(name, program);
+        command.arg(&member.config);
+        let log = base.join("log").join(format!("patroni-{name}.log"));
+        member.process = Some(Process::start(&format!("Patroni of {name}"), command, log)?);
+        Ok(())
+    }
+
+    /// SIGTERM to the daemon of a member: Patroni stops PostgreSQL, too, unless it is paused.
+    pub fn stop(&mut self, index: usize) {
+        if let Some(mut process) = self.members[index].process.take() {
+            process.terminate();
+        }
+    }
+
+    /// SIGKILL to the daemon of a member: PostgreSQL goes on.
+    pub fn kill(&mut self, index: usize) {
+        if let Some(mut process) = self.members[index].process.take() {
+            process.kill();
+        }
+    }
+
+    /// The daemon of a member reads its configuration file again, and PostgreSQL its own.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn reload(&self, index: usize) -> Result<()> {
+        self.members[index].send("POST", "/reload", &Value::Null).await.map(drop)
+    }
+
+    /// The dynamic configuration.
+    ///
+    /// # Errors
+    /// When the first member does not answer.
+    pub async fn dynamic(&self) -> Result<Value> {
+        self.members[0].ask("/config").await
+    }
+
+    /// Index of the member that leads, by the word of all of them that answer.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn leader(&self) -> Result<Option<usize>> {
+        for member in &self.members {
+            let Ok(cluster) = member.ask("/cluster").await else { continue };
+            let leader =
+                roles(&cluster).into_iter().find(|(_, role, state)| role == "leader" && state == "running");
+            let named = |name: String| self.members.iter().position(|member| member.server.name == name);
+            return Ok(leader.and_then(|(name, _, _)| named(name)));
+        }
+        anyhow::bail!("no member of {} answers", self.options.scope)
+    }
+
+    /// Waits until that member leads and takes writes.
+    ///
+    /// # Errors
+    /// When it does not, with the end of its log.
+    pub async fn wait_for_leader(&mut self, index: usize) -> Result<()> {
+        let waited = eventually(
+            &format!("Patroni to let {} lead", self.members[index].server.name),
+            LIMIT,
+            || async {
+                let member = &self.members[index];
+                let (status, said) = member.request("GET", "/primary", "").await?;
+                ensure!(status == 200, "{status} {said}");
+                let open = member.server.value("postgres", "SELECT pg_is_in_recovery()").await?;
+                Ok((open.as_deref() == Some("f")).then_some(()))
+            },
+        )
+        .await;
+        self.explain(waited)
+    }
+
+    /// Waits until every member whose daemon runs is there: one leads, the others stream.
+    ///
+    /// # Errors
+    /// When they are not, with the end of a log.
+    pub async fn wait_healthy(&mut self) -> Result<()> {
+        let running: Vec<String> = self
+            .members
+            .iter()
+            .filter(|member| member.process.is_some())
+            .map(|member| member.server.name.clone())
+            .collect();
+        let asked =
+            self.members.iter().position(|member| member.process.is_some()).context("no daemon runs")?;
+        let waited = eventually("all members of Patroni to be healthy", LIMIT, || async {
+            let cluster = self.members[asked].ask("/cluster").await?;
+            let roles = roles(&cluster);
+            let well = |name: &String| {
+                roles.iter().any(|(member, role, state)| {
+                    member == name && (role == "leader" && state == "running" || state == "streaming")
+                })
+            };
+            let leaders = roles.iter().filter(|(_, role, _)| role == "leader").count();
+            ensure!(leaders == 1 && running.iter().all(well), "{cluster}");
+            Ok(Some(()))
+        })
+        .await;
+        self.explain(waited)
+    }
+
+    /// Adds the end of the log of a daemon that has ended, etcd's first.
+    fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
+        result.map_err(|error| {
+            let members = self.members.iter_mut().filter_map(|member| member.process.as_mut());
+            let ended = std::iter::once(&mut self.etcd).chain(members).find_map(|one| one.check().err());
+            match ended {
+                Some(ended) => error.context(ended.to_string()),
+                None => error,
+            }
+        })
+    }
+
+    fn config(
+        &self,
+        base: &Base,
+        member: &Member,
+        settings: &[(String, String)],
+        initdb: &[String],
+    ) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_config(&mut out, base, member, settings, initdb);
+        out
+    }
+
+    fn write_config(
+        &self,
+        out: &mut String,
+        base: &Base,
+        member: &Member,
+        settings: &[(String, String)],
+        initdb: &[String],
+    ) -> std::fmt::Result {
+        let (server, options) = (&member.server, &self.options);
+        let rest = member.rest_address();
+        writeln!(out, "scope: {}\nnamespace: {NAMESPACE}\nname: {}\n", options.scope, server.name)?;
+        writeln!(out, "restapi:\n  listen: {rest}\n  connect_address: {rest}")?;
+        if options.password {
+            writeln!(
+                out,
+                "  authentication:\n    username: {REST_USER}\n    password: {}",
+                quoted(PASSWORD)
+            )?;
+        }
+        writeln!(out, "\netcd3:\n  hosts: 127.0.0.1:{}\n", self.etcd_client.number)?;
+        // The shortest times that Patroni takes, so that failovers are quick.
+        writeln!(out, "bootstrap:\n  dcs:\n    ttl: 20\n    loop_wait: 1\n    retry_timeout: 3")?;
+        if !options.ignore_slots.is_null() {
+            writeln!(out, "    ignore_slots: {}", options.ignore_slots)?;
+        }
+        writeln!(out, "    postgresql:\n      use_slots: true\n      parameters:")?;
+        for (name, value) in settings {
+            writeln!(out, "        {name}: {}", quoted(value))?;
+        }
+        if options.hba == Hba::Dynamic {
+            writeln!(out, "      pg_hba:")?;
+            write_hba(out, base, 6)?;
+        }
+        writeln!(out, "  initdb:\n  - encoding: UTF8\n  - locale: C.UTF-8\n  - no-sync")?;
+        for argument in initdb {
+            writeln!(out, "  - {}", argument.trim_start_matches("--").replacen('=', ": ", 1))?;
+        }
+        if options.hba == Hba::File {
+            writeln!(out, "  pg_hba:")?;
+            write_hba(out, base, 2)?;
+        }
+        writeln!(
+            out,
+            "\npostgresql:\n  listen: {address}:{port}\n  connect_address: {address}:{port}\n  data_dir: {data}\n  bin_dir: {bin}\n  \
+             pgpass: {pgpass}\n  use_unix_socket: true\n  remove_data_directory_on_diverged_timelines: true\n  \
+             authentication:\n    superuser:\n      username: {SUPERUSER}\n    \
+             replication:\n      username: {REPLICATOR}\n      password: {password}\n  \
+             basebackup:\n  - checkpoint: fast\n  - no-sync\n  parameters:\n    unix_socket_directories: {socket}",
+            address = server.address,
+            port = server.port,
+            data = server.data_dir.display(),
+            bin = server.bin_dir.display(),
+            pgpass = member.config.with_file_name("pgpass").display(),
+            password = quoted(PASSWORD),
+            socket = server.socket_dir.display(),
+        )?;
+        if options.hba == Hba::Local {
+            writeln!(out, "  pg_hba:")?;
+            write_hba(out, base, 2)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_hba(out: &mut String, base: &Base, indent: usize) -> std::fmt::Result {
+    for line in hba(&base.network.range()).lines() {
+        writeln!(out, "{:indent$}- {line}", "")?;
+    }
+    Ok(())
+}
+
+/// Rules for clients of the harness's clusters.
+pub fn hba(range: &str) -> String {
+    format!(
+        "local all all trust\n\
+         host all {REPLICATOR},{APP} {range} scram-sha-256\n\
+         host replication {REPLICATOR} {range} scram-sha-256\n"
+    )
+}
+
+fn start_etcd(base: &Base, client: u16, peer: u16) -> Result<Process> {
+    let mut command = base.command("etcd");
+    command
+        .args(["--name", "etcd", "--unsafe-no-fsync", "--data-dir"])
+        .arg(base.join("etcd"))
+        .args(["--listen-client-urls", &format!("http://127.0.0.1:{client}")])
+        .args(["--advertise-client-urls", &format!("http://127.0.0.1:{client}")])
+        .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")])
+        .args(["--initial-advertise-peer-urls", &format!("http://127.0.0.1:{peer}")])
+        .args(["--initial-cluster", &format!("etcd=http://127.0.0.1:{peer}")]);
+    Process::start("etcd", command, base.join("log/etcd.log"))
+}
+
+/// Name, role and state of each member.
+fn roles(cluster: &Value) -> Vec<(String, String, String)> {
+    let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
+    let members = cluster["members"].as_array().into_iter().flatten();
+    members.map(|member| (text(member, "name"), text(member, "role"), text(member, "state"))).collect()
+}
+
+/// A YAML string.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut out = String::new();
+    for chunk in bytes.chunks(3) {
+        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for digit in 0..4usize {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            out.push(if digit <= chunk.len() { char::from(DIGITS[value as usize]) } else { '=' });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_of_the_rfc() {
+        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
+        for (plain, encoded) in pairs {
+            assert_eq!(super::base64(plain.as_bytes()), encoded);
+        }
+    }
+}
