@@ -11,6 +11,7 @@ pub mod driver;
 pub mod fleet;
 mod names;
 mod open_files;
+pub mod patroni;
 pub mod pki;
 pub mod plan;
 pub mod raft;

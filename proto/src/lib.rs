@@ -8,6 +8,7 @@ pub mod caller;
 pub mod failpoint;
 pub mod fence;
 pub mod lsn;
+pub mod patroni;
 pub mod quote;
 pub mod service;
 pub mod tls;

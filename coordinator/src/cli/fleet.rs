@@ -1,4 +1,4 @@
-//! `pgleap fleet apply` and `pgleap fleet show`.
+//! `pgleap fleet apply` and `pgleap fleet show`; `pgleap fleet import` is in a file of its own.
 
 use std::path::PathBuf;
 
@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use pgleap_proto::fleet::{ApplyFleetRequest, ShowFleetRequest};
 
 use super::client::request_id;
+use super::import::Import;
 use super::output::{Out, Tone};
 use super::{Connection, Failure, Outcome};
 
@@ -24,6 +25,8 @@ enum Verb {
     },
     /// Print the fleet file in force, and whether each agent answers
     Show,
+    /// Ask Patroni what a cluster is, and print its part of a fleet file for review; needs no coordinator, changes nothing
+    Import(Import),
 }
 
 impl Fleet {
@@ -31,6 +34,7 @@ impl Fleet {
         match self.verb {
             Verb::Apply { file } => apply(connection, out, &file).await,
             Verb::Show => show(connection, out).await,
+            Verb::Import(verb) => verb.run(out).await,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The operator's command line: one file per verb.
 //!
 //! Data goes to stdout, talk to stderr (`output`). It decides nothing: every verb is one question to the
-//! coordinator, but for `serve` and `pki`.
+//! coordinator, but for `serve`, `pki` and `fleet import`.
 
 mod abandon;
 mod audit;
@@ -15,6 +15,7 @@ mod fleet;
 pub(crate) mod follow;
 mod format;
 mod hold;
+mod import;
 mod members;
 mod output;
 mod pki;
@@ -101,6 +102,7 @@ Exit codes:
 Environment:
   PGLEAP_COORDINATOR  host:port of the coordinators, separated by commas
   PGLEAP_TLS_DIR      directory with ca.crt, tls.crt and tls.key of an operator or viewer
+  PGLEAP_PATRONI_PASSWORD  password of `fleet import --user`
   NO_COLOR            no colours";
 
 /// Upgrades PostgreSQL clusters across major versions while they serve traffic, and can take every step back.

@@ -77,6 +77,10 @@ fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &m
             ("old.replication", login(&o.replication)),
             ("old.rehearsal", login(&o.rehearsal)),
             ("old.environment", format!("{:?}", o.environment)),
+            (
+                "old.patroni.scope",
+                o.patroni.as_ref().map(|patroni| patroni.scope.clone()).unwrap_or_default(),
+            ),
             ("new.version", n.version.to_string()),
             ("new.bin_dir", n.bin_dir.clone()),
             ("new.old_bin_dir", n.old_bin_dir.clone()),

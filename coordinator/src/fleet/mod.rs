@@ -22,7 +22,7 @@ pub use many::{WaveSpec, Who, WindowSpec, divide};
 pub use policy::{Limits, Opening, Policy, Window, Zone};
 pub use spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
-    TablespaceSpec, ValidateSpec,
+    PatroniSpec, TablespaceSpec, ValidateSpec,
 };
 pub use traffic::{BalancerSpec, PoolerKind, PoolerSpec, TrafficSpec};
 

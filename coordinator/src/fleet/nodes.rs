@@ -1,6 +1,6 @@
 //! From declared nodes to the `Node` messages that agents understand.
 
-use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
+use pgleap_proto::node::{Conninfo, Node, Patroni, TablespaceMap};
 
 use super::spec::{ClusterSpec, LoginSpec, NewNodeSpec, OldNodeSpec};
 
@@ -20,6 +20,11 @@ impl ClusterSpec {
             config_file: node.config_file.clone(),
             tablespaces: Vec::new(),
             environment: self.old.environment.clone().into_iter().collect(),
+            patroni: self
+                .old
+                .patroni
+                .as_ref()
+                .map(|patroni| Patroni { scope: patroni.scope.clone(), rest: node.rest.clone() }),
         }
     }
 
@@ -51,6 +56,7 @@ impl ClusterSpec {
             config_file: node.config_file.clone(),
             tablespaces: node.tablespaces.iter().map(map).collect(),
             environment: self.new.environment.clone().into_iter().collect(),
+            patroni: None,
         }
     }
 

@@ -5,7 +5,7 @@ use super::read_traffic::{balancer, pooler, traffic};
 use super::reader::{Reader, Section};
 use super::spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
-    TablespaceSpec, ValidateSpec,
+    PatroniSpec, TablespaceSpec, ValidateSpec,
 };
 
 /// Where Debian's packages and the PostgreSQL project's own put the socket.
@@ -74,11 +74,19 @@ fn old(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldSpec {
     let replication = login(replication).unwrap_or_default();
     let rehearsal = login(section.section("rehearsal", None)).unwrap_or_else(|| replication.clone());
     let environment = section.texts("environment");
+    let patroni = patroni(section.section("patroni", None));
     let nodes =
         section.sections("node", Some("add a [[cluster.old.node]] for every node of the old cluster"));
     let nodes = nodes.into_iter().map(|node| old_node(node, hosts)).collect();
     section.finish();
-    OldSpec { version, bin_dir, superuser, replication, rehearsal, environment, nodes }
+    OldSpec { version, bin_dir, superuser, replication, rehearsal, environment, patroni, nodes }
+}
+
+fn patroni(mut section: Section<'_, '_>) -> Option<PatroniSpec> {
+    let exists = section.exists();
+    let patroni = PatroniSpec { scope: section.text("scope", "\"ledger\"") };
+    section.finish();
+    exists.then_some(patroni)
 }
 
 fn login(mut section: Section<'_, '_>) -> Option<LoginSpec> {
@@ -131,8 +139,9 @@ fn old_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldNodeSpec {
     let Common { name, host, agent, address, port, socket_dir } = common(&mut section, hosts);
     let data_dir = section.text("data_dir", "\"/var/lib/postgresql/15/main\"");
     let config_file = config_file(&mut section, "config_file");
+    let rest = section.optional_text("rest", "\"http://10.0.0.1:8008\"").unwrap_or_default();
     section.finish();
-    OldNodeSpec { name, host, agent, address, port, socket_dir, data_dir, config_file }
+    OldNodeSpec { name, host, agent, address, port, socket_dir, data_dir, config_file, rest }
 }
 
 fn new_cluster(mut section: Section<'_, '_>, hosts: &[HostSpec], old: &OldSpec) -> NewSpec {

@@ -72,8 +72,18 @@ pub struct OldSpec {
     pub rehearsal: LoginSpec,
     /// Environment of the old binaries.
     pub environment: BTreeMap<String, String>,
+    /// Patroni, when it runs the cluster.
+    #[serde(default)]
+    pub patroni: Option<PatroniSpec>,
     /// Which of them is the leader is a fact, not a declaration.
     pub nodes: Vec<OldNodeSpec>,
+}
+
+/// The Patroni that runs a cluster. How its REST API is reached when it is protected is a matter of each host's `agent.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PatroniSpec {
+    /// Name of the cluster in Patroni's store.
+    pub scope: String,
 }
 
 /// A login without a password in it.
@@ -106,6 +116,9 @@ pub struct OldNodeSpec {
     pub data_dir: String,
     /// postgresql.conf when it is not in the data directory; empty otherwise.
     pub config_file: String,
+    /// Patroni's REST API of this member, when Patroni runs the cluster; empty otherwise.
+    #[serde(default)]
+    pub rest: String,
 }
 
 /// The new cluster.

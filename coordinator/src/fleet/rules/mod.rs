@@ -7,6 +7,7 @@ mod layout;
 mod many;
 mod names;
 mod paths;
+mod patroni;
 mod traffic;
 mod versions;
 
@@ -14,7 +15,7 @@ use super::reader::Reader;
 use super::spec::FleetSpec;
 
 /// All rules, in the order in which their faults matter.
-const RULES: [fn(&FleetSpec, &Reader<'_>); 9] = [
+const RULES: [fn(&FleetSpec, &Reader<'_>); 10] = [
     names::apply,
     hosts::apply,
     versions::apply,
@@ -22,6 +23,7 @@ const RULES: [fn(&FleetSpec, &Reader<'_>); 9] = [
     directories::apply,
     endpoints::apply,
     layout::apply,
+    patroni::apply,
     traffic::apply,
     many::apply,
 ];
