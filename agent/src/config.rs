@@ -27,6 +27,9 @@ pub struct AgentConfig {
     /// Where HAProxy's `agent-check` is answered; not at all without it.
     #[serde(default)]
     pub agent_check_listen: Option<SocketAddr>,
+    /// How the REST API of a Patroni is reached where it is protected: `[[patroni]]`.
+    #[serde(default)]
+    pub patroni: Vec<PatroniConfig>,
     /// Applications of this host that hold connections themselves and take part in a switchover: `[[hook]]`.
     #[serde(default)]
     pub hook: Vec<HookConfig>,
@@ -44,6 +47,45 @@ pub struct HookConfig {
     /// `http://host:port/path`.
     #[serde(default)]
     pub url: Option<String>,
+}
+
+/// One `[[patroni]]`: secrets stay on the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatroniConfig {
+    /// Of this cluster; of every one that has no entry of its own when it is left out.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// CAs for its certificate (PEM); the system's when it is left out.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// Certificate to show to it (PEM).
+    #[serde(default)]
+    pub cert: Option<PathBuf>,
+    /// Key of that certificate (PEM).
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// User of `restapi.authentication`.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File with that user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+impl PatroniConfig {
+    fn validate(&self) -> Result<(), String> {
+        let scope = self.scope.as_deref().unwrap_or("(any)");
+        if self.cert.is_some() != self.key.is_some() {
+            return Err(format!("patroni {scope}: cert and key belong together; give both or none"));
+        }
+        if self.user.is_some() != self.password_file.is_some() {
+            return Err(format!(
+                "patroni {scope}: user and password_file belong together; give both or none"
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl HookConfig {
@@ -130,6 +172,13 @@ impl AgentConfig {
                         data instead"
                     .to_owned(),
             );
+        }
+        for (at, one) in self.patroni.iter().enumerate() {
+            one.validate()?;
+            if self.patroni.iter().skip(at + 1).any(|other| other.scope == one.scope) {
+                let scope = one.scope.as_deref().unwrap_or("(any)");
+                return Err(format!("patroni {scope} is there twice; give each scope one [[patroni]]"));
+            }
         }
         for (at, hook) in self.hook.iter().enumerate() {
             hook.validate()?;

@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod jobs;
 pub mod journal;
 pub mod lag;
+pub mod patroni;
 pub mod peer_client;
 pub mod pg;
 pub mod pooler;

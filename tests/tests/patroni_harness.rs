@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::patroni::PatroniOptions;
 use pgleap_tests::harness::{Base, Cluster, ClusterOptions, eventually};
 
@@ -17,7 +17,7 @@ async fn comes_up_fails_over_and_goes_away() -> Result<()> {
     for replica in &servers[1..] {
         replica.catch_up(&servers[0]).await?;
     }
-    let patroni = cluster.patroni.as_mut().expect("it is run by Patroni");
+    let patroni = cluster.patroni.as_mut().context("it is run by Patroni")?;
     ensure!(patroni.leader().await? == Some(0), "another one leads");
 
     // The host dies: Patroni and PostgreSQL.
@@ -37,9 +37,9 @@ async fn comes_up_fails_over_and_goes_away() -> Result<()> {
     servers[0].catch_up(&servers[next]).await?;
 
     // Whoever runs it goes away with PostgreSQL.
-    for index in 0..3 {
+    for (index, server) in servers.iter().enumerate() {
         patroni.stop(index);
-        ensure!(!servers[index].is_running(), "{} still runs", servers[index].name);
+        ensure!(!server.is_running(), "{} still runs", server.name);
     }
     base.passed();
     Ok(())

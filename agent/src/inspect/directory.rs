@@ -45,6 +45,7 @@ mod tests {
             tls_dir: "/t".into(),
             roots: vec![root.path().to_owned()],
             hook: Vec::new(),
+            patroni: Vec::new(),
             health_listen: None,
             agent_check_listen: None,
         };

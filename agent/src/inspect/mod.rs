@@ -53,6 +53,9 @@ async fn node_facts(config: &AgentConfig, query: &NodeQuery) -> NodeFacts {
         facts.reach = join_all(query.reach.iter().map(|target| reach::facts(node, target))).await;
     }
     facts.binaries = Some(binaries);
+    if let Some(patroni) = &node.patroni {
+        facts.patroni = Some(crate::patroni::facts(config, node, patroni).await);
+    }
     facts
 }
 

@@ -2,7 +2,8 @@
 
 use futures::StreamExt;
 use pgleap_proto::agent::{
-    DatabaseFacts, PreparedFacts, ServerFacts, SlotFacts, StandbyFacts, TablespaceFacts, TransactionFacts,
+    DatabaseFacts, PatroniSession, PreparedFacts, ServerFacts, SlotFacts, StandbyFacts, TablespaceFacts,
+    TransactionFacts,
 };
 use pgleap_proto::node::Node;
 use tokio_postgres::Row;
@@ -37,6 +38,8 @@ pub(super) async fn facts(node: &Node, session: &Session) -> Result<ServerFacts>
     facts.transactions = query(session, TRANSACTIONS).await?.iter().map(transaction).collect();
     facts.tablespaces = query(session, TABLESPACES).await?.iter().map(tablespace).collect();
     facts.standbys = query(session, STANDBYS).await?.iter().map(standby).collect();
+    let patroni = |row: &Row| PatroniSession { user: row.get(0), client_addr: row.get(1) };
+    facts.patroni_sessions = query(session, PATRONI).await?.iter().map(patroni).collect();
     if let Some(row) = query(session, UPSTREAM).await?.first() {
         facts.upstream_host = row.get(0);
         facts.upstream_port = row.get::<_, i32>(1).unsigned_abs();
@@ -90,6 +93,11 @@ SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery(
                     WHEN r.oid <> 10 THEN r.rolname || ' is not the role that initdb made (oid 10)'
                     ELSE r.rolname || ' is no superuser' END
         FROM pg_roles r WHERE r.rolname = current_user) AS install_user";
+
+/// Named so by Patroni itself (its postgresql/connection.py), "Patroni ctl" left out: that is a person.
+const PATRONI: &str = "\
+SELECT DISTINCT usename::text, coalesce(client_addr::text, '') FROM pg_catalog.pg_stat_activity
+WHERE application_name IN ('Patroni heartbeat', 'Patroni restapi', 'Patroni') AND usename IS NOT NULL ORDER BY 1, 2";
 
 const UPSTREAM: &str = "\
 SELECT coalesce(sender_host, ''), coalesce(sender_port, 0) FROM pg_catalog.pg_stat_wal_receiver

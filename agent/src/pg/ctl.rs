@@ -32,7 +32,7 @@ pub enum StopMode {
     Immediate,
 }
 
-/// Whoever is in charge of the server process. `pg_ctl` today; Patroni behind the same seam.
+/// Whoever is in charge of the server process: `pg_ctl`, or a Patroni that is left in charge.
 #[async_trait]
 pub trait ProcessManager: Send + Sync {
     /// Whether the server runs.
@@ -51,7 +51,8 @@ pub trait ProcessManager: Send + Sync {
 
 /// The manager in charge of this node.
 pub fn manager(cx: &Context, node: &Node) -> Box<dyn ProcessManager> {
-    Box::new(PgCtl { node: node.clone(), log: cx.server_log(&node.name, node.major) })
+    let ctl = PgCtl { node: node.clone(), log: cx.server_log(&node.name, node.major) };
+    if node.patroni.is_some() { Box::new(UnderPatroni { ctl }) } else { Box::new(ctl) }
 }
 
 /// Whether a server runs in the node's data directory.
@@ -182,6 +183,55 @@ impl ProcessManager for PgCtl {
     async fn reload(&self) -> Result<()> {
         self.ctl("reload").arg("-s").run().await?;
         Ok(())
+    }
+}
+
+/// A server that a Patroni is in charge of: it is looked at, but only Patroni starts and stops it.
+struct UnderPatroni {
+    ctl: PgCtl,
+}
+
+impl UnderPatroni {
+    fn refuse(&self, what: &str, cure: &str) -> StepError {
+        let Node { name, host, patroni, .. } = &self.ctl.node;
+        let scope = patroni.as_ref().map(|patroni| patroni.scope.as_str()).unwrap_or_default();
+        StepError::new(format!(
+            "node {name} is run by Patroni (cluster {scope}), which would undo it if pgleap {what} its server; {cure} on host {host}, then \
+             retry"
+        ))
+    }
+
+    async fn started(&self) -> Result<()> {
+        if self.state().await? == ServerState::Stopped {
+            return Err(self.refuse("started", "start Patroni (systemctl start patroni)"));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl ProcessManager for UnderPatroni {
+    async fn state(&self) -> Result<ServerState> {
+        self.ctl.state().await
+    }
+
+    async fn start(&self, _settings: &[(&str, &str)]) -> Result<()> {
+        self.started().await
+    }
+
+    async fn launch(&self, _settings: &[(&str, &str)]) -> Result<()> {
+        self.started().await
+    }
+
+    async fn stop(&self, _mode: StopMode) -> Result<()> {
+        if self.state().await? == ServerState::Stopped {
+            return Ok(());
+        }
+        Err(self.refuse("stopped", "stop Patroni (systemctl stop patroni), which stops PostgreSQL,"))
+    }
+
+    async fn reload(&self) -> Result<()> {
+        self.ctl.reload().await
     }
 }
 

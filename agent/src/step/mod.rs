@@ -15,6 +15,7 @@ pub mod halt_standby;
 pub mod init_new;
 pub mod keep_traffic;
 pub mod offer_files;
+pub mod protect_from_patroni;
 pub mod publish;
 pub mod recover_to;
 pub mod rehearse;
@@ -102,6 +103,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
         Kind::KeepTraffic(params) => Box::new(keep_traffic::KeepTrafficStep(params)),
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),
+        Kind::ProtectFromPatroni(params) => Box::new(protect_from_patroni::ProtectFromPatroniStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep::new(params)),

@@ -193,6 +193,7 @@ impl Servers {
             tls_dir: self.path("tls"),
             roots: vec![self.root.path().to_owned()],
             hook: Vec::new(),
+            patroni: Vec::new(),
             health_listen: None,
             agent_check_listen: None,
         };

@@ -174,6 +174,7 @@ pub fn config(state_dir: &Path, host: &str) -> AgentConfig {
         tls_dir: state_dir.join("tls"),
         roots: vec![state_dir.join("data")],
         hook: Vec::new(),
+        patroni: Vec::new(),
         health_listen: None,
         agent_check_listen: None,
     }

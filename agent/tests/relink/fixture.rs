@@ -309,6 +309,7 @@ fn config(at: &Path, host: &str) -> AgentConfig {
         tls_dir: at.join("tls").join(host),
         roots: vec![at.to_owned()],
         hook: Vec::new(),
+        patroni: Vec::new(),
         health_listen: None,
         agent_check_listen: None,
     }

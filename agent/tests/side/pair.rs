@@ -88,6 +88,7 @@ impl Place {
             tls_dir: root.path().join("tls"),
             roots: vec!["/var/tmp".into(), root.path().to_owned()],
             hook: Vec::new(),
+            patroni: Vec::new(),
             health_listen: None,
             agent_check_listen: None,
         };

@@ -183,6 +183,7 @@ impl World {
             tls_dir: self.dir.path().join("tls"),
             roots: vec![self.dir.path().join("d")],
             hook: Vec::new(),
+            patroni: Vec::new(),
             health_listen: None,
             agent_check_listen: None,
         })

@@ -2,7 +2,7 @@
 
 use pgleap_proto::agent::{
     BinariesFacts, DatabaseFacts, DirectoryFacts, ExtensionFacts, HostFacts, InspectReply, NodeFacts,
-    NodeQuery, ReachFacts, ServerFacts, StandbyFacts,
+    NodeQuery, PatroniFacts, PatroniMember, PatroniSession, ReachFacts, ServerFacts, StandbyFacts,
 };
 use pgleap_proto::fleet::Finding;
 use pgleap_proto::fleet::finding::Severity;
@@ -84,6 +84,7 @@ fn node(cluster: &ClusterSpec, query: &NodeQuery) -> NodeFacts {
         server: (!query.expect_absent).then(|| server(cluster, node)),
         reach: query.reach.iter().map(reach).collect(),
         port_conflict: String::new(),
+        patroni: None,
     }
 }
 
@@ -183,6 +184,42 @@ impl Case {
     pub(crate) fn old(&mut self, index: usize) -> &mut NodeFacts {
         let host = self.cluster.old.nodes[index].host.clone();
         self.facts.replies.get_mut(&host).unwrap().nodes.first_mut().unwrap()
+    }
+
+    /// The same cluster, its old side run by Patroni.
+    pub(crate) fn under_patroni(mut self) -> Case {
+        self.cluster.old.patroni = Some(crate::fleet::PatroniSpec { scope: "ledger".into() });
+        let nodes = &mut self.cluster.old.nodes;
+        nodes.iter_mut().for_each(|node| node.rest = format!("http://{}:8008", node.address));
+        let nodes = nodes.clone();
+        let role = |index: usize| if index == 0 { "primary" } else { "replica" };
+        let member = |(index, node): (usize, &crate::fleet::OldNodeSpec)| PatroniMember {
+            name: node.name.clone(),
+            role: role(index).into(),
+            address: node.address.clone(),
+            port: node.port.into(),
+            nofailover: false,
+        };
+        let members: Vec<PatroniMember> = nodes.iter().enumerate().map(member).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            self.old(index).patroni = Some(PatroniFacts {
+                version: "4.1.5".into(),
+                scope: "ledger".into(),
+                member: node.name.clone(),
+                role: role(index).into(),
+                members: members.clone(),
+                hba: "dynamic".into(),
+                ..PatroniFacts::default()
+            });
+            self.server(index).patroni_sessions =
+                vec![PatroniSession { user: self.cluster.old.superuser.clone(), client_addr: String::new() }];
+        }
+        self
+    }
+
+    /// What the Patroni of an old node says.
+    pub(crate) fn patroni(&mut self, index: usize) -> &mut PatroniFacts {
+        self.old(index).patroni.as_mut().unwrap()
     }
 
     /// The server of an old node; 0 is the leader.

@@ -86,8 +86,7 @@ pub struct FoundMember {
 /// When neither a file nor a REST API told which members there are, or they contradict each other.
 pub fn find(told: &Told) -> Result<Found, String> {
     let config = told.config.as_ref();
-    let mut found = Found::default();
-    found.scope = scope(told)?;
+    let mut found = Found { scope: scope(told)?, ..Found::default() };
     found.notes.extend(told.unanswered.iter().map(|(name, why)| format!("member {name}: {why}")));
     if let Some(config) = config {
         found.namespace.clone_from(&config.namespace);

@@ -5,8 +5,9 @@ use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
     CreateSlots, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, InitNew, KeepTraffic,
-    OfferFiles, Publish, RecoverTo, Rehearse, Relink, StageBalancer, StagePooler, StartLeader, StartReplica,
-    StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate, VerifyRelink,
+    OfferFiles, ProtectFromPatroni, Publish, RecoverTo, Rehearse, Relink, SparedSlot, StageBalancer,
+    StagePooler, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe,
+    UpdateExtensions, Upgrade, Validate, VerifyRelink,
 };
 
 use super::draft::Draft;
@@ -23,6 +24,20 @@ pub(super) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         seed: Some(draft.cluster.seed(node)),
         upstream: Some(draft.cluster.rehearse_old(draft.upstream)),
         databases: draft.connectable_names(),
+    }))
+}
+
+pub(super) fn protect_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    // The physical slot of the new leader lies on whichever old node it streams from; the reverse slots are not Patroni's.
+    let physical = SparedSlot { slot: draft.physical_slot(node), database: String::new() };
+    let logical = draft
+        .slots
+        .iter()
+        .map(|slot| SparedSlot { slot: slot.slot.clone(), database: slot.database.clone() });
+    of(Kind::ProtectFromPatroni(ProtectFromPatroni {
+        node: Some(draft.old_leader_node()),
+        slots: std::iter::once(physical).chain(logical).collect(),
+        stays: 0,
     }))
 }
 

@@ -71,6 +71,7 @@ pub fn for_finish(action: Action, writer: Side) -> Action {
     match &mut action.kind {
         Some(Kind::StagePooler(stage)) => stage.stays = writer.message(),
         Some(Kind::KeepTraffic(keep)) => keep.stays = writer.message(),
+        Some(Kind::ProtectFromPatroni(protect)) => protect.stays = writer.message(),
         Some(Kind::StageBalancer(stage)) => stage.weights_stay = true,
         _ => {}
     }

@@ -104,6 +104,7 @@ fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
         Each::Leader => new.take(1).collect(),
         Each::Replica => new.skip(1).collect(),
         Each::New => new.collect(),
+        Each::UnderPatroni => new.take(usize::from(cluster.old.patroni.is_some())).collect(),
         Each::Old => cluster.old.nodes.iter().map(Subject::Old).collect(),
         Each::Pooler => cluster.poolers.iter().map(Subject::Pooler).collect(),
         Each::Balancer => cluster.balancers.iter().map(Subject::Balancer).collect(),

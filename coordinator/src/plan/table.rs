@@ -43,6 +43,8 @@ pub enum Each {
     New,
     /// One step for each old node.
     Old,
+    /// One step when Patroni runs the old cluster, else none.
+    UnderPatroni,
     /// One step for each pooler.
     Pooler,
     /// One step for each balancer.
@@ -94,13 +96,26 @@ pub static TABLE: &[Row] = &[
     },
     Row {
         phase: Seed,
+        name: "protect_from_patroni",
+        each: Each::UnderPatroni,
+        at: At::OldLeader,
+        title: "Tell the Patroni of {old} to leave pgleap's slots and the client authentication file alone",
+        undo: Some("takes out of Patroni's configuration what was put in"),
+        waits_for: Some("every member of Patroni to have taken it up"),
+        after: &[OfLeader(Check, "rehearse")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::protect_from_patroni),
+        commands: Make::New(commands::seed::protect_from_patroni),
+    },
+    Row {
+        phase: Seed,
         name: "create_physical_slot",
         each: Leader,
         at: At::Upstream,
         title: "Keep WAL on {upstream} for {node}",
         undo: Some("drops the slot"),
         waits_for: None,
-        after: &[OfLeader(Check, "rehearse")],
+        after: &[OfLeader(Check, "rehearse"), All(Seed, "protect_from_patroni")],
         finish: Finish::Keep,
         action: Make::New(action::seed_slot),
         commands: Make::New(commands::seed::slot),
@@ -680,7 +695,7 @@ pub static TABLE: &[Row] = &[
 impl Row {
     /// Whether steps of this name exist for several nodes, so that ids carry the node's name.
     pub fn is_per_node(&self) -> bool {
-        !matches!(self.each, Each::Leader)
+        !matches!(self.each, Each::Leader | Each::UnderPatroni)
             || TABLE
                 .iter()
                 .any(|row| row.phase == self.phase && row.name == self.name && row.each == Each::Replica)

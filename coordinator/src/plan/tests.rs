@@ -141,6 +141,7 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
         Kind::CreateMarker(a) => &a.node,
         Kind::FenceNode(a) => &a.node,
         Kind::KeepTraffic(a) => &a.node,
+        Kind::ProtectFromPatroni(a) => &a.node,
         Kind::StagePooler(_) | Kind::StageBalancer(_) => return None,
     };
     node.as_ref()
@@ -396,7 +397,7 @@ fn movable() -> Case {
     let ledger = include_str!("../fleet/golden/ledger.toml");
     let traffic = include_str!("../fleet/golden/traffic.toml");
     let fleet = crate::fleet::parse(&format!("{ledger}{traffic}"), "f").unwrap();
-    testing::of(fleet.cluster("ledger").unwrap().clone())
+    testing::of(fleet.cluster("ledger").unwrap().clone()).under_patroni()
 }
 
 #[test]
@@ -410,7 +411,7 @@ fn every_row_makes_steps_and_everything_movable_is_found_again() {
             .iter()
             .filter(|other| (other.phase, other.name) == (row.phase, row.name))
             .map(|other| match other.each {
-                Each::Leader | Each::Replica | Each::Balancer => 1,
+                Each::Leader | Each::Replica | Each::Balancer | Each::UnderPatroni => 1,
                 Each::New | Each::Old => 2,
                 Each::Pooler => 3,
             })
@@ -473,6 +474,7 @@ fn the_documentation_is_the_table() {
         }
         let each = match row.each {
             Each::Leader => "new leader",
+            Each::UnderPatroni => "the old cluster, if Patroni runs it",
             Each::Replica => "each new replica",
             Each::New => "each new node",
             Each::Old => "each old node",
@@ -486,7 +488,7 @@ fn the_documentation_is_the_table() {
             At::Node => each.trim_start_matches("each "),
         };
         let node = match row.each {
-            Each::Leader => "*leader*",
+            Each::Leader | Each::UnderPatroni => "*leader*",
             Each::Replica => "*replica*",
             Each::New | Each::Old => "*node*",
             Each::Pooler => "*pooler*",

@@ -84,6 +84,8 @@ pub fn catalogs(action: &mut Action) -> Option<&mut Node> {
         Kind::CreateMarker(create) => create.node.as_mut(),
         Kind::Subscribe(subscribe) => subscribe.node.as_mut(),
         Kind::EnableSubscriptions(enable) => enable.node.as_mut(),
+        // In Patroni's store, which every member reaches.
+        Kind::ProtectFromPatroni(protect) => protect.node.as_mut(),
         _ => None,
     }
 }

@@ -9,7 +9,9 @@ use super::coordinators::member_host;
 use super::eventually::eventually;
 use super::failpoints::COORDINATOR;
 use super::fleet::Fleet;
+use super::patroni::REST_USER;
 use super::ports::Port;
+use super::postgres::PASSWORD;
 use super::process::Process;
 
 /// One host's agent.
@@ -49,6 +51,14 @@ impl Fleet {
         }
         let root = toml::Value::String(self.base.join(host).to_string_lossy().into_owned());
         table.insert("roots".into(), toml::Value::Array(vec![root]));
+        if self.old.options.patroni.as_ref().is_some_and(|patroni| patroni.password) {
+            let file = self.base.join(format!("{host}/rest-password"));
+            self.base.user.write(&file, &format!("{PASSWORD}\n"), 0o600)?;
+            let mut access = toml::Table::new();
+            access.insert("user".into(), toml::Value::String(REST_USER.into()));
+            access.insert("password_file".into(), toml::Value::String(file.to_string_lossy().into_owned()));
+            table.insert("patroni".into(), toml::Value::Array(vec![toml::Value::Table(access)]));
+        }
         self.base.user.write(&config, &table.to_string(), 0o600)?;
         self.agents.insert(host.to_owned(), Agent { config, address, port, health, process: None });
         Ok(())

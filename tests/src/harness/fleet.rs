@@ -226,6 +226,11 @@ impl Fleet {
             let spaces = self.old.options.tablespaces.iter();
             spaces.map(|space| (path(&source.name, space), path(&node.name, space))).collect()
         };
+        let rest = |name: &str| {
+            let members = self.old.patroni.iter().flat_map(|patroni| &patroni.members);
+            let mut own = members.filter(|member| member.server.name == name);
+            own.next().map(|member| format!("http://{}", member.rest_address())).unwrap_or_default()
+        };
         let hosts = self.agents.iter();
         let major = |version: &str| version.split('-').next().unwrap_or_default().parse();
         Ok(FleetFile {
@@ -237,7 +242,13 @@ impl Fleet {
             new_bin_dir: text(&self.new_leader().bin_dir),
             seed_bin_dir: text(&self.old.primary().bin_dir),
             passfile: text(&self.old.passfile),
-            old: self.old.nodes.iter().map(entry).collect(),
+            scope: self.old.patroni.as_ref().map(|patroni| patroni.options.scope.clone()),
+            old: self
+                .old
+                .nodes
+                .iter()
+                .map(|node| NodeEntry { rest: rest(&node.name), ..entry(node) })
+                .collect(),
             new: self
                 .new
                 .iter()

@@ -21,6 +21,8 @@ pub struct NodeEntry {
     pub data_dir: String,
     /// Data directory of the seed; new nodes only.
     pub seed_dir: String,
+    /// REST API of its Patroni; empty when it has none.
+    pub rest: String,
     /// Where tablespaces lie, from and to; new nodes only.
     pub tablespaces: Vec<(String, String)>,
 }
@@ -78,6 +80,8 @@ pub struct FleetFile {
     pub seed_bin_dir: String,
     /// Password file of the replication role.
     pub passfile: String,
+    /// Scope of the Patroni that runs the old cluster; none when nobody does.
+    pub scope: Option<String>,
     /// Nodes of the old cluster.
     pub old: Vec<NodeEntry>,
     /// Nodes of the new cluster, the leader first.
@@ -117,9 +121,15 @@ impl FleetFile {
             quoted(REPLICATOR),
             quoted(&self.passfile),
         )?;
+        if let Some(scope) = &self.scope {
+            writeln!(out, "[cluster.old.patroni]\nscope = {}\n", quoted(scope))?;
+        }
         for node in &self.old {
             writeln!(out, "[[cluster.old.node]]")?;
             common(out, node)?;
+            if !node.rest.is_empty() {
+                writeln!(out, "rest = {}", quoted(&node.rest))?;
+            }
             writeln!(out)?;
         }
         writeln!(

@@ -47,6 +47,8 @@ pub struct PatroniOptions {
     pub ignore_slots: Value,
     /// Whether what changes anything at the REST API needs a password.
     pub password: bool,
+    /// Seconds until another member leads when the leader's daemon is gone: at least 20.
+    pub ttl: u32,
 }
 
 impl Default for PatroniOptions {
@@ -56,6 +58,7 @@ impl Default for PatroniOptions {
             hba: Hba::default(),
             ignore_slots: Value::Null,
             password: false,
+            ttl: 20,
         }
     }
 }
@@ -325,8 +328,12 @@ impl Patroni {
             )?;
         }
         writeln!(out, "\netcd3:\n  hosts: 127.0.0.1:{}\n", self.etcd_client.number)?;
-        // The shortest times that Patroni takes, so that failovers are quick.
-        writeln!(out, "bootstrap:\n  dcs:\n    ttl: 20\n    loop_wait: 1\n    retry_timeout: 3")?;
+        // The shortest times that Patroni takes, so that nobody waits long for it.
+        writeln!(
+            out,
+            "bootstrap:\n  dcs:\n    ttl: {}\n    loop_wait: 1\n    retry_timeout: 3",
+            options.ttl
+        )?;
         if !options.ignore_slots.is_null() {
             writeln!(out, "    ignore_slots: {}", options.ignore_slots)?;
         }
@@ -415,7 +422,7 @@ fn base64(bytes: &[u8]) -> String {
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
         let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        let bits = (at(0) << 16) | (at(1) << 8) | at(2);
         for digit in 0..4usize {
             let value = (bits >> (18 - 6 * digit)) & 63;
             out.push(if digit <= chunk.len() { char::from(DIGITS[value as usize]) } else { '=' });

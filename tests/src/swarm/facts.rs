@@ -33,6 +33,7 @@ fn node(cluster: &ClusterAt, query: &NodeQuery) -> NodeFacts {
     let runs = !query.expect_absent;
     NodeFacts {
         name: node.name.clone(),
+        patroni: None,
         binaries: Some(binaries(&node)),
         data_dir: Some(DirectoryFacts {
             path: node.data_dir.clone(),

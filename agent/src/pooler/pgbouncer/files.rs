@@ -299,6 +299,7 @@ mod tests {
             health_listen: None,
             agent_check_listen: None,
             hook: Vec::new(),
+            patroni: Vec::new(),
         };
         fs::write(at("databases.ini"), shared).unwrap();
         for pooler in ["a", "b", "c"] {

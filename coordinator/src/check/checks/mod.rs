@@ -27,6 +27,11 @@ mod locale;
 mod long_transactions;
 mod materialized_views;
 mod other_replication;
+mod patroni;
+mod patroni_members;
+mod patroni_mode;
+mod patroni_rules;
+mod patroni_sessions;
 mod pending_restart;
 mod ports;
 mod preload_libraries;
@@ -54,6 +59,11 @@ mod way_back;
 pub static TABLE: &[Check] = &[
     agents::CHECK,
     roles::CHECK,
+    patroni::CHECK,
+    patroni_members::CHECK,
+    patroni_rules::CHECK,
+    patroni_sessions::CHECK,
+    patroni_mode::CHECK,
     versions::CHECK,
     binaries::CHECK,
     release_sets::CHECK,
@@ -134,6 +144,11 @@ fn counted_in_databases(
     let databases = databases(view)?;
     let found = databases.into_iter().map(|db| (db, count(db))).filter(|(_, count)| *count > most);
     Some(found.map(|(db, count)| problem(format!("database \"{}\"", db.name), count)).collect())
+}
+
+/// What a check about Patroni says of a cluster that nobody runs: nothing to complain about, once anything is known of it at all.
+fn without_patroni(view: &View<'_>) -> Verdict {
+    view.old.iter().any(|node| node.facts.is_some()).then(Vec::new)
 }
 
 /// The directories that pgleap will fill on a new host, of all its nodes of this cluster: node, what it is, facts.

@@ -6,6 +6,25 @@ use super::start_server;
 use crate::fleet::NewNodeSpec;
 use pgleap_proto::quote::{conninfo, literal, sh};
 
+pub(in crate::plan) fn protect_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let mut spared = vec![serde_json::json!({"name": draft.physical_slot(node), "type": "physical"})];
+    spared.extend(draft.slots.iter().map(|slot| {
+        serde_json::json!({"name": slot.slot, "type": "logical", "database": slot.database, "plugin": "pgoutput"})
+    }));
+    let rest = &draft.old_leader.rest;
+    let merged = serde_json::json!({ "ignore_slots": spared });
+    vec![
+        format!("curl -s {}", sh(&format!("{rest}/config"))),
+        format!(
+            "curl -s -X PATCH {} -d {}   # behind what ignore_slots has already",
+            sh(&format!("{rest}/config")),
+            sh(&merged.to_string())
+        ),
+        "# postgresql.pg_hba, if it is in there: taken out, and put back at the end; the file stays as it is"
+            .to_owned(),
+    ]
+}
+
 pub(in crate::plan) fn slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let is_leader = node.name == draft.new_leader.name;
     let upstream = if is_leader { draft.upstream_node() } else { draft.leader_seed() };
