@@ -14,9 +14,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgleap_agent::program::Program;
 
-/// A `pg_ctl` whose "server" leaves it as a postmaster does, says in `ended` that SIGINT ended it, and then ends.
+/// A `pg_ctl` whose "server" leaves it as a postmaster does, says in `ended` that SIGINT ended it, and then ends. Whoever runs tests in
+/// the background may have them ignore SIGINT, and a shell cannot trap what was ignored when it began, as a postmaster can: hence `env`.
 const PG_CTL: &str = r#"#!/bin/sh
-setsid --fork sh -c 'trap "echo fast > $0/ended; exit 0" INT; echo $$ > $0/pid; while :; do sleep 0.05; done' "$2" >/dev/null 2>&1
+setsid --fork env --default-signal=INT sh -c 'trap "echo fast > $0/ended; exit 0" INT; echo $$ > $0/pid; while :; do sleep 0.05; done' "$2" >/dev/null 2>&1
 while [ ! -s "$2/pid" ]; do sleep 0.01; done
 echo "server started"
 "#;
