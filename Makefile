@@ -46,11 +46,11 @@ switchover-faults: setup
 
 crash-matrix: setup
 	$(CARGO) build --workspace --bins
-	PGLEAP_CRASHES=all $(CARGO) test -p pgleap-tests --test crash_matrix --test stopped_leader -- --nocapture
+	PGLEAP_CRASHES=all $(CARGO) test -p pgleap-tests --test crash_matrix --test stopped_leader -- --include-ignored --nocapture
 
 partitions: setup
 	$(CARGO) build --workspace --bins
-	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --nocapture
+	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --include-ignored --nocapture
 
 patroni: setup
 	$(CARGO) build --workspace --bins

@@ -170,9 +170,11 @@ impl Storm {
     /// What an operator does who reads `status`: starts a server that died when that is what it says, and says retry.
     async fn go_on(&mut self, fleet: &Fleet, status: &OperationStatus) -> Result<()> {
         ensure!(!status.reason.is_empty() && status.next.contains("retry"), "{}", describe(status));
+        let said = |what: String| status.reason.contains(&what);
+        // By its own agent, or by that of a node which it feeds.
         let missed = |server: &Server| {
-            status.reason.contains("connecting to")
-                && status.reason.contains(&format!("node {} ", server.name))
+            said("connecting to".into()) && said(format!("node {} ", server.name))
+                || said("does not run".into()) && said(format!("port {} ", server.port))
         };
         if let Some(at) = self.killed.iter().rposition(missed) {
             let server = self.killed.remove(at);

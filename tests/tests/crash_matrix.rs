@@ -29,6 +29,7 @@ fn chosen() -> Option<Vec<Crash>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "one mixture seen green, another one found a fault that is mended: make crash-matrix"]
 async fn an_upgrade_survives_a_death_at_every_step() -> Result<()> {
     match chosen() {
         None => {
@@ -64,6 +65,7 @@ async fn upgrade(choose: impl FnMut(&str) -> Crash) -> Result<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "two mixtures seen green, not the matrix yet: make crash-matrix"]
 async fn a_cancel_survives_a_death_at_every_step() -> Result<()> {
     let seed = faults::seed(SEED);
     println!("{SEED}={seed}");

@@ -76,11 +76,12 @@ fn unreachable(node: &Node, upstream: &Conninfo, how: &str, error: StepError) ->
     let said = error.evidence.iter().find(|line| !line.trim().is_empty());
     let said = said.map_or(error.message.as_str(), String::as_str);
     let said = said.trim_start_matches("psql: error: ");
-    StepError::new(format!(
-        "node {} cannot ask {} {how}: {said}; check address, pg_hba.conf, user and password file",
-        node.name,
-        place(upstream)
-    ))
+    let cure = if said.contains("Connection refused") {
+        "its server does not run: start it, then retry"
+    } else {
+        "check address, pg_hba.conf, user and password file"
+    };
+    StepError::new(format!("node {} cannot ask {} {how}: {said}; {cure}", node.name, place(upstream)))
     .with_evidence(error.evidence)
 }
 
