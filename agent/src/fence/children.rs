@@ -23,6 +23,9 @@ const GRACE: Duration = Duration::from_millis(10);
 /// A signal may come before its receiver can act on it.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// Flag of a process that the kernel has begun to take apart (Linux, include/linux/sched.h: PF_EXITING).
+const EXITING: u64 = 0x4;
+
 /// `backend_type` of the server's own processes: none of them runs a statement of a client. (miscinit.c,
 /// `GetBackendTypeDesc`, and the names of replication's workers.)
 const OWN: [&str; 20] = [
@@ -216,15 +219,16 @@ fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// proc(5): the name in parentheses may hold anything; then state, parent, and as the 20th from there the start.
+/// proc(5): the name in parentheses may hold anything; then state, parent, as the 7th from there its flags, and as the 20th the start.
 fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     let after = bytes.iter().rposition(|byte| *byte == b')')? + 1;
     let fields: Vec<&str> = std::str::from_utf8(bytes.get(after..)?).ok()?.split_whitespace().collect();
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
         started: fields.get(19)?.parse().ok()?,
-        // A zombie does nothing any more; it only waits to be noticed.
-        lives: !matches!(*fields.first()?, "Z" | "X"),
+        // A zombie does nothing any more; it only waits to be noticed. Nor does one that is being taken apart: it never returns to its
+        // program, and giving back the memory that it shares takes it milliseconds, for which clients would wait.
+        lives: !matches!(*fields.first()?, "Z" | "X") && fields.get(6)?.parse::<u64>().ok()? & EXITING == 0,
     })
 }
 
@@ -324,5 +328,7 @@ mod tests {
         let stat = parse_stat(line).unwrap();
         assert_eq!((stat.parent, stat.started, stat.lives), (77, 12345, true));
         assert!(parse_stat(b"4 (a) S").is_none());
+        let exiting = b"4 (a) R 77 1 1 0 -1 4194564 1 1 0 0 0 0 0 0 20 0 1 0 12345 1 1\n";
+        assert!(!parse_stat(exiting).unwrap().lives);
     }
 }

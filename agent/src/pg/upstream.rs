@@ -82,7 +82,7 @@ fn unreachable(node: &Node, upstream: &Conninfo, how: &str, error: StepError) ->
         "check address, pg_hba.conf, user and password file"
     };
     StepError::new(format!("node {} cannot ask {} {how}: {said}; {cure}", node.name, place(upstream)))
-    .with_evidence(error.evidence)
+        .with_evidence(error.evidence)
 }
 
 /// Where a server is, in words.
