@@ -41,7 +41,7 @@ fn patroni(scenario: &Scenario) -> Result<&Patroni> {
 
 /// Names of pgleap's slots on the old leader.
 async fn slots(scenario: &Scenario) -> Result<String> {
-    let sql = "SELECT string_agg(slot_name, ' ' ORDER BY 1) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%'";
+    let sql = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%' AND NOT temporary";
     Ok(scenario.leader(Side::Old).value("postgres", sql).await?.unwrap_or_default())
 }
 
