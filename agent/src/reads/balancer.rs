@@ -56,11 +56,14 @@ async fn tick(kept: &KeptBalancer, guard: &mut Guard, in_turn: bool) -> Result<R
     let servers: Vec<Server> =
         listed.iter().map(|one| Server { side: one.side, up: one.status.up }).collect();
     let (percent, mut reason) = guard.look(&servers, kept.percent, in_turn);
-    for (one, weight) in listed.iter_mut().zip(weights(&servers, percent)) {
-        if one.status.weight != weight {
-            Runtime(&balancer.socket).set_weight(&balancer.backend, &one.status.name, weight).await?;
-            one.status.weight = weight;
-        }
+    let wanted = weights(&servers, percent);
+    let mut changes: Vec<_> =
+        listed.iter_mut().zip(wanted).filter(|(one, weight)| one.status.weight != *weight).collect();
+    // Raised before others are lowered: when nobody has a weight, be it for a moment, HAProxy turns connections away.
+    changes.sort_by_key(|(one, weight)| *weight < one.status.weight);
+    for (one, weight) in changes {
+        Runtime(&balancer.socket).set_weight(&balancer.backend, &one.status.name, weight).await?;
+        one.status.weight = weight;
     }
     let staying = listed.iter().filter(|one| one.status.weight == 0 && one.status.sessions > 0);
     let staying: Vec<String> =
@@ -153,7 +156,10 @@ pub async fn unstage(
         ));
     } else {
         let present = runtime.servers(&kept.balancer.backend).await?;
-        for (server, weight) in &kept.found {
+        let mut found: Vec<_> = kept.found.iter().collect();
+        // As above; what was drained when it was found comes last.
+        found.sort_by_key(|(_, weight)| **weight == 0);
+        for (server, weight) in found {
             match present.iter().find(|status| status.name == *server) {
                 Some(status) if status.weight == *weight => {}
                 Some(_) => runtime.set_weight(&kept.balancer.backend, server, *weight).await?,
