@@ -23,8 +23,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     "${apt[@]}" install -y --no-install-recommends "${missing[@]}" >&2
 fi
 
-cache=${PGLEAP_CACHE:-/var/cache/pgleap}
-mkdir -p "$cache"
+cache=$(cache_dir)
 root=$cache/host-bookworm
 stamp=$root.complete
 exec 9>"$cache/.lock-host"

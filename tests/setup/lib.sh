@@ -18,6 +18,18 @@ as_root() {
     fi
 }
 
+# Where what was made or fetched once is kept; made if absent.
+cache_dir() {
+    local cache
+    if [ "$(id -u)" -eq 0 ]; then
+        cache=${PGLEAP_CACHE:-/var/cache/pgleap}
+    else
+        cache=${PGLEAP_CACHE:-$HOME/.cache/pgleap}
+    fi
+    mkdir -p "$cache"
+    (cd "$cache" && pwd)
+}
+
 # One field of /etc/os-release, empty if absent.
 os_release() (
     # shellcheck source=/dev/null

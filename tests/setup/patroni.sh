@@ -10,13 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=1 # of the environment below; raise it to have it made again
 version='4.1.*'
-if [ "$(id -u)" -eq 0 ]; then
-    cache=${PGLEAP_CACHE:-/var/cache/pgleap}
-else
-    cache=${PGLEAP_CACHE:-$HOME/.cache/pgleap}
-fi
-mkdir -p "$cache"
-cache=$(cd "$cache" && pwd)
+cache=$(cache_dir)
 tree=$cache/patroni
 stamp=$tree/complete
 

@@ -41,13 +41,7 @@ if [ "$source" = main ] && [ -x "$system/pg_upgrade" ] && [ -x "$system/postgres
     say "PostgreSQL $major.${minor:-?} of this machine is newer than $major.$newest: taking that of $suite instead"
 fi
 
-if [ "$(id -u)" -eq 0 ]; then
-    cache=${PGLEAP_CACHE:-/var/cache/pgleap}
-else
-    cache=${PGLEAP_CACHE:-$HOME/.cache/pgleap}
-fi
-mkdir -p "$cache"
-cache=$(cd "$cache" && pwd)
+cache=$(cache_dir)
 tree=$cache/postgresql-$spec
 bin=$tree/usr/lib/postgresql/$major/bin
 stamp=$tree/complete

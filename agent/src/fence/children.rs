@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::error::{Doing, Result, StepError};
 use crate::pg::hba::Kept;
-use crate::pg::sql::Session;
+use crate::pg::sql::{Session, TERMINATE};
 
 /// How often is looked again: clients wait meanwhile.
 const TICK: Duration = Duration::from_millis(1);
@@ -101,7 +101,6 @@ impl Activity {
 const ACTIVITY: &str = "SELECT pid, coalesce(backend_type, ''), coalesce(usename::text, ''), coalesce(datname::text, ''), \
     coalesce(application_name, ''), client_addr IS NULL AND coalesce(client_port, -1) = -1, leader_pid, \
     backend_xid IS NOT NULL FROM pg_stat_activity WHERE pid IS NOT NULL";
-const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
 
 /// Prepares what [`evict`] asks.
 pub(super) async fn ready(session: &Session) -> Result<()> {

@@ -25,6 +25,9 @@ const STARTING: Duration = Duration::from_secs(60);
 /// How long a connection may take to say goodbye after it was dropped; one that waits for an answer is then cut off.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// Ends these processes. To be prepared: see [`Session::fetch`].
+pub const TERMINATE: &str = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
+
 /// A connection; closed when dropped, with a goodbye, so that the server's log does not speak of a lost client.
 pub struct Session {
     // Dropped in this order: without its client the driver ends by itself, and only then is it given a limit.

@@ -77,7 +77,7 @@ fn unreachable(node: &Node, upstream: &Conninfo, how: &str, error: StepError) ->
     let said = said.map_or(error.message.as_str(), String::as_str);
     let said = said.trim_start_matches("psql: error: ");
     let cure = if said.contains("Connection refused") {
-        "its server does not run: start it, then retry"
+        "its server does not run (start it, then retry), or listens elsewhere (check address and port)"
     } else {
         "check address, pg_hba.conf, user and password file"
     };

@@ -49,6 +49,18 @@ async fn listed(balancer: &Balancer) -> Result<Vec<Listed>> {
     listed.collect()
 }
 
+/// Gives servers other weights where they differ. Raised before others are lowered: when nobody has a weight, be it for a moment,
+/// HAProxy turns connections away.
+async fn set_weights(balancer: &Balancer, mut wanted: Vec<(&mut ServerStatus, u32)>) -> Result<()> {
+    wanted.retain(|(status, weight)| status.weight != *weight);
+    wanted.sort_by_key(|(status, weight)| *weight < status.weight);
+    for (status, weight) in wanted {
+        Runtime(&balancer.socket).set_weight(&balancer.backend, &status.name, weight).await?;
+        status.weight = weight;
+    }
+    Ok(())
+}
+
 /// Compares and corrects once.
 async fn tick(kept: &KeptBalancer, guard: &mut Guard, in_turn: bool) -> Result<RouteReadsReply> {
     let balancer = &kept.balancer;
@@ -57,14 +69,7 @@ async fn tick(kept: &KeptBalancer, guard: &mut Guard, in_turn: bool) -> Result<R
         listed.iter().map(|one| Server { side: one.side, up: one.status.up }).collect();
     let (percent, mut reason) = guard.look(&servers, kept.percent, in_turn);
     let wanted = weights(&servers, percent);
-    let mut changes: Vec<_> =
-        listed.iter_mut().zip(wanted).filter(|(one, weight)| one.status.weight != *weight).collect();
-    // Raised before others are lowered: when nobody has a weight, be it for a moment, HAProxy turns connections away.
-    changes.sort_by_key(|(one, weight)| *weight < one.status.weight);
-    for (one, weight) in changes {
-        Runtime(&balancer.socket).set_weight(&balancer.backend, &one.status.name, weight).await?;
-        one.status.weight = weight;
-    }
+    set_weights(balancer, listed.iter_mut().map(|one| &mut one.status).zip(wanted).collect()).await?;
     let staying = listed.iter().filter(|one| one.status.weight == 0 && one.status.sessions > 0);
     let staying: Vec<String> =
         staying.map(|one| format!("{} on {}", one.status.sessions, one.status.name)).collect();
@@ -155,19 +160,14 @@ pub async fn unstage(
             kept.balancer.socket
         ));
     } else {
-        let present = runtime.servers(&kept.balancer.backend).await?;
-        let mut found: Vec<_> = kept.found.iter().collect();
-        // As above; what was drained when it was found comes last.
-        found.sort_by_key(|(_, weight)| **weight == 0);
-        for (server, weight) in found {
-            match present.iter().find(|status| status.name == *server) {
-                Some(status) if status.weight == *weight => {}
-                Some(_) => runtime.set_weight(&kept.balancer.backend, server, *weight).await?,
-                None => {
-                    notes.push(format!("backend {} has no server {server} any more", kept.balancer.backend))
-                }
-            }
+        let mut present = runtime.servers(&kept.balancer.backend).await?;
+        for server in kept.found.keys().filter(|name| present.iter().all(|status| status.name != **name)) {
+            notes.push(format!("backend {} has no server {server} any more", kept.balancer.backend));
         }
+        let found = present
+            .iter_mut()
+            .filter_map(|status| kept.found.get(&status.name).map(|weight| (status, *weight)));
+        set_weights(&kept.balancer, found.collect()).await?;
     }
     record::remove::<KeptBalancer>(state_dir, operation, name)?;
     guards.remove(&(operation.to_owned(), name.to_owned()));

@@ -1,7 +1,7 @@
 //! Everything of a switchover that can be looked at or made before clients wait: sessions, statements, the fenced file, and the
 //! proof that the target could take over now. Takes no write away from anybody.
 
-use futures::future::{try_join, try_join_all, try_join3};
+use futures::future::{try_join, try_join_all};
 use pgleap_proto::Lsn;
 use pgleap_proto::agent::peer_client::PeerClient;
 use pgleap_proto::agent::{SlotPositionsRequest, TablesRequest};
@@ -13,14 +13,14 @@ use tokio_postgres::Statement;
 use tonic::transport::Channel;
 
 use super::sequences::{Reader, Writer, ahead, differences};
-use super::sessions::{Limit, Sessions, check_none_prepared, check_primary};
+use super::sessions::{EMIT, FLUSHED, Limit, Sessions, check_none_prepared, check_primary};
 use super::view::View;
-use super::{Call, following, locks, running, seal, sessions, slots};
+use super::{Call, following, locks, running, seal, slots};
 use crate::error::{Doing, Result, StepError};
 use crate::fence::{self, Fence};
 use crate::peer_client;
 use crate::pg::relations;
-use crate::pg::sql::ident;
+use crate::pg::sql::{self, ident};
 use crate::tickets::Admitted;
 use crate::wait::Wait;
 
@@ -88,7 +88,7 @@ pub(super) async fn source(call: &Call, request: ArmSourceRequest) -> Result<(So
     let sequences: Vec<SequenceState> = try_join_all(read).await?.into_iter().flatten().collect();
     let notes = notes(&view, session, &fence).await?;
     // What is asked while clients wait is prepared, and what is read then is short.
-    try_join3(fence.ready(session), sessions::ready(&sessions), seal::ready(&sessions)).await?;
+    try_join(fence.ready(session), sessions.ready(&[FLUSHED, EMIT, seal::LEFT])).await?;
     running::note_before(node, session).await?;
     let reply = ArmSourceReply {
         sequences,
@@ -201,7 +201,7 @@ pub(super) async fn target(call: &Call, request: ArmTargetRequest) -> Result<(Ta
     check_sequences(&target, &request.sequences)?;
     let ahead: Vec<SequenceState> = request.sequences.iter().map(ahead).collect();
     set_sequences(&target, &ahead).await?;
-    try_join(sessions::ready(&target.sessions), following::ready(&target.sessions)).await?;
+    target.sessions.ready(&[FLUSHED, EMIT, following::WORKERS, sql::TERMINATE]).await?;
     wait_for_lag(&mut target, request.max_lag_bytes, request.wait_ms).await?;
     running::note_before(target.view.node(), target.sessions.any()?).await?;
     slots::advance(&target.view, &target.sessions, &held).await?;

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::sessions::{Database, Limit, Sessions};
 use super::view::View;
 use crate::error::{Doing, Result, StepError};
-use crate::pg::sql::{ident, literal};
+use crate::pg::sql::{self, ident, literal};
 use crate::pg::subscriptions::{self, Subscription};
 
 /// The subscription of a database, which must be there and of the right publication.
@@ -45,17 +45,10 @@ pub(super) async fn find_all(view: &View, sessions: &Sessions) -> Result<Vec<Sub
 }
 
 /// The workers of a subscription, and those of these processes that are still there.
-const WORKERS: &str = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
+pub(super) const WORKERS: &str = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
     JOIN pg_database d ON d.oid = s.subdbid \
     WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL \
     UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])";
-const END: &str = "SELECT pg_terminate_backend(pid) FROM unnest($1::int[]) AS t(pid)";
-
-/// Prepares what [`stop`] asks while clients wait.
-pub(super) async fn ready(sessions: &Sessions) -> Result<()> {
-    let all = sessions.0.iter().flat_map(|database| [WORKERS, END].map(|sql| database.session.ready(sql)));
-    try_join_all(all).await.map(drop).doing(|| "preparing statements")
-}
 
 /// Disables it, takes its slot's name away, and waits until no worker of it is left. Done already when that is so.
 pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Result<()> {
@@ -82,7 +75,7 @@ pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Resu
         }
         let new: Vec<i32> = left.iter().copied().filter(|pid| !told.contains(pid)).collect();
         if !new.is_empty() {
-            database.session.fetch(END, &[&new]).await.doing(doing)?;
+            database.session.fetch(sql::TERMINATE, &[&new]).await.doing(doing)?;
             told.extend(new);
         }
         if !limit.again().await {

@@ -6,7 +6,7 @@ use pgleap_proto::traffic::{SealReply, SealRequest};
 use tokio::time::Instant;
 
 use super::arm::Source;
-use super::sessions::{Database, Limit, Sessions, Watch, check_none_prepared};
+use super::sessions::{Database, Limit, Watch, check_none_prepared};
 use super::{Call, locks, slots};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
@@ -58,14 +58,8 @@ fn check_time(source: &Source, deadline: Instant) -> Result<()> {
 }
 
 /// Messages of pgoutput: Insert, Update, Delete, Truncate. Others (Begin, Commit, Relation, Message) change nothing.
-const LEFT: &str = "SELECT count(*) FROM pg_logical_slot_peek_binary_changes($1::text::name, NULL, NULL, \
+pub(super) const LEFT: &str = "SELECT count(*) FROM pg_logical_slot_peek_binary_changes($1::text::name, NULL, NULL, \
     'proto_version', '1', 'publication_names', $2::text) WHERE chr(get_byte(data, 0)) IN ('I', 'U', 'D', 'T')";
-
-/// Prepares what [`run`] asks.
-pub(super) async fn ready(sessions: &Sessions) -> Result<()> {
-    let all = sessions.0.iter().map(|database| database.session.ready(LEFT));
-    try_join_all(all).await.map(drop).doing(|| "preparing statements")
-}
 
 /// The slot is at rest behind the last write, and holds no change of a row any more.
 async fn empty(source: &Source, database: &Database, lsn: Lsn, limit: Limit) -> Result<()> {

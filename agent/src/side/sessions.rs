@@ -43,6 +43,13 @@ impl Sessions {
         Ok(Sessions(try_join_all(open).await?))
     }
 
+    /// Prepares in each of them what is asked while clients wait.
+    pub async fn ready(&self, statements: &[&'static str]) -> Result<()> {
+        let each =
+            self.0.iter().flat_map(|database| statements.iter().map(|sql| database.session.ready(sql)));
+        try_join_all(each).await.map(drop).doing(|| "preparing statements")
+    }
+
     /// Whether the server has ended one of them: then all have to be opened anew.
     pub fn are_closed(&self) -> bool {
         self.0.iter().any(|database| database.session.is_closed())
@@ -105,14 +112,8 @@ pub(super) async fn check_none_prepared(view: &View, session: &Session) -> Resul
     }
 }
 
-const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()::text AS lsn";
-const EMIT: &str = "SELECT pg_logical_emit_message(true, 'pgleap', $1)";
-
-/// Prepares what is asked of every database while clients wait.
-pub(super) async fn ready(sessions: &Sessions) -> Result<()> {
-    let all = sessions.0.iter().flat_map(|database| [FLUSHED, EMIT].map(|sql| database.session.ready(sql)));
-    try_join_all(all).await.map(drop).doing(|| "preparing statements")
-}
+pub(super) const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()::text AS lsn";
+pub(super) const EMIT: &str = "SELECT pg_logical_emit_message(true, 'pgleap', $1)";
 
 /// Up to where WAL is on the disk.
 pub(super) async fn flushed(session: &Session) -> Result<Lsn> {

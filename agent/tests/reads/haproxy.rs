@@ -145,11 +145,19 @@ impl Haproxy {
         hits
     }
 
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
     async fn until(&self, what: &str, condition: impl Fn(&Haproxy) -> bool) {
         let begun = Instant::now();
         while !condition(self) {
-            let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
-            assert!(begun.elapsed() < Duration::from_secs(30), "HAProxy: never happened: {what}\n{log}");
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "HAProxy: never happened: {what}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

@@ -7,6 +7,7 @@ use pgleap_proto::traffic::{Balancer, RouteReadsReply};
 
 use crate::fake::certificates::Authority;
 use crate::haproxy::{Haproxy, Named};
+use crate::postgres::free_port;
 use crate::{Agent, OPERATION, eventually};
 
 fn stage(balancer: &Balancer) -> Kind {
@@ -170,4 +171,22 @@ async fn what_cannot_be_kept_is_refused_with_the_cure() {
     let error = agent.route(&balancer, 5).await.unwrap_err();
     assert!(error.message().contains("is HAProxy running"), "{error}");
     agent.undo(stage(&balancer)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_has_a_weight_at_every_moment() {
+    let (o1, n1) = (Named::start("o1", 0), Named::start("n1", 0));
+    let Some(haproxy) = Haproxy::start("admin", &backend(o1.port, n1.port, free_port())).await else {
+        return;
+    };
+    let agent = Agent::start(&Arc::new(Authority::new())).await;
+    let balancer = haproxy.balancer(&["o1"], &["n1"]);
+    agent.step(stage(&balancer)).await.unwrap();
+    for percent in [100, 0, 100] {
+        in_effect(&agent, &balancer, percent).await;
+    }
+    agent.undo(stage(&balancer)).await;
+    assert_eq!((haproxy.weight("o1"), haproxy.weight("n1")), (7, 5));
+    // It says so of the very moment at which it would turn a connection away.
+    assert!(!haproxy.log().contains("has no server available"), "{}", haproxy.log());
 }

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -102,7 +104,7 @@ impl Member {
     async fn request(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
         let address = self.rest_address();
         let mut stream = TcpStream::connect(&address).await.with_context(|| format!("REST API {address}"))?;
-        let basic = base64(format!("{REST_USER}:{PASSWORD}").as_bytes());
+        let basic = STANDARD.encode(format!("{REST_USER}:{PASSWORD}"));
         let request = format!(
             "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Basic {basic}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -415,29 +417,4 @@ fn roles(cluster: &Value) -> Vec<(String, String, String)> {
 /// A YAML string.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let bits = (at(0) << 16) | (at(1) << 8) | at(2);
-        for digit in 0..4usize {
-            let value = (bits >> (18 - 6 * digit)) & 63;
-            out.push(if digit <= chunk.len() { char::from(DIGITS[value as usize]) } else { '=' });
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn base64_of_the_rfc() {
-        let pairs = [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (plain, encoded) in pairs {
-            assert_eq!(super::base64(plain.as_bytes()), encoded);
-        }
-    }
 }
