@@ -70,6 +70,9 @@ async fn look(fleet: &Fleet, files: Files) -> Result<Snapshot> {
         let jobs: Vec<&str> = jobs.lines().filter(|line| line.ends_with(" bytes")).collect();
         world.note(state.join("jobs").display().to_string(), jobs.join("\n"));
     }
+    if let Some(patroni) = &fleet.old.patroni {
+        world.note("configuration of Patroni", patroni.dynamic().await?.to_string());
+    }
     Ok(world)
 }
 

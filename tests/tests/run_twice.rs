@@ -4,18 +4,19 @@
 //! the plan's order, each with what earlier ones reported: a new row of the table is in it by itself.
 //!
 //! Claims: a step that is asked for again, under a newer fence, right after it was done, is done, tells the same, and
-//! changes nothing; one that changes anything recognises by itself that it was done. An undo that is asked for again
-//! changes nothing either. After the undo of all steps the whole fleet is as it was found.
+//! changes nothing; one that changes anything recognises by itself that it was done, or else only waits again. An undo that is asked for again
+//! changes nothing either. After the undo of all steps the whole fleet is as it was found, Patroni's configuration included.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use pgleap_coordinator::check::{Facts, queries};
-use pgleap_coordinator::plan::table::TABLE;
+use pgleap_coordinator::plan::table::{Each, Row, TABLE};
 use pgleap_coordinator::plan::{Phase, Plan, PlannedStep, bind, build};
 use pgleap_proto::agent::{Done, Verb, finished};
 use pgleap_proto::step::{Output, output};
 use pgleap_tests::harness::agent_rpc::StepCall;
+use pgleap_tests::harness::patroni::{Hba, PatroniOptions};
 use pgleap_tests::harness::{Fleet, FleetOptions, TrafficOptions};
 use pgleap_tests::scenario::TABLESPACE;
 use pgleap_tests::schema;
@@ -26,6 +27,10 @@ const TAG: &str = "pgleap_abc123";
 
 /// Steps that only look, but do so by starting the (empty) new server for a moment: each look writes its files anew.
 const STARTS_A_SERVER: [&str; 1] = ["seed.check_upgrade"];
+
+/// Steps that change something, and then wait for others to take it up, which does not show anywhere: asked for again, they change
+/// nothing, but wait again.
+const WAITS_AGAIN: [&str; 1] = ["seed.protect_from_patroni"];
 
 /// Asks agents for the plan's steps as the driver does.
 struct Drive<'f> {
@@ -76,6 +81,61 @@ fn comparable(output: Option<Output>) -> Option<Output> {
     Some(Output { kind })
 }
 
+/// Has the steps of the plan done and taken back, each twice; `rows` of the table are to be among them.
+async fn twice(fleet: &Fleet, plan: Plan, rows: impl Fn(&Row) -> bool) -> Result<()> {
+    let planned: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+    let nodes = fleet.old.nodes.iter().chain(&fleet.new).map(|node| node.name.clone());
+    let poolers = fleet.poolers.iter().flat_map(|host| &host.poolers).map(|pooler| pooler.name.clone());
+    let balancer = fleet.balancer.iter().map(|balancer| balancer.host.clone());
+    let subjects: Vec<String> = nodes.chain(poolers).chain(balancer).collect();
+    for row in TABLE.iter().filter(|row| rows(row)) {
+        let of = |subject: &String| planned.contains(row.id(subject).as_str());
+        ensure!(subjects.iter().any(of), "no step of {} {}", row.phase, row.name);
+    }
+
+    let found = settled(fleet, Files::Exact).await?;
+    let mut drive = Drive { fleet, plan: plan.clone(), attempt: 0, outputs: BTreeMap::new() };
+    let mut done = BTreeSet::new();
+    let mut before = found.clone();
+    for step in &plan.steps {
+        let missing = step.after.iter().find(|id| !done.contains(*id));
+        ensure!(missing.is_none(), "{} comes before {missing:?}", step.id);
+        let files = if STARTS_A_SERVER.contains(&step.id.as_str()) { Files::Names } else { Files::Exact };
+        let first = drive.ask(step, Verb::Do).await?;
+        let after = settled(fleet, files).await?;
+        let again = drive.ask(step, Verb::Do).await.context("asked for again")?;
+        let still = require_still(fleet, files, &after).await;
+        still.with_context(|| format!("{}, done again, changed something", step.id))?;
+        ensure!(
+            comparable(first.output.clone()) == comparable(again.output.clone()),
+            "{} told {:?}, then {:?}",
+            step.id,
+            first.output,
+            again.output
+        );
+        let changed = files == Files::Exact && before != after;
+        let waits = WAITS_AGAIN.contains(&step.id.as_str());
+        ensure!(again.already || !changed || waits, "{} does not see that it was done", step.id);
+        drive.outputs.insert(step.id.clone(), first.output.unwrap_or_default());
+        done.insert(step.id.clone());
+        before = if files == Files::Exact { after } else { settled(fleet, Files::Exact).await? };
+    }
+
+    for step in plan.steps.iter().rev() {
+        drive.ask(step, Verb::Undo).await?;
+        let after = settled(fleet, Files::Exact).await?;
+        drive.ask(step, Verb::Undo).await.context("asked for again")?;
+        let still = require_still(fleet, Files::Exact, &after).await;
+        still.with_context(|| format!("{}, taken back again, changed something", step.id))?;
+    }
+    require_still(fleet, Files::Exact, &found).await.context("after the undo of all steps")
+}
+
+/// Whether rows of the table are for fleets whose old cluster Patroni runs.
+fn for_patroni(row: &Row) -> bool {
+    row.each == Each::UnderPatroni
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_step_and_each_undo_can_be_asked_for_again() -> Result<()> {
     let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
@@ -87,51 +147,25 @@ async fn each_step_and_each_undo_can_be_asked_for_again() -> Result<()> {
     let mut plan = plan(&fleet).await?;
     // What ends the servers of the side that goes away belongs to `finish` alone, and is not taken back.
     plan.steps.retain(|step| step.phase != Phase::Retire);
-    let planned: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
-    let nodes = fleet.old.nodes.iter().chain(&fleet.new).map(|node| node.name.clone());
-    let poolers = fleet.poolers.iter().flat_map(|host| &host.poolers).map(|pooler| pooler.name.clone());
-    let balancer = fleet.balancer.iter().map(|balancer| balancer.host.clone());
-    let subjects: Vec<String> = nodes.chain(poolers).chain(balancer).collect();
-    for row in TABLE.iter().filter(|row| row.phase != Phase::Retire) {
-        let of = |subject: &String| planned.contains(row.id(subject).as_str());
-        ensure!(subjects.iter().any(of), "no step of {} {}", row.phase, row.name);
-    }
+    twice(&fleet, plan, |row| row.phase != Phase::Retire && !for_patroni(row)).await?;
+    fleet.passed();
+    Ok(())
+}
 
-    let found = settled(&fleet, Files::Exact).await?;
-    let mut drive = Drive { fleet: &fleet, plan: plan.clone(), attempt: 0, outputs: BTreeMap::new() };
-    let mut done = BTreeSet::new();
-    let mut before = found.clone();
-    for step in &plan.steps {
-        let missing = step.after.iter().find(|id| !done.contains(*id));
-        ensure!(missing.is_none(), "{} comes before {missing:?}", step.id);
-        let files = if STARTS_A_SERVER.contains(&step.id.as_str()) { Files::Names } else { Files::Exact };
-        let first = drive.ask(step, Verb::Do).await?;
-        let after = settled(&fleet, files).await?;
-        let again = drive.ask(step, Verb::Do).await.context("asked for again")?;
-        let still = require_still(&fleet, files, &after).await;
-        still.with_context(|| format!("{}, done again, changed something", step.id))?;
-        ensure!(
-            comparable(first.output.clone()) == comparable(again.output.clone()),
-            "{} told {:?}, then {:?}",
-            step.id,
-            first.output,
-            again.output
-        );
-        let changed = files == Files::Exact && before != after;
-        ensure!(again.already || !changed, "{} does not see that it was done", step.id);
-        drive.outputs.insert(step.id.clone(), first.output.unwrap_or_default());
-        done.insert(step.id.clone());
-        before = if files == Files::Exact { after } else { settled(&fleet, Files::Exact).await? };
-    }
-
-    for step in plan.steps.iter().rev() {
-        drive.ask(step, Verb::Undo).await?;
-        let after = settled(&fleet, Files::Exact).await?;
-        drive.ask(step, Verb::Undo).await.context("asked for again")?;
-        let still = require_still(&fleet, Files::Exact, &after).await;
-        still.with_context(|| format!("{}, taken back again, changed something", step.id))?;
-    }
-    require_still(&fleet, Files::Exact, &found).await.context("after the undo of all steps")?;
+#[tokio::test(flavor = "multi_thread")]
+async fn so_can_those_that_change_the_configuration_of_patroni() -> Result<()> {
+    let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
+    options.old.patroni = Some(PatroniOptions { hba: Hba::Dynamic, ..PatroniOptions::default() });
+    let mut fleet = Fleet::make(options).await?;
+    let mut plan = plan(&fleet).await?;
+    // Those alone: the others are the same with and without Patroni.
+    let theirs = |step: &PlannedStep| {
+        let mut rows = TABLE.iter().filter(|row| for_patroni(row));
+        rows.any(|row| step.id.split('/').next() == Some(&format!("{}.{}", row.phase, row.name)))
+    };
+    plan.steps.retain(theirs);
+    plan.steps.iter_mut().for_each(|step| step.after.clear());
+    twice(&fleet, plan, for_patroni).await?;
     fleet.passed();
     Ok(())
 }
