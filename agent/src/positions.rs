@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::try_join_all;
 use pgleap_proto::agent::{SlotPosition, SlotPositionsReply, SlotPositionsRequest};
+use pgleap_proto::node::Node;
 
 use crate::error::{Doing, Result, StepError};
 use crate::pg::sql;
@@ -44,18 +46,7 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
         let rows = lease.fetch(SLOTS, &[&request.slots]).await.doing(doing)?;
         let databases: BTreeSet<String> =
             rows.iter().map(|row| row.try_get("database")).collect::<Result<_, _>>().doing(doing)?;
-        for database in databases {
-            let session = sessions::lease(&node, &database).await?;
-            // Local: the commit record has to be written out to be decoded, but no standby has to hold it.
-            session
-                .batch_execute(
-                    "BEGIN; SET LOCAL synchronous_commit = local; \
-                     SELECT pg_catalog.pg_logical_emit_message(true, 'pgleap', 'nudge'); COMMIT",
-                )
-                .await
-                .doing(|| format!("nudging the slots of database \"{database}\" of node {}", node.name))?;
-            session.back();
-        }
+        try_join_all(databases.iter().map(|database| nudge(&node, database))).await?;
     }
     let position = if in_recovery {
         "SELECT pg_catalog.pg_last_wal_replay_lsn()::text AS lsn"
@@ -78,4 +69,18 @@ pub async fn slot_positions(request: SlotPositionsRequest) -> Result<SlotPositio
         lease.back();
     }
     Ok(SlotPositionsReply { current_lsn, slots })
+}
+
+async fn nudge(node: &Node, database: &str) -> Result<()> {
+    let session = sessions::lease(node, database).await?;
+    // Local: the commit record has to be written out to be decoded, but no standby has to hold it.
+    session
+        .batch_execute(
+            "BEGIN; SET LOCAL synchronous_commit = local; \
+             SELECT pg_catalog.pg_logical_emit_message(true, 'pgleap', 'nudge'); COMMIT",
+        )
+        .await
+        .doing(|| format!("nudging the slots of database \"{database}\" of node {}", node.name))?;
+    session.back();
+    Ok(())
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
 use pgleap_proto::traffic::{AbortReply, AbortRequest, Side};
 
 use super::sessions::Sessions;
@@ -11,6 +10,7 @@ use super::{Call, following, lead, locks};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
 use crate::pg::ctl::{self, ServerState};
+use crate::pg::sql;
 
 /// How long clients may take to leave a node that has to be fenced.
 const EVICT: Duration = Duration::from_secs(30);
@@ -21,11 +21,8 @@ pub(super) async fn run(call: &Call, request: AbortRequest) -> Result<AbortReply
     let view = View::of(&call.config, request.cluster, request.side)?;
     let _held = locks::hold(view.node()).await;
     let running = ctl::state(view.node()).await? != ServerState::Stopped;
-    let mut notes = if view.side == writer {
-        open(call, &view, running).await?
-    } else {
-        close(call, &view, running).await?
-    };
+    let mut notes =
+        if view.side == writer { open(&view, running).await? } else { close(call, &view, running).await? };
     if !running {
         notes.push(format!("node {} does not run", view.node().name));
     }
@@ -35,16 +32,22 @@ pub(super) async fn run(call: &Call, request: AbortRequest) -> Result<AbortReply
     Ok(AbortReply { notes })
 }
 
-/// This side takes writes: it follows nobody, and clients get in.
-async fn open(_call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
-    if running {
+/// This side takes writes: it follows nobody, and clients get in. One that is a standby by now (its cluster failed over within the try)
+/// is opened all the same: nobody gets a write past it, its readers come back, and clients that wait are let go. That it leads no more
+/// stops the operation as soon as the try is taken back.
+async fn open(view: &View, running: bool) -> Result<Vec<String>> {
+    let mut notes = Vec::new();
+    if running && is_standby(view).await? {
+        notes.push(format!("node {} is a standby now, and was opened as one", view.node().name));
+    } else if running {
         lead::check_primary(view).await?;
         lead::stop_following(view, &Sessions::open(view).await?).await?;
     }
-    fence::lift(view.node(), &view.cluster.operation).await
+    notes.extend(fence::lift(view.node(), &view.cluster.operation).await?);
+    Ok(notes)
 }
 
-/// The other side takes writes: clients are kept out here, and it follows from where it stopped.
+/// The other side takes writes: clients are kept out here, and it follows from where it stopped; a standby follows its own leader.
 async fn close(call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
     let fence = fence::prepare(&call.config, view.node(), &view.cluster.operation, &view.logins()).await?;
     let applied = fence.ensure(EVICT).await?;
@@ -52,14 +55,21 @@ async fn close(call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
     if applied.terminated > 0 {
         notes.push(format!("{} sessions of node {} were ended", applied.terminated, view.node().name));
     }
-    if running {
+    if running && is_standby(view).await? {
+        notes.push(format!(
+            "node {} is a standby now: its subscriptions are its leader's business",
+            view.node().name
+        ));
+    } else if running {
         let sessions = Sessions::open(view).await?;
-        let resumed =
-            try_join_all(sessions.0.iter().map(|database| following::resume(view, database))).await?;
-        let resumed = resumed.into_iter().filter(|resumed| *resumed).count();
+        let resumed = following::resume(view, &sessions).await?.len();
         if resumed > 0 {
             notes.push(format!("{resumed} subscriptions of node {} go on", view.node().name));
         }
     }
     Ok(notes)
+}
+
+async fn is_standby(view: &View) -> Result<bool> {
+    sql::in_recovery(&sql::connect_any(view.node()).await?).await
 }

@@ -13,7 +13,7 @@ use tokio_postgres::Statement;
 use tonic::transport::Channel;
 
 use super::sequences::{Reader, Writer, ahead, differences};
-use super::sessions::{EMIT, FLUSHED, Limit, Sessions, check_none_prepared, check_primary};
+use super::sessions::{Database, EMIT, FLUSHED, Limit, Sessions, check_none_prepared, check_primary};
 use super::view::View;
 use super::{Call, following, locks, running, seal, slots};
 use crate::error::{Doing, Result, StepError};
@@ -201,7 +201,7 @@ pub(super) async fn target(call: &Call, request: ArmTargetRequest) -> Result<(Ta
     check_sequences(&target, &request.sequences)?;
     let ahead: Vec<SequenceState> = request.sequences.iter().map(ahead).collect();
     set_sequences(&target, &ahead).await?;
-    target.sessions.ready(&[FLUSHED, EMIT, following::WORKERS, sql::TERMINATE]).await?;
+    target.sessions.ready(&[FLUSHED, EMIT, following::END, following::WORKERS, sql::TERMINATE]).await?;
     wait_for_lag(&mut target, request.max_lag_bytes, request.wait_ms).await?;
     running::note_before(target.view.node(), target.sessions.any()?).await?;
     slots::advance(&target.view, &target.sessions, &held).await?;
@@ -213,12 +213,8 @@ pub(super) async fn target(call: &Call, request: ArmTargetRequest) -> Result<(Ta
 /// What an earlier try left: stopped by it, which shows in the missing slot name, a subscription goes on. One that was disabled by
 /// its own error keeps its slot's name, and is not enabled over the operator's head.
 async fn cure(view: &View, sessions: &Sessions) -> Result<Vec<String>> {
-    let mut notes = Vec::new();
     for (database, found) in sessions.0.iter().zip(following::find_all(view, sessions).await?) {
-        if found.enabled {
-            continue;
-        }
-        if !found.slot.is_empty() {
+        if !found.enabled && !found.slot.is_empty() {
             return Err(StepError::new(format!(
                 "subscription {} in database \"{}\" of node {} was disabled by somebody; see the \
                  server's log, repair it, and enable it",
@@ -227,13 +223,15 @@ async fn cure(view: &View, sessions: &Sessions) -> Result<Vec<String>> {
                 view.node().name
             )));
         }
-        following::resume(view, database).await?;
-        notes.push(format!(
+    }
+    let resumed = following::resume(view, sessions).await?;
+    let note = |database: &&Database| {
+        format!(
             "the subscription in database \"{}\" was still stopped by an earlier try; it goes on now",
             database.facts.database
-        ));
-    }
-    Ok(notes)
+        )
+    };
+    Ok(resumed.iter().map(note).collect())
 }
 
 /// Every published table is subscribed and ready, and no other.

@@ -1,7 +1,5 @@
 //! Follow: after the decision, the side that took writes follows the other from the decided positions on, and stays fenced.
 
-use futures::future::try_join_all;
-use pgleap_proto::Lsn;
 use pgleap_proto::traffic::{FollowReply, FollowRequest};
 
 use super::sessions::{Limit, Sessions, Watch};
@@ -11,7 +9,7 @@ use crate::error::{Doing, Result, StepError};
 use crate::fence;
 
 /// How long is waited for the workers: they go on starting after that, and the caller asks again. Until 15 the launcher starts
-/// workers at most once in wal_retrieve_retry_interval (5 s), so all but the first database wait for that; no client does.
+/// workers at most once in wal_retrieve_retry_interval (5 s), so some databases may wait for that; no client does.
 const START_MS: u64 = 20_000;
 
 pub(super) async fn run(call: &Call, request: FollowRequest) -> Result<FollowReply> {
@@ -28,12 +26,7 @@ pub(super) async fn run(call: &Call, request: FollowRequest) -> Result<FollowRep
             state.describe()
         )));
     }
-    let begin = sessions.0.iter().map(|database| {
-        let name = &database.facts.database;
-        let at = request.positions.iter().find(|at| at.database == *name);
-        following::begin_at(&view, database, Lsn(at.map_or(0, |at| at.lsn)))
-    });
-    try_join_all(begin).await?;
+    following::begin_at(&view, &sessions, &request.positions).await?;
     watch.lap("enabled");
     // The register speaks for the fence from now on.
     call.records.remove(&call.ticket.operation)?;

@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use pgleap_proto::Lsn;
+use pgleap_proto::traffic::SlotAt;
 use tokio::time::Instant;
 
 use super::sessions::{Database, Limit, Sessions};
@@ -44,6 +45,10 @@ pub(super) async fn find_all(view: &View, sessions: &Sessions) -> Result<Vec<Sub
     try_join_all(sessions.0.iter().map(|database| find(view, database))).await
 }
 
+/// Ends the workers of a subscription, and tells who they were.
+pub(super) const END: &str = "SELECT w.pid, pg_terminate_backend(w.pid) FROM pg_stat_subscription w \
+    JOIN pg_subscription s ON s.oid = w.subid JOIN pg_database d ON d.oid = s.subdbid \
+    WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL";
 /// The workers of a subscription, and those of these processes that are still there.
 pub(super) const WORKERS: &str = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
     JOIN pg_database d ON d.oid = s.subdbid \
@@ -60,13 +65,18 @@ pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Resu
          ALTER SUBSCRIPTION {sub} SET (slot_name = NONE); COMMIT",
         limit.left().as_millis().max(1)
     );
-    if let Err(error) = database.session.batch_execute(&statements).await {
-        // The session may be needed again.
-        let _ = database.session.batch_execute("ROLLBACK").await;
-        return Err(error).doing(doing);
-    }
-    // A worker notices only when something wakes it: ending it is faster, and the launcher starts none for a disabled one.
-    let mut told: Vec<i32> = Vec::new();
+    // A worker notices only when something wakes it: ending it is faster, and the launcher starts none for a disabled one. Sent behind
+    // the commit at once; where that is refused, so is this.
+    let (session, names) = (&database.session, [&name as &(dyn tokio_postgres::types::ToSql + Sync)]);
+    let mut told: Vec<i32> =
+        match try_join(session.batch_execute(&statements), session.fetch(END, &names)).await {
+            Ok(((), rows)) => rows.iter().map(|row| row.get(0)).collect(),
+            Err(error) => {
+                // The session may be needed again.
+                let _ = session.batch_execute("ROLLBACK").await;
+                return Err(error).doing(doing);
+            }
+        };
     loop {
         let rows = database.session.fetch(WORKERS, &[&name, &told]).await.doing(doing)?;
         let left: Vec<i32> = rows.iter().map(|row| row.get(0)).collect();
@@ -84,31 +94,41 @@ pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Resu
     }
 }
 
-/// Lets it go on exactly where it stopped: its origin is not touched. Done already when it is enabled.
-pub(super) async fn resume(view: &View, database: &Database) -> Result<bool> {
-    let found = find(view, database).await?;
-    if found.enabled {
-        return Ok(false);
-    }
-    if !found.origin.is_valid() {
+/// Lets those that are stopped go on exactly where they stopped: their origins are not touched. Tells which.
+pub(super) async fn resume<'s>(view: &View, sessions: &'s Sessions) -> Result<Vec<&'s Database>> {
+    let all = find_all(view, sessions).await?;
+    let stopped = sessions.0.iter().zip(&all).filter(|(_, found)| !found.enabled);
+    let (stopped, found): (Vec<&Database>, Vec<&Subscription>) = stopped.unzip();
+    if let Some(at) = found.iter().position(|found| !found.origin.is_valid()) {
         return Err(StepError::new(format!(
             "subscription {} in database \"{}\" of node {} has no position from which it could go on",
             view.subscription(),
-            database.facts.database,
+            stopped.get(at).map_or("", |database| database.facts.database.as_str()),
             view.node().name
         )));
     }
-    name_slot(view, database).await?;
-    enable(view, database).await?;
-    Ok(true)
+    try_join_all(stopped.iter().map(|database| name_slot(view, database))).await?;
+    enable(view, &stopped).await?;
+    Ok(stopped)
 }
 
-/// Begins to follow at `position`, unless it is further already: an origin never goes back, since everything before it was
-/// applied. Not touched at all when it is enabled.
-pub(super) async fn begin_at(view: &View, database: &Database, position: Lsn) -> Result<()> {
+/// Begins to follow at these positions, where it is not further already: an origin never goes back, since everything before it was
+/// applied. Those that are enabled are not touched at all.
+pub(super) async fn begin_at(view: &View, sessions: &Sessions, positions: &[SlotAt]) -> Result<()> {
+    let set = sessions.0.iter().map(|database| async move {
+        let at = positions.iter().find(|at| at.database == database.facts.database);
+        let stopped = set_to(view, database, Lsn(at.map_or(0, |at| at.lsn))).await?;
+        Ok::<_, StepError>(stopped.then_some(database))
+    });
+    let stopped: Vec<&Database> = try_join_all(set).await?.into_iter().flatten().collect();
+    enable(view, &stopped).await
+}
+
+/// False when it is enabled.
+async fn set_to(view: &View, database: &Database, position: Lsn) -> Result<bool> {
     let found = find(view, database).await?;
     if found.enabled {
-        return Ok(());
+        return Ok(false);
     }
     if !position.is_valid() {
         return Err(StepError::new(format!(
@@ -138,7 +158,7 @@ pub(super) async fn begin_at(view: &View, database: &Database, position: Lsn) ->
     if origin < position || origin != position && origin != found.origin {
         return Err(StepError::new(format!("{}: it stands at {origin} and not at {position}", doing())));
     }
-    enable(view, database).await
+    Ok(true)
 }
 
 async fn name_slot(view: &View, database: &Database) -> Result<()> {
@@ -149,10 +169,29 @@ async fn name_slot(view: &View, database: &Database) -> Result<()> {
     named.doing(|| format!("naming the slot of {name} in database \"{}\"", database.facts.database))
 }
 
-async fn enable(view: &View, database: &Database) -> Result<()> {
-    let name = view.subscription();
-    let enabled = database.session.batch_execute(&format!("ALTER SUBSCRIPTION {} ENABLE", ident(name))).await;
-    enabled.doing(|| format!("enabling subscription {name} in database \"{}\"", database.facts.database))
+/// All in one moment, as far as several databases have one: until 15 the launcher starts no worker within wal_retrieve_retry_interval
+/// (5 s) of another one, but those that it finds in one look it starts together (launcher.c, `ApplyLauncherMain`).
+async fn enable(view: &View, databases: &[&Database]) -> Result<()> {
+    let all = async |sql: &str| {
+        let each = databases.iter().map(|database| async move {
+            let done = database.session.batch_execute(sql).await;
+            done.doing(|| {
+                format!(
+                    "enabling subscription {} in database \"{}\"",
+                    view.subscription(),
+                    database.facts.database
+                )
+            })
+        });
+        try_join_all(each).await.map(drop)
+    };
+    let prepared = all(&format!("BEGIN; ALTER SUBSCRIPTION {} ENABLE", ident(view.subscription()))).await;
+    if prepared.is_err() {
+        // The sessions may be needed again.
+        let _ = all("ROLLBACK").await;
+        return prepared;
+    }
+    all("COMMIT").await
 }
 
 /// A worker that cannot connect or has no slot ends at once; one that lives so long is connected.

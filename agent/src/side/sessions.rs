@@ -50,6 +50,13 @@ impl Sessions {
         try_join_all(each).await.map(drop).doing(|| "preparing statements")
     }
 
+    /// No statement runs for longer from now on.
+    pub async fn limit(&self, most: Duration) -> Result<()> {
+        let set = format!("SET statement_timeout = '{}ms'", most.as_millis().max(1));
+        let each = self.0.iter().map(|database| database.session.batch_execute(&set));
+        try_join_all(each).await.map(drop).doing(|| "limiting how long a statement may run")
+    }
+
     /// Whether the server has ended one of them: then all have to be opened anew.
     pub fn are_closed(&self) -> bool {
         self.0.iter().any(|database| database.session.is_closed())

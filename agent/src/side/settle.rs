@@ -12,7 +12,7 @@ use super::sessions::{Limit, Watch, make_durable};
 use super::{following, locks, slots};
 use crate::error::{Doing, Result, StepError};
 
-/// Without progress for so long, workers are woken anew, and the source writes something that moves its slots on.
+/// Without progress for so long, the source writes once more something that moves its slots on, and workers are woken.
 const NUDGE: Duration = Duration::from_millis(50);
 
 pub(super) async fn run(target: &Target, request: SettleRequest) -> Result<SettleReply> {
@@ -60,19 +60,20 @@ async fn wait_for_mark(target: &Target, mark: i64, limit: Limit) -> Result<()> {
 
 /// Until the source knows, durably enough to drop it, that everything before `lsn` is on this side's disk.
 async fn wait_for_confirmation(target: &Target, lsn: Lsn, limit: Limit) -> Result<()> {
-    let mut woken: Option<Instant> = None;
-    let mut first = true;
+    let mut told: Option<Instant> = None;
     loop {
-        if woken.is_none_or(|at| at.elapsed() >= NUDGE) {
-            // A reload wakes the workers, and each tells what is on the disk when it wakes (worker.c, LogicalRepApplyLoop);
-            // otherwise some milliseconds up to a second pass.
-            let woke = target.sessions.any()?.fetch("SELECT pg_reload_conf()", &[]).await;
-            woke.doing(|| "waking the apply workers")?;
-            first = woken.is_none();
-            woken = Some(Instant::now());
+        // With something new to send on, the source sends a keepalive, and to that a worker answers with what is on the disk
+        // (walsender.c, `WalSndWaitForWal`; worker.c, `LogicalRepApplyLoop`); otherwise some milliseconds up to a second pass.
+        let tell = told.is_none_or(|at| at.elapsed() >= NUDGE);
+        if tell {
+            if told.is_some() {
+                // A reload wakes the workers, too; and everybody else, which is why it comes second.
+                let woke = target.sessions.any()?.fetch("SELECT pg_reload_conf()", &[]).await;
+                woke.doing(|| "waking the apply workers")?;
+            }
+            told = Some(Instant::now());
         }
-        let at = confirmed(target, !first).await?;
-        first = true;
+        let at = confirmed(target, tell).await?;
         if at.lowest >= lsn {
             return Ok(());
         }

@@ -107,6 +107,16 @@ impl Cluster {
         replica
     }
 
+    /// Starts it again as a standby of nobody, as which it may be found after a failover of its cluster.
+    #[allow(dead_code, reason = "not every test program has failovers")]
+    pub fn become_standby(&self) {
+        self.run("pg_ctl", &["-D", &self.node.data_dir, "-m", "fast", "-w", "-s", "stop"]);
+        let data = Path::new(&self.node.data_dir);
+        std::fs::write(data.join("standby.signal"), "").unwrap();
+        let log = dir_text(data, "server.log");
+        self.run("pg_ctl", &["-D", &self.node.data_dir, "-l", &log, "-w", "-s", "start"]);
+    }
+
     /// A program of this server's, as the user it runs as.
     pub fn command(&self, program: &str) -> Command {
         let path = Path::new(&self.node.bin_dir).join(program);

@@ -110,3 +110,24 @@ fn slots_of_an_open_node_are_never_moved() {
         assert!(error.message.contains("must take no writes"), "{error}");
     });
 }
+
+/// Its cluster failed over within the try: what was begun is taken back all the same, and nobody waits for ever.
+#[test]
+fn leaders_that_became_standbys_do_not_keep_a_try_from_being_taken_back() {
+    let test = "crash::leaders_that_became_standbys_do_not_keep_a_try_from_being_taken_back";
+    scenario(test, async || {
+        let pair = Pair::new(15, 18).await;
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 600_000).await.unwrap();
+        pair.settle(&ticket, &fenced).await.unwrap();
+        pair.old.become_standby();
+        pair.new.become_standby();
+        assert!(is_kept_out(&pair.old.node).await, "a restart opens no fence");
+        for (side, node) in [(Side::New, &pair.new.node), (Side::Old, &pair.old.node)] {
+            let aborted = pair.abort(&ticket, side, Side::Old).await.unwrap();
+            assert!(aborted.notes.iter().any(|note| note.contains("is a standby now")), "{aborted:?}");
+            assert_eq!(is_kept_out(node).await, side == Side::New);
+        }
+    });
+}
