@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pgleap_proto::agent::AgentIdentity;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::{FORMAT, Journal, JournalError, META, storage};
+use super::{FORMAT, Journal, JournalError, META, OPERATIONS, storage};
 
 /// Generation at which a start of the agent began -> its incarnation.
 const STARTS: TableDefinition<'_, u64, &str> = TableDefinition::new("starts");
@@ -130,6 +130,8 @@ impl Journal {
         if known.is_some() {
             self.advance(|transaction, _| {
                 transaction.open_table(META)?.remove(GROUP)?;
+                // Another group counts its terms anew.
+                transaction.open_table(OPERATIONS)?.retain(|_, _| false)?;
                 Ok(())
             })?;
             self.kept().group = None;

@@ -179,12 +179,16 @@ impl Journal {
         decoded.map_err(|e| storage(&self.path, &e))
     }
 
-    /// Highest term of the operation, and the step's entry.
+    /// Highest term that has acted here, whatever the operation, and the step's entry. Terms are those of the one group whose orders
+    /// are taken, and a leader asks for everything under its own: who is of an older term than anybody leads no more.
     fn read(&self, start: Start<'_>) -> Result<(u64, Option<Vec<u8>>), redb::Error> {
         let transaction = self.database.begin_read()?;
-        let term = transaction.open_table(OPERATIONS)?.get_owned(start.operation)?;
+        let mut newest = 0;
+        for entry in transaction.open_table(OPERATIONS)?.iter()? {
+            newest = entry?.1.value().max(newest);
+        }
         let record = transaction.open_table(STEPS)?.get_owned((start.operation, start.step))?;
-        Ok((term.map(|t| t.value()).unwrap_or(0), record.map(|r| r.value().to_vec())))
+        Ok((newest, record.map(|r| r.value().to_vec())))
     }
 
     fn write(&self, operation: &str, step: &str, record: &StepRecord) -> Result<(), JournalError> {

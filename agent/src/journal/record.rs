@@ -49,7 +49,7 @@ pub enum Refused {
     /// A later leader has spoken.
     #[error(
         "step {step} of {operation} was asked for by a coordinator of term {term}, but term {newest} has acted on \
-             that operation already: this coordinator is no longer the leader"
+             this host already: this coordinator is no longer the leader"
     )]
     OldTerm {
         /// Operation.
@@ -58,7 +58,7 @@ pub enum Refused {
         step: String,
         /// The refused term.
         term: u64,
-        /// The newest term of the operation.
+        /// The newest term that has acted on the host.
         newest: u64,
     },
     /// A later start of the same step was accepted.

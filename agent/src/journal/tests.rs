@@ -84,14 +84,20 @@ fn one_start_is_not_both_do_and_undo() {
 }
 
 #[test]
-fn terms_belong_to_the_operation_and_attempts_to_the_step() {
+fn terms_belong_to_the_host_and_attempts_to_the_step() {
     let directory = tempfile::tempdir().unwrap();
     let journal = Journal::open(directory.path()).unwrap();
     journal.accept(start("a", 3, 9, false)).unwrap();
     let error = journal.accept(start("b", 2, 10, false)).unwrap_err();
     assert!(error.to_string().contains("no longer the leader"), "{error}");
     journal.accept(start("b", 3, 4, false)).unwrap();
-    let other = Start { operation: "d-000002", ..start("b", 1, 1, false) };
+    // Who was overtaken without knowing it begins nothing of another operation either.
+    let other = Start { operation: "d-000002", ..start("b", 2, 1, false) };
+    let error = journal.accept(other).unwrap_err();
+    assert!(error.to_string().contains("no longer the leader"), "{error}");
+    // Another group counts from the beginning.
+    assert!(journal.obey("group").unwrap().is_ok());
+    journal.forget_group().unwrap();
     journal.accept(other).unwrap();
 }
 

@@ -15,8 +15,8 @@ pub(super) struct Journal {
     starts: Vec<u64>,
     /// Counts what is written.
     generation: u64,
-    /// Newest term of each operation.
-    terms: BTreeMap<String, u64>,
+    /// Newest term of all.
+    term: u64,
     steps: BTreeMap<(String, String), Record>,
     /// By operation.
     pub(super) fences: BTreeMap<String, FenceRecord>,
@@ -55,7 +55,7 @@ impl Journal {
             id: format!("journal of {host}"),
             starts: Vec::new(),
             generation: 0,
-            terms: BTreeMap::new(),
+            term: 0,
             steps: BTreeMap::new(),
             fences: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -88,9 +88,8 @@ impl Journal {
         fence: Order,
         undo: bool,
     ) -> Result<Option<Finished>, String> {
-        let newest = self.terms.entry(operation.to_owned()).or_default();
-        if fence.0 < *newest {
-            return Err(format!("term {} of {operation} is older than {newest}", fence.0));
+        if fence.0 < self.term {
+            return Err(format!("term {} of {operation} is older than {}", fence.0, self.term));
         }
         let key = (operation.to_owned(), step.to_owned());
         if let Some(known) = self.steps.get(&key) {
@@ -107,7 +106,7 @@ impl Journal {
                 return Ok(Some(ended.clone()));
             }
         }
-        *newest = fence.0;
+        self.term = fence.0;
         self.generation += 1;
         self.steps.insert(key, Record { fence, undo, ended: None });
         Ok(None)
