@@ -63,6 +63,7 @@ async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
         ensure!(scenario.failed() == 0, "clients saw failures");
         around_the_pooler(&mut scenario, from).await.with_context(|| format!("direct client, {from:?}"))?;
     }
+    somebody_takes_the_fence_away(&scenario).await.context("the fence is taken away")?;
     let writer = at_rest(&scenario).await?;
     let records = scenario.stop_load().await?;
     ensure!(records[0].failed() == 0, "transactions failed: {:?}", records[0].failures());
@@ -127,4 +128,22 @@ async fn around_the_pooler(scenario: &mut Scenario, from: Side) -> Result<()> {
     ensure!(record.reconnections() > 0, "it was never refused");
     let (from, to) = (scenario.leader(from), scenario.leader(switched.to));
     scenario.prove_on(&[from, to], std::slice::from_ref(&record)).await
+}
+
+/// Configuration management writes the client authentication file of the side that follows: it is closed again, and the operation
+/// stops, because what clients wrote there meanwhile is nowhere else.
+async fn somebody_takes_the_fence_away(scenario: &Scenario) -> Result<()> {
+    let (name, follower) = (&scenario.fleet.name, at_rest(scenario).await?.other());
+    let leader = scenario.leader(follower);
+    let open = std::fs::read_to_string(scenario.leader(follower.other()).data_dir.join("pg_hba.conf"))?;
+    scenario.fleet.base.user.write(&leader.data_dir.join("pg_hba.conf"), &open, 0o600)?;
+    leader.execute("postgres", "SELECT pg_reload_conf()").await?;
+    let stopped =
+        scenario.fleet.wait_for("the operation to stop", SERVED, |status| status.state == "stopped").await?;
+    ensure!(stopped.reason.contains("let clients in"), "{}", stopped.reason);
+    ensure!(scenario.open_sides().await == [follower.other()], "{follower:?} lets clients in");
+    scenario.fleet.pgleap_ok(&["retry", name]).await?;
+    let switched = scenario.switch().await?;
+    ensure!(switched.to == follower, "writes are on {:?}", switched.to);
+    scenario.write_more(50).await
 }

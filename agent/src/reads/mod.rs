@@ -116,6 +116,7 @@ fn observed(sample: Sample) -> ObserveReply {
     };
     if let Ok(server) = sample.server {
         reply.running = true;
+        reply.open = sample.fenced == Some(false);
         reply.in_recovery = server.in_recovery;
         reply.timeline = server.timeline;
         reply.system_identifier = server.system_identifier;

@@ -71,17 +71,7 @@ impl ReadsRun {
         if known.status != Status::AtGate {
             return None;
         }
-        let kept = known.traffic.ticket;
-        let attempt = if kept.term == self.term {
-            kept.attempt
-        } else {
-            let command = Command::TakeTicket { operation: self.operation.clone() };
-            match self.raft.propose(&self.by, None, command).await {
-                Ok(Reply::Started { attempt, term }) if term == self.term => attempt,
-                _ => return None,
-            }
-        };
-        let ticket = Ticket { operation: self.operation.clone(), term: self.term, attempt };
+        let ticket = ticket(&self.raft, &self.by, &self.operation, &known.traffic, self.term).await?;
         Some((ticket, u32::from(known.traffic.reads)))
     }
 
@@ -105,4 +95,24 @@ impl ReadsRun {
             now.balancers.insert(at.what.name.clone(), answer);
         });
     }
+}
+/// One of the present term, under which agents may be asked for something at the gate; taken if there is none yet. None when this
+/// coordinator leads no more.
+pub(super) async fn ticket(
+    raft: &Raft,
+    by: &str,
+    operation: &str,
+    traffic: &Traffic,
+    term: u64,
+) -> Option<Ticket> {
+    let kept = traffic.ticket;
+    let attempt = if kept.term == term {
+        kept.attempt
+    } else {
+        match raft.propose(by, None, Command::TakeTicket { operation: operation.to_owned() }).await {
+            Ok(Reply::Started { attempt, term: now }) if now == term => attempt,
+            _ => return None,
+        }
+    };
+    Some(Ticket { operation: operation.to_owned(), term, attempt })
 }

@@ -1,5 +1,6 @@
-//! At the gate: both leaders are still the ones the operation knows. One that failed over behind its back stops the operation:
-//! what may go on and what must be redone is for a person.
+//! At the gate: both leaders are still the ones the operation knows, and only one of them lets clients in. One that failed over behind
+//! its back, or whose fence somebody took away, stops the operation: what may go on and what must be redone is for a person. The
+//! fence is put back before.
 //!
 //! An agent that does not answer is shown in the status and stops nothing.
 
@@ -10,14 +11,16 @@ use std::time::Duration;
 use futures::future::join_all;
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
-use pgleap_proto::traffic::{ObserveReply, ObserveRequest, SlotAt};
+use pgleap_proto::traffic::{AbortRequest, ObserveReply, ObserveRequest, SlotAt};
+use tonic::Response;
 
 use super::agents::{Agents, explain_status};
 use super::greet::{Greeter, News};
 use super::live::Live;
+use super::reads::ticket;
 use crate::plan::{Moving, Placed, Side};
 use crate::raft::Raft;
-use crate::state::{Command, Status};
+use crate::state::{Command, Operation, Status};
 
 const LOOK: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
@@ -33,6 +36,9 @@ pub(super) struct WatchRun {
     pub(super) moving: Moving,
     pub(super) term: u64,
 }
+
+/// Words of the reason by which the fence is known to be what is wrong.
+const OPEN: &str = "let clients in";
 
 /// What a node said.
 struct Look<'n> {
@@ -71,6 +77,9 @@ impl WatchRun {
                 None => seen = 0,
             }
             if seen >= SURE {
+                if suspicion.contains(OPEN) {
+                    evidence.extend(self.close(known, writer.other()).await);
+                }
                 let (operation, reason) = (self.operation.clone(), suspicion);
                 let command = Command::Disturbed { operation, reason, evidence };
                 // Refused when it left the gate meanwhile: then this is no news.
@@ -78,6 +87,30 @@ impl WatchRun {
                 return;
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Has the leader of a side fenced again; what there is to say about it.
+    async fn close(&self, known: &Operation, side: Side) -> Vec<String> {
+        let at = self.moving.leader(side);
+        let ask = async {
+            let ticket = ticket(&self.raft, &self.by, &self.operation, &known.traffic, self.term).await;
+            let request = AbortRequest {
+                ticket: Some(ticket.ok_or("this coordinator leads no more")?),
+                cluster: Some(self.moving.cluster.clone()),
+                side: side.message(),
+                writer: side.other().message(),
+            };
+            let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
+            client?.abort(request).await.map(Response::into_inner).map_err(|status| explain_status(&status))
+        };
+        let node = &at.what.name;
+        match ask.await {
+            Ok(reply) => {
+                let told = reply.notes.into_iter().map(|note| format!("{node}: {note}"));
+                std::iter::once(format!("{node} keeps clients out again")).chain(told).collect()
+            }
+            Err(why) => vec![format!("{node} could NOT be closed to clients again: {why}")],
         }
     }
 
@@ -139,7 +172,13 @@ fn disturbance(
             let now = (seen.system_identifier, seen.timeline);
             let before = *first.entry(node.to_owned()).or_insert(now);
             if before == now {
-                return None;
+                return (side != writer && seen.open).then(|| {
+                    format!(
+                        "{node}, the leader of the {side} cluster, {OPEN} although the {writer} cluster takes the writes: its client \
+                         authentication file was replaced. What was written to {node} meanwhile is nowhere else: look for it there and \
+                         take it over by hand, then retry"
+                    )
+                });
             }
             format!(
                 "{node}, the leader of the {side} cluster, is on timeline {} of system {} and was on timeline {} of system {}",
@@ -220,6 +259,11 @@ mod tests {
         assert_eq!(look(old, "o1", true, seen(false, 1)), None);
         assert_eq!(look(old, "o2", false, seen(true, 1)), None);
         assert_eq!(look(old, "o1", true, ObserveReply::default()), None);
+        let open = ObserveReply { open: true, ..seen(false, 1) };
+        assert_eq!(look(old, "o1", true, open.clone()), None);
+        assert_eq!(look(new, "n1", true, seen(false, 1)), None);
+        let lost = look(new, "n1", true, open).unwrap();
+        assert!(lost.contains(OPEN) && lost.contains("then retry"), "{lost}");
         let lost = look(old, "o1", true, seen(true, 2)).unwrap();
         assert!(
             lost.starts_with("o1 was the leader of the old cluster and is a standby now; its logical slots"),
