@@ -40,6 +40,8 @@ pub struct ServeConfig {
     pub member: u64,
     /// Where other members and the command line reach it, host:port; the address it listens on when left out.
     pub advertise: Option<String>,
+    /// Begin a new group when there is no data: said once for each group, because a member that lost its disk would begin a second one.
+    pub begin: bool,
     /// Members of a group that shall take it in. Used only as long as its data directory is empty.
     pub join: Vec<String>,
 }
@@ -64,10 +66,11 @@ pub enum ServeError {
     /// Members are numbered from 1.
     #[error("a member's number is 1 or more; leave --member away for a coordinator without others")]
     Member,
-    /// A group is made by its member 1.
+    /// Nobody begins a group unasked, and only its member 1 does.
     #[error(
-        "member {member} has no data in {dir} yet, and a new group begins with member 1; to let it into a group, \
-         `pgleap members add --member {member} --address HOST:PORT` there, then start it with --join HOST:PORT of a member"
+        "member {member} has no data in {dir}. To let it into a group: `pgleap members add --member {member} --address HOST:PORT` there \
+         (if it lost its disk, `pgleap members remove --member {member}` first), then start it with --join HOST:PORT of a member. Only \
+         the very first coordinator of all, member 1, is started with --begin instead, once"
     )]
     NoGroup {
         /// Its number.
@@ -123,7 +126,7 @@ impl Coordinator {
     /// # Errors
     /// What, where, why and what to do.
     pub async fn open(config: ServeConfig) -> Result<Coordinator, ServeError> {
-        let ServeConfig { data_dir, listen, tls_dir, member, advertise, join } = config;
+        let ServeConfig { data_dir, listen, tls_dir, member, advertise, begin, join } = config;
         if member == 0 {
             return Err(ServeError::Member);
         }
@@ -137,11 +140,13 @@ impl Coordinator {
         let address = listener.local_addr().map_err(cannot)?;
         let advertise = advertise.unwrap_or_else(|| address.to_string());
         let nothing = || ServeError::NoGroup { member, dir: data_dir.clone() };
-        let first = match (join.is_empty(), data_dir.join(FILE_NAME).exists()) {
-            (true, false) if member != 1 => return Err(nothing()),
-            (true, _) if member == 1 => Member::first(member, &advertise),
-            _ => Member::joining(member, &advertise),
-        };
+        let begins = begin && member == 1 && join.is_empty();
+        if join.is_empty() && !begins && !data_dir.join(FILE_NAME).exists() {
+            return Err(nothing());
+        }
+        // Looked at only where there is no data.
+        let first =
+            if begins { Member::first(member, &advertise) } else { Member::joining(member, &advertise) };
         let peers = Peers::new(member, &advertise, identity.clone());
         let dir = data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || Raft::open(&dir, &first, peers)).await;
@@ -196,7 +201,7 @@ impl Coordinator {
         let serving =
             router.serve_with_incoming_shutdown(identity.incoming(listener), stop.clone().cancelled_owned());
         let mut serving = tokio::spawn(serving);
-        let driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
+        let mut driving = tokio::spawn(Driver::new(raft.clone(), agents, live, &name).run(stop.clone()));
         let auditing = tokio::spawn(audit.run(stop.clone()));
         let member = raft.latest().member;
         let joining = async {
@@ -220,6 +225,11 @@ impl Coordinator {
                 Ok(Err(error)) => explain(&error),
                 Err(error) => error.to_string(),
             }),
+            // It ends when told only: a leader without it would lead and start nothing.
+            driven = &mut driving => End::Server(match driven {
+                Ok(()) => "the driver ended by itself".to_owned(),
+                Err(error) => format!("the driver: {error}"),
+            }),
             never = alive => match never {},
         };
         service::stopping();
@@ -230,7 +240,9 @@ impl Coordinator {
         }
         serving.abort();
         // The driver was told to end, too; how it ended does not matter any more.
-        let _ = driving.await;
+        if !driving.is_finished() {
+            let _ = driving.await;
+        }
         let _ = auditing.await;
         if let End::Log(result) = end {
             return Ok(result?);

@@ -100,9 +100,13 @@ impl Fleet for Api {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<Self::CheckStream>, Status> {
         // The rehearsal keeps a host busy for minutes; that is not just looking.
         let roles = if request.get_ref().quick { LOOK } else { CHANGE };
-        let (_, request) =
+        let (asked, request) =
             self.audit.admit(request, roles, "run the whole check (a viewer can use --quick)").await?;
-        self.run_check(request).await.map(Response::new)
+        if request.quick {
+            return self.run_check(request).await.map(Response::new);
+        }
+        let result = self.run_check(request).await;
+        asked.answer(result).await
     }
 
     async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanReply>, Status> {

@@ -76,6 +76,7 @@ impl Fixture {
             tls_dir: self.tls_dir.clone(),
             member: 1,
             advertise: None,
+            begin: true,
             join: vec![],
         };
         let coordinator = Coordinator::open(config).await.unwrap();

@@ -18,14 +18,15 @@ enum LogFormat {
 }
 
 const GROUP: &str = "\
+One coordinator: pgleap serve --begin, and from then on without --begin.
 A group of three survives the loss of one coordinator, of five the loss of two:
-  host1$ pgleap serve --listen 0.0.0.0:7430 --advertise host1:7430
+  host1$ pgleap serve --begin --listen 0.0.0.0:7430 --advertise host1:7430
   alice$ pgleap members add --member 2 --address host2:7430
   host2$ pgleap serve --member 2 --listen 0.0.0.0:7430 --advertise host2:7430 --join host1:7430
   alice$ pgleap members add --member 3 --address host3:7430
   host3$ pgleap serve --member 3 --listen 0.0.0.0:7430 --advertise host3:7430 --join host1:7430
-Then give every member --join with the others' addresses: a member that lost its disk is refused, and none begins a
-second group by mistake. To replace it: pgleap members remove, add again, start it with an empty directory.";
+A member that lost its disk is refused, and none begins a second group by mistake. To replace it: pgleap members remove, add
+again, start it with an empty directory and --join.";
 
 #[derive(Debug, Args)]
 #[command(after_help = GROUP)]
@@ -42,6 +43,10 @@ pub struct Serve {
     /// Address at which the other members and the command line reach this one [default: that of --listen]
     #[arg(long, env = "PGLEAP_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
+    /// Begin a new group if there is no data yet. Only for the first start of member 1: if it lost its disk later, it would begin a
+    /// second group, of which the others know nothing
+    #[arg(long, env = "PGLEAP_BEGIN", value_parser = clap::builder::FalseyValueParser::new())]
+    begin: bool,
     /// Members of the group that is to take this one in, separated by commas; may stay when it has joined
     #[arg(long, env = "PGLEAP_JOIN", value_delimiter = ',', value_name = "HOST:PORT")]
     join: Vec<String>,
@@ -67,6 +72,7 @@ impl Serve {
             tls_dir: connection.tls_dir(),
             member: self.member,
             advertise: self.advertise,
+            begin: self.begin,
             join: self.join,
         };
         serve(config, told_to_stop()?).await.map_err(|error| Failure::Refused(error.to_string()))

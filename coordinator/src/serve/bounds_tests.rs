@@ -37,6 +37,7 @@ impl Serving {
             tls_dir: pki.issue(Role::Coordinator, "c1"),
             member: 1,
             advertise: None,
+            begin: true,
             join: vec![],
         };
         let coordinator = Coordinator::open(config).await.unwrap();

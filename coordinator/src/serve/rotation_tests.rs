@@ -90,6 +90,7 @@ async fn a_new_ca_is_taken_up_while_requests_go_on() {
         tls_dir,
         member: 1,
         advertise: None,
+        begin: true,
         join: vec![],
     };
     let coordinator = Coordinator::open(config).await.unwrap();

@@ -65,6 +65,7 @@ impl Group {
             tls_dir: self.tls_dir.clone(),
             member,
             advertise: None,
+            begin: disk == "1",
             join: join.iter().map(SocketAddr::to_string).collect(),
         }
     }
@@ -274,11 +275,12 @@ async fn a_lost_disk_and_a_removed_member_are_refused() {
     let lost = group.follower().await;
     let address = group.kill(lost).await;
     let via: Vec<SocketAddr> = group.serving.values().map(|serving| serving.address).collect();
-    // Without --join it does not begin a group of its own, unless it is the first member.
-    if lost != 1 {
-        let refused = group.open(group.config(lost, "empty", None, &[])).await.unwrap_err();
-        assert!(matches!(refused, ServeError::NoGroup { .. }), "{refused}");
-    }
+    // Without --join it does not begin a group of its own, be it the first member; nor do others when they are told to.
+    let refused = group.open(group.config(lost, "empty", None, &[])).await.unwrap_err();
+    assert!(matches!(refused, ServeError::NoGroup { .. }), "{refused}");
+    let told = ServeConfig { begin: true, ..group.config(3, "empty", None, &[]) };
+    let refused = group.open(told).await.unwrap_err();
+    assert!(matches!(refused, ServeError::NoGroup { member: 3, .. }), "{refused}");
     let empty = group.open(group.config(lost, "empty", Some(address), &via)).await.unwrap();
     let refused = empty.run(std::future::pending()).await.unwrap_err();
     assert!(matches!(&refused, ServeError::Join { why, .. } if why.contains("lose its disk")), "{refused}");

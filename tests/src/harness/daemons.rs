@@ -70,7 +70,7 @@ impl Fleet {
     /// When it ends or does not answer within half a minute.
     pub async fn start_coordinator(&mut self) -> Result<()> {
         let mut command = self.base.command_on(&member_host(1), self.base.join("bin/pgleap"));
-        command.arg("serve").arg("--data-dir").arg(self.base.join("coordinator"));
+        command.arg("serve").arg("--begin").arg("--data-dir").arg(self.base.join("coordinator"));
         command.arg("--listen").arg(self.coordinator_address());
         command.arg("--tls-dir").arg(self.base.join("pki/coordinator"));
         command.env("RUST_BACKTRACE", "1").env("PGLEAP_FAILPOINTS", self.failpoint_dir(COORDINATOR)?);

@@ -88,6 +88,8 @@ impl Group<'_> {
         command.arg("--tls-dir").arg(self.arena.issued(Role::Coordinator, "c1")?);
         if index > 0 {
             command.args(["--join", &first]);
+        } else {
+            command.arg("--begin");
         }
         command.env("RUST_BACKTRACE", "1");
         let process = Process::start(&format!("coordinator {}", index + 1), command, log)?;
