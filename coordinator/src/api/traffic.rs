@@ -12,6 +12,7 @@ use tonic::Status;
 
 use super::Api;
 use super::error::{find, operation_of, refused};
+use crate::check;
 use crate::driver::explain_status;
 use crate::plan::{Moving, Side};
 use crate::state::Command;
@@ -47,6 +48,9 @@ const UNCARRIED: [Uncarried; 3] = [
         fate: "they are as old there as their latest refresh on that side; refresh them after the switchover",
     },
 ];
+
+/// To be accepted like these: a database that was made after the plan, so that it has no publication, slot and subscription.
+const NEW_DATABASES: &str = "new-databases";
 
 impl Api {
     pub(super) async fn move_reads(
@@ -136,7 +140,7 @@ impl Api {
 
 /// Every name is one that can be accepted.
 fn known(accept: &[String]) -> Result<(), Status> {
-    let names = UNCARRIED.map(|kind| kind.name);
+    let names: Vec<&str> = UNCARRIED.iter().map(|kind| kind.name).chain([NEW_DATABASES]).collect();
     match accept.iter().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(Status::invalid_argument(format!(
@@ -162,6 +166,24 @@ fn carried(server: &ServerFacts, moving: &Moving, accept: &[String]) -> Result<(
     let replicated = |database: &&DatabaseFacts| {
         moving.cluster.databases.iter().any(|known| known.database == database.name)
     };
+    if !accept.iter().any(|name| name == NEW_DATABASES) {
+        let new: Vec<String> = check::replicated(server)
+            .filter(|database| !replicated(database))
+            .map(|database| {
+                format!(
+                    "  database \"{}\" was made after the operation was started and is not replicated: what is written to it stays behind",
+                    database.name
+                )
+            })
+            .collect();
+        if !new.is_empty() {
+            cures.push(format!(
+                "drop new databases, or cancel and start again to have them replicated, or accept that they stay behind with --accept \
+                 {NEW_DATABASES}"
+            ));
+        }
+        lines.extend(new);
+    }
     for kind in UNCARRIED.iter().filter(|kind| !accept.iter().any(|name| name == kind.name)) {
         let found: Vec<String> = server
             .databases
@@ -227,6 +249,16 @@ mod tests {
             "{refused}"
         );
         assert!(refused.contains("--accept materialized-views") && !refused.contains("large"), "{refused}");
+        let made = DatabaseFacts { allow_connections: true, ..database("made") };
+        let template = DatabaseFacts { is_template: true, ..made.clone() };
+        let later = ServerFacts { databases: vec![made, template], ..ServerFacts::default() };
+        let refused = carried(&later, &moving(), &[]).unwrap_err();
+        assert!(
+            refused.matches("made after the operation was started").count() == 1
+                && refused.contains("--accept new-databases"),
+            "{refused}"
+        );
+        assert_eq!(carried(&later, &moving(), &[NEW_DATABASES.into()]), Ok(()));
         let all = UNCARRIED.map(|kind| kind.name.to_owned());
         assert_eq!(carried(&server, &moving(), &all), Ok(()));
         assert!(known(&all).is_ok() && known(&["everything".into()]).is_err());

@@ -13,7 +13,7 @@ pub struct Switchover {
     /// Cluster or operation
     name: String,
     /// What replication does not carry and may be as it is on the other side:
-    /// large-objects, unlogged-tables, materialized-views
+    /// large-objects, unlogged-tables, materialized-views, new-databases
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     accept: Vec<String>,
     /// Do not wait for the end
