@@ -141,7 +141,7 @@ fn present_step(
 /// State and message of a step. An agent that is away is told of before anything else.
 fn words(record: &StepRecord, waiting: Option<String>) -> (&'static str, String) {
     match (&record.state, waiting) {
-        (StepState::Done, _) => ("done", String::new()),
+        (StepState::Done, _) => ("done", record.remark()),
         (StepState::Undone, None) => ("undone", String::new()),
         (StepState::Failed { message, .. }, None) => ("failed", message.clone()),
         (StepState::Pending, None) => ("pending", String::new()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use pgleap_proto::step::Output;
+use pgleap_proto::step::{Output, output};
 use serde::{Deserialize, Serialize};
 
 use super::command::Verb;
@@ -104,6 +104,19 @@ pub struct StepRecord {
     pub finished_at: Option<Timestamp>,
     /// What it reported when it was done.
     pub output: Option<Output>,
+}
+
+impl StepRecord {
+    /// What people should know of a step although it is done; empty as a rule.
+    pub fn remark(&self) -> String {
+        match self.output.as_ref().and_then(|output| output.kind.as_ref()) {
+            Some(output::Kind::Verified(found)) if !found.equal => format!(
+                "it is NOT equal to the leader and is cloned anew instead: {}",
+                found.differences.first().map_or("nothing says why", String::as_str)
+            ),
+            _ => String::new(),
+        }
+    }
 }
 
 /// Where a step stands.

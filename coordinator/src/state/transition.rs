@@ -196,7 +196,11 @@ fn finish(
         (Outcome::Done { output, already }, Verb::Do) => {
             record.state = StepState::Done;
             record.output = output.as_deref().cloned();
-            note(operation, occasion, step, "done", if *already { "was done already" } else { "" });
+            let remark = match record.remark() {
+                remark if remark.is_empty() && *already => "was done already".to_owned(),
+                remark => remark,
+            };
+            note(operation, occasion, step, "done", &remark);
         }
         (Outcome::Done { .. }, Verb::Undo) => {
             record.state = StepState::Undone;
