@@ -32,7 +32,7 @@ test: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins
-	$(CARGO) test --workspace
+	CARGO="$(CARGO)" tests/run.sh
 
 simulate: export SEEDS ?= 500
 simulate: export FIRST ?= 1
@@ -46,11 +46,11 @@ switchover-faults: setup
 
 crash-matrix: setup
 	$(CARGO) build --workspace --bins
-	PGLEAP_CRASHES=all $(CARGO) test -p pgleap-tests --test crash_matrix --test stopped_leader -- --include-ignored --nocapture
+	PGLEAP_CRASHES=all $(CARGO) test -p pgleap-tests --test crash_matrix --test stopped_leader -- --nocapture
 
 partitions: setup
 	$(CARGO) build --workspace --bins
-	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --include-ignored --nocapture
+	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --nocapture
 
 patroni: setup
 	$(CARGO) build --workspace --bins
