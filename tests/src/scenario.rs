@@ -219,9 +219,8 @@ impl Scenario {
             let facts =
                 "SELECT current_setting('server_version_num')::int / 10000 || ' ' || pg_is_in_recovery()";
             let facts = node.value("postgres", facts).await?.unwrap_or_default();
-            let major = node.bin_dir.to_string_lossy().into_owned();
-            let expected = if index == 0 { "false" } else { "true" };
-            ensure!(facts.ends_with(expected), "{} ({major}): {facts}", node.name);
+            let expected = format!("{} {}", self.fleet.file.new_version, index > 0);
+            ensure!(facts == expected, "{}: {facts} instead of {expected}", node.name);
             for name in ["data_checksums", "wal_segment_size", "server_encoding", "lc_messages"] {
                 let sql = format!("SHOW {name}");
                 let (old, new) =
@@ -229,6 +228,11 @@ impl Scenario {
                 ensure!(old == new, "{name} is {old:?} on {}, {new:?} on {}", primary.name, node.name);
             }
         }
+        // The column of an ICU locale has another name from 17 on.
+        let sql = "SELECT string_agg(concat_ws(' ', datname, encoding, datlocprovider, datcollate, datctype, \
+            to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale'), ', ' ORDER BY datname) FROM pg_database d";
+        let (old, new) = (primary.value("postgres", sql).await?, leader.value("postgres", sql).await?);
+        ensure!(old == new && old.is_some(), "databases were {old:?}, became {new:?}");
         let sql = "SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'";
         let streaming = leader.value("postgres", sql).await?.unwrap_or_default();
         ensure!(streaming == (self.fleet.new.len() - 1).to_string(), "{streaming} replicas stream");

@@ -59,7 +59,6 @@ async fn carry_through(scenario: &Scenario) -> Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "random, and seen green with two seeds only: make partitions"]
 async fn an_upgrade_survives_bad_weather() -> Result<()> {
     if !nix::unistd::Uid::effective().is_root() {
         return Ok(());

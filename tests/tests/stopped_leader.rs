@@ -65,16 +65,18 @@ async fn a_woken_leader_starts_nothing_and_undoes_nothing() -> Result<()> {
         ensure!(times.values().all(|times| *times == 1), "{what} more than once: {times:?}");
     }
     ensure!(started.len() == done.len(), "{started:?} {done:?}");
+    let mut asked = 0;
     for host in scenario.fleet.host_names() {
         let log = std::fs::read_to_string(scenario.fleet.base.join(format!("log/agent-{host}.log")))?;
-        no_older_term_was_let_in(&log).with_context(|| format!("agent of {host}"))?;
+        asked += no_older_term_was_let_in(&log).with_context(|| format!("agent of {host}"))?;
     }
+    ensure!(asked > 0, "no agent's log says what it was asked for");
     scenario.fleet.passed();
     Ok(())
 }
 
-/// By the agent's own log: after a term, an older one is asked for in vain, if at all.
-fn no_older_term_was_let_in(log: &str) -> Result<()> {
+/// By the agent's own log: after a term, an older one is asked for in vain, if at all. How often anything was asked for.
+fn no_older_term_was_let_in(log: &str) -> Result<u32> {
     let mut newest = 0;
     let mut lines = log.lines().peekable();
     let mut asked = 0;
@@ -91,6 +93,5 @@ fn no_older_term_was_let_in(log: &str) -> Result<()> {
         }
         newest = newest.max(term);
     }
-    ensure!(asked > 0 || newest == 0, "nothing was asked for");
-    Ok(())
+    Ok(asked)
 }

@@ -42,6 +42,16 @@ async fn every_transaction_arrives_exactly_once() -> Result<()> {
     for verdict in verified {
         assert!(verdict.equal && verdict.linked_files > 0 && verdict.hashed_files > 0, "{verdict:?}");
     }
+    // The tools' own lines reached the operator.
+    let events = scenario.fleet.events().await?;
+    for (step, line) in [
+        ("upgrade.upgrade", "Performing Consistency Checks"),
+        ("upgrade.relink/n2", "total size is"),
+        ("upgrade.analyze", "vacuumdb: vacuuming database"),
+    ] {
+        let told = events.iter().any(|event| event.step == step && event.message.contains(line));
+        assert!(told, "no event of {step} says \"{line}\"");
+    }
     scenario.fleet.passed();
     Ok(())
 }

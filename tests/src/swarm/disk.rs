@@ -62,6 +62,13 @@ pub fn read(path: &Path) -> Result<(Stored, Log)> {
 pub fn differences(logs: &[Log]) -> Vec<String> {
     let mut found = Vec::new();
     for (number, (first, second)) in logs.iter().zip(logs.iter().skip(1)).enumerate() {
+        if !first.keys().any(|index| second.contains_key(index)) {
+            found.push(format!(
+                "the logs of members {} and {} have no entry in common",
+                number + 1,
+                number + 2
+            ));
+        }
         let differing =
             first.iter().find(|(index, entry)| second.get(index).is_some_and(|other| other != *entry));
         found.extend(differing.map(|(index, _)| {
