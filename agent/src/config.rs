@@ -200,7 +200,8 @@ impl AgentConfig {
         }
         Err(StepError::new(format!(
             "{path} on host {} lies outside the directories this agent may touch ({}); \
-             correct the path in the fleet file, or add its parent to `roots` in agent.toml and restart the agent",
+             add its parent to `roots` in agent.toml and restart the agent, then try again; if the path is wrong, cancel, \
+             correct the fleet file and apply it, start again",
             self.host,
             self.roots.iter().map(|r| r.display().to_string()).collect::<Vec<_>>().join(", "),
         )))

@@ -79,15 +79,15 @@ enum Command {
 const RUN_HELP: &str = "\
 Configuration (unknown keys are refused):
   host = \"db1\"                        # this host's name in the fleet file and in the certificate
-  listen = \"10.0.0.1:7420\"            # where coordinators and other agents reach it
+  listen = \"10.0.0.1:7432\"            # where coordinators and other agents reach it
   state_dir = \"/var/lib/pgleap/agent\" # journal and jobs; mode 0700, made when absent
   tls_dir = \"/etc/pgleap/tls\"         # ca.crt, tls.crt and tls.key, by `pgleap pki issue`
   roots = [\"/var/lib/postgresql\"]     # steps touch nothing outside these directories
 
   # Not needed:
-  health_listen = \"10.0.0.1:8008\"     # HTTP /primary, /replica?lag=16MB&age=5s, /read-only, /health and /lag of the
+  health_listen = \"10.0.0.1:8009\"     # HTTP /primary, /replica?lag=16MB&age=5s, /read-only, /health and /lag of the
                                       # nodes whose traffic is kept; with several, /NODE/replica and so on
-  agent_check_listen = \"10.0.0.1:8009\" # HAProxy's agent-check; with several nodes, agent-send \"NODE\\n\"
+  agent_check_listen = \"10.0.0.1:8010\" # HAProxy's agent-check; with several nodes, agent-send \"NODE\\n\"
 
   [[hook]]                            # an application that moves its own connections: docs/hooks.md
   name = \"shop\"

@@ -359,16 +359,15 @@ fn worth_logging(lines: Vec<Line>) -> Vec<(String, bool)> {
     lines.into_iter().map(|line| line.text).zip(logged).collect()
 }
 
+/// The description of a cluster cannot change under its operation.
+const INSTALL: &str =
+    "install it and retry; if bin_dir is wrong, cancel, correct the fleet file and apply it, start again";
+
 /// Refuses a program that cannot be run before anything is written.
 fn runnable(path: &Path) -> Result<()> {
-    let metadata = fs::metadata(path).doing(|| {
-        format!("{} cannot be run; correct bin_dir in the fleet file or install it", path.display())
-    })?;
+    let metadata = fs::metadata(path).doing(|| format!("{} cannot be run; {INSTALL}", path.display()))?;
     if !metadata.is_file() || metadata.permissions().mode() & 0o111 == 0 {
-        return Err(StepError::new(format!(
-            "{} is not an executable file; correct bin_dir in the fleet file or install it",
-            path.display()
-        )));
+        return Err(StepError::new(format!("{} is not an executable file; {INSTALL}", path.display())));
     }
     Ok(())
 }

@@ -56,7 +56,7 @@ pub async fn check_scope(rest: &Rest, patroni: &Patroni) -> Result<Status> {
     let status: Status = rest.get("/patroni").await.doing(|| "asking Patroni who it is")?;
     if status.patroni.scope != patroni.scope {
         return Err(StepError::new(format!(
-            "the REST API at {} is of cluster \"{}\", not of \"{}\"; correct rest or scope in the fleet file",
+            "the REST API at {} is of cluster \"{}\", not of \"{}\"; cancel, correct rest or scope in the fleet file and apply it, start again",
             rest.address(),
             status.patroni.scope,
             patroni.scope

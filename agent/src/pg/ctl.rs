@@ -192,18 +192,18 @@ struct UnderPatroni {
 }
 
 impl UnderPatroni {
-    fn refuse(&self, what: &str, cure: &str) -> StepError {
+    fn refuse(&self, what: &str, cure: &str, order: &str) -> StepError {
         let Node { name, host, patroni, .. } = &self.ctl.node;
         let scope = patroni.as_ref().map(|patroni| patroni.scope.as_str()).unwrap_or_default();
         StepError::new(format!(
             "node {name} is run by Patroni (cluster {scope}), which would undo it if pgleap {what} its server; {cure} on host {host}, then \
-             retry"
+             retry{order}"
         ))
     }
 
     async fn started(&self) -> Result<()> {
         if self.state().await? == ServerState::Stopped {
-            return Err(self.refuse("started", "start Patroni (systemctl start patroni)"));
+            return Err(self.refuse("started", "start Patroni (systemctl start patroni)", ""));
         }
         Ok(())
     }
@@ -227,7 +227,9 @@ impl ProcessManager for UnderPatroni {
         if self.state().await? == ServerState::Stopped {
             return Ok(());
         }
-        Err(self.refuse("stopped", "stop Patroni (systemctl stop patroni), which stops PostgreSQL,"))
+        let cure = "stop Patroni (systemctl stop patroni), which stops PostgreSQL,";
+        let order = "; on the replicas first and on the leader last, or Patroni promotes a replica";
+        Err(self.refuse("stopped", cure, order))
     }
 
     async fn reload(&self) -> Result<()> {

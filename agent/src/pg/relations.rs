@@ -71,9 +71,9 @@ pub fn check_same(database: &str, published: &[(String, String)], subscribed: &S
     }
     let sample = found.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
     Err(StepError::new(format!(
-        "in database \"{database}\" the subscription does not cover exactly the tables of the old leader: {sample}; \
-         tables were probably created, dropped or renamed during the upgrade: cancel, then start again without such \
-         changes"
+        "in database \"{database}\" the subscription does not cover exactly the tables of its publication: {sample}; \
+         tables were probably created, dropped or renamed during the upgrade: take that back there and try again, or, \
+         while the old cluster takes the writes, cancel and start again without such changes"
     ))
     .with_evidence(found))
 }

@@ -36,8 +36,9 @@ pub async fn check_data_directory(node: &Node) -> Result<()> {
     }
     let file = if node.config_file.is_empty() { "postgresql.conf" } else { &node.config_file };
     Err(StepError::new(format!(
-        "the configuration of node {} ({file}) sets data_directory to {configured}, but its data directory is {}; \
-         give the node a configuration file of its own (config_file in the fleet file) with the right data_directory",
+        "the configuration of node {} ({file}) sets data_directory to {configured}, but its data directory is {}; correct \
+         that line and retry; if another server uses the file, cancel, give the node one of its own (config_file in the fleet \
+         file) and apply it, start again",
         node.name, node.data_dir
     )))
 }

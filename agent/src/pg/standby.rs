@@ -272,7 +272,10 @@ fn doom(line: &str) -> Option<&'static str> {
         ("has already been removed", "WAL it needs is gone upstream: the node has to be made anew"),
         ("forked off current database system timeline", "it replayed past the fork: it has to be made anew"),
         ("is not a child of this server", "it left the upstream's history: it has to be made anew"),
-        ("database system identifier differs", "upstream is another cluster: correct the fleet file"),
+        (
+            "database system identifier differs",
+            "upstream is another cluster: cancel, correct the fleet file and apply it, start again",
+        ),
         ("\" does not exist", "the slot or the user is absent upstream"),
         ("authentication failed", "upstream refuses the user: correct user, password file or pg_hba.conf"),
         ("no pg_hba.conf entry", "upstream's pg_hba.conf lets no replication in from this host: add it"),

@@ -100,8 +100,8 @@ pub fn of(config: &Arc<AgentConfig>, operation: &str, pooler: &Pooler) -> Result
         pooler::Kind::Hook(definition) => {
             let hook = config.hook.iter().find(|hook| hook.name == definition.name).ok_or_else(|| {
                 StepError::new(format!(
-                    "host {} has no hook \"{}\": add it as [[hook]] to agent.toml and restart the agent, or correct the \
-                     fleet file",
+                    "host {} has no hook \"{}\": add it as [[hook]] to agent.toml and restart the agent, then try again; \
+                     if the name is wrong, cancel, correct the fleet file and apply it, start again",
                     config.host, definition.name
                 ))
             })?;

@@ -87,7 +87,12 @@ pub(super) async fn keep(poolers: Weak<Poolers>, key: Key, owed: Owed, deadline:
     let Some(tls) = poolers.upgrade().map(|poolers| poolers.tls.clone()) else { return };
     let ends = owed.armed.as_ref().and_then(|armed| Some((armed.source.as_ref()?, armed.target.as_ref()?)));
     let Some((source, target)) = ends else {
-        tracing::error!(pooler = key.1, "the record of a pause lacks its leaders; resume the pooler by hand");
+        tracing::error!(
+            operation = key.0,
+            pooler = key.1,
+            "the record of a pause lacks its leaders: point the pooler to the side that takes the writes (`pgleap status`) and \
+             resume it by hand"
+        );
         return;
     };
     let asked = |leader| Asked { leader, tls: &tls, client: None };
@@ -107,7 +112,7 @@ pub(super) async fn keep(poolers: Weak<Poolers>, key: Key, owed: Owed, deadline:
             (Some(end), Some(poolers)) => match poolers.redeem(&key, &owed, end).await {
                 Ok(true) => return,
                 // Pointed there on disk; the process has to come back.
-                Ok(false) => StepError::new("the pooler does not run"),
+                Ok(false) => StepError::new("the pooler does not run: start it"),
                 Err(error) => error,
             },
         };

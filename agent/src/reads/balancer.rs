@@ -36,8 +36,8 @@ async fn listed(balancer: &Balancer) -> Result<Vec<Listed>> {
     let listed = old.chain(new).map(|(side, name)| {
         let status = found.iter().find(|status| status.name == *name).cloned().ok_or_else(|| {
             StepError::new(format!(
-                "backend {} of HAProxy on {} has no server {name}, which balancer {} lists among the {} ones; correct the fleet file or \
-                 HAProxy's configuration",
+                "backend {} of HAProxy on {} has no server {name}, which balancer {} lists among the {} ones; give HAProxy a \
+                 server of that name; if the fleet file is wrong, cancel, correct and apply it, start again",
                 balancer.backend,
                 balancer.socket,
                 balancer.name,
@@ -258,5 +258,7 @@ fn sensible(balancer: &Balancer) -> Result<()> {
     } else {
         return Ok(());
     };
-    Err(StepError::new(format!("balancer {name}: {problem}; correct the fleet file")))
+    Err(StepError::new(format!(
+        "balancer {name}: {problem}; cancel, correct the fleet file and apply it, start again"
+    )))
 }

@@ -141,7 +141,7 @@ fn plain(what: &str, name: &str) -> Result<()> {
         return Ok(());
     }
     Err(StepError::new(format!(
-        "\"{name}\" cannot be the name of a {what} of HAProxy; correct the fleet file"
+        "\"{name}\" cannot be the name of a {what} of HAProxy; cancel, correct the fleet file and apply it, start again"
     )))
 }
 

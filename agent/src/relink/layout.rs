@@ -32,7 +32,8 @@ impl Pair {
         }
         if old.starts_with(new) || new.starts_with(old) {
             return Err(StepError::new(format!(
-                "{} and {} lie in one another; give seed and node separate directories in the fleet file",
+                "{} and {} lie in one another; cancel, give seed and node separate directories in the fleet file and apply it, \
+                 start again",
                 old.display(),
                 new.display()
             )));
@@ -70,7 +71,10 @@ pub fn usable(path: &Path) -> Result<()> {
         Some(_) if path.components().any(|c| matches!(c, Component::ParentDir)) => "contains \"..\"",
         Some(_) => return Ok(()),
     };
-    Err(StepError::new(format!("{} {why}; choose another directory in the fleet file", path.display())))
+    Err(StepError::new(format!(
+        "{} {why}; cancel, choose another directory in the fleet file and apply it, start again",
+        path.display()
+    )))
 }
 
 /// Where a tablespace of the leader lies on the replica: back to where the old cluster has it, then to where this

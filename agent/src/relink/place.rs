@@ -67,7 +67,7 @@ pub fn place(cx: &Context, seed: &Node, node: &Node, leader: &Node, layout: &Lay
     if (&here.old, &here.new) != (&there.old, &there.new) {
         return Err(StepError::new(format!(
             "seed and node {} lie at {} and {}, but the leader's at {} and {}: rsync can only link them when they lie \
-             at the same position to each other; correct the directories in the fleet file",
+             at the same position to each other; cancel, correct the directories in the fleet file and apply it, start again",
             node.name,
             seed.data_dir,
             node.data_dir,
@@ -99,8 +99,8 @@ pub fn place(cx: &Context, seed: &Node, node: &Node, leader: &Node, layout: &Lay
         usable(&location)?;
         if !location.join(&space.old).is_dir() {
             return Err(StepError::new(format!(
-                "tablespace {} of node {} should have {} in {}, as the leader's has in {}; map its location under \
-                 `tablespaces` of the node in the fleet file",
+                "tablespace {} of node {} should have {} in {}, as the leader's has in {}; cancel, map its \
+                 location under `tablespaces` of the node in the fleet file and apply it, start again",
                 space.oid,
                 node.name,
                 space.old,
@@ -129,7 +129,8 @@ fn check_directories(here: &Pair, seed: &Path, data: &Path) -> Result<()> {
                 return Ok(());
             }
             Err(StepError::new(format!(
-                "{} leads through a symbolic link below {}; name the real directories in the fleet file",
+                "{} leads through a symbolic link below {}; cancel, name the real directories in the fleet file and apply it, \
+                 start again",
                 path.display(),
                 here.base.display()
             )))

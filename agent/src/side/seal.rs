@@ -34,7 +34,7 @@ pub(super) async fn run(call: &Call, source: &Source, request: SealRequest) -> R
     let mut record = call.records.read(&call.ticket.operation)?.filter(|record| record.is_of(&call.ticket));
     let Some(record) = &mut record else {
         return Err(StepError::new(format!(
-            "the fence of node {} is no longer this try's: it was lifted meanwhile",
+            "the fence of node {} is no longer this try's: it was lifted meanwhile; try again",
             source.view.node().name
         )));
     };
@@ -52,7 +52,7 @@ fn check_time(source: &Source, deadline: Instant) -> Result<()> {
         return Ok(());
     }
     Err(StepError::new(format!(
-        "the time for which node {} may be fenced without a decision is over, so it is not sealed any more",
+        "the time for which node {} may be fenced without a decision is over, so it is not sealed any more; try again",
         source.view.node().name
     )))
 }
@@ -68,7 +68,7 @@ async fn empty(source: &Source, database: &Database, lsn: Lsn, limit: Limit) -> 
         let slot = slots::find(&source.view, database).await?;
         if slot.confirmed < lsn {
             return Err(StepError::new(format!(
-                "replication slot {name} is confirmed up to {} only, not to {lsn}",
+                "replication slot {name} is confirmed up to {} only, not to {lsn}: the other side did not tell in time; try again",
                 slot.confirmed
             )));
         }
@@ -86,7 +86,8 @@ async fn empty(source: &Source, database: &Database, lsn: Lsn, limit: Limit) -> 
         return Ok(());
     }
     Err(StepError::new(format!(
-        "database \"{}\" of node {} was written to behind the fence: {changes} changes are left in replication slot {name}",
+        "database \"{}\" of node {} was written to behind the fence: {changes} changes are left in replication slot {name}; stop \
+         what writes inside the server (a scheduler, a superuser on its socket), then try again",
         database.facts.database,
         source.view.node().name
     )))
@@ -100,7 +101,11 @@ async fn nobody(source: &Source) -> Result<()> {
         || state.operation() != Some(source.ticket.operation.as_str())
         || !source.fence.is_there()?
     {
-        return Err(StepError::new(format!("node {} is {}", source.view.node().name, state.describe())));
+        return Err(StepError::new(format!(
+            "node {} is {} in the middle of a switchover; stop what writes that file, then try again",
+            source.view.node().name,
+            state.describe()
+        )));
     }
     check_none_prepared(&source.view, session).await?;
     let all = fence::activity(session).await?;
@@ -123,7 +128,7 @@ async fn nobody(source: &Source) -> Result<()> {
     match left.first() {
         None => Ok(()),
         Some(first) => Err(StepError::new(format!(
-            "node {} is fenced, but {first} is connected",
+            "node {} is fenced, but {first} is connected; end it (pg_terminate_backend), then try again",
             source.view.node().name
         ))
         .with_evidence(left)),

@@ -17,10 +17,15 @@ use crate::pg::sql;
 /// The slot of a database, which must be there, be of the right kind, and keep its WAL.
 pub(super) async fn find(view: &View, database: &Database) -> Result<Slot> {
     let (name, node) = (view.own_slot(&database.facts), &view.node().name);
-    let wrong = |why: String| StepError::new(format!("replication slot {name} of node {node} {why}"));
+    let wrong = |why: String| {
+        StepError::new(format!(
+            "replication slot {name} of node {node} {why}: while the old cluster takes the writes, cancel and start again; \
+             later there is no way back: finish"
+        ))
+    };
     let found = slots::find(&database.session, name).await?;
     let slot =
-        found.ok_or_else(|| wrong("is not there (any more): the other side cannot follow".to_owned()))?;
+        found.ok_or_else(|| wrong("is not there (any more), so the other side cannot follow".to_owned()))?;
     if !slot.logical
         || slot.plugin != "pgoutput"
         || slot.temporary

@@ -34,8 +34,8 @@ impl View {
         }
         if !config.allows(std::path::Path::new(&node.data_dir)) {
             return Err(StepError::new(format!(
-                "{} of node {} lies outside the directories that the agent of host {} may touch; correct the fleet file, or \
-                 add its parent to `roots` in agent.toml and restart the agent",
+                "{} of node {} lies outside the directories that the agent of host {} may touch; add its parent to `roots` in \
+                 agent.toml and restart the agent, then try again",
                 node.data_dir, node.name, config.host
             )));
         }

@@ -39,14 +39,10 @@ impl CreateMarkerStep {
         Ok(session)
     }
 
-    async fn check_server(&self) -> Result<()> {
+    async fn check_server(&self, undo: bool) -> Result<()> {
         let node = self.node()?;
         if sql::in_recovery(&sql::connect_any(node).await?).await? {
-            return Err(StepError::new(format!(
-                "node {} is a standby, but the marker can only be made and dropped on the leader; after a failover, \
-                 cancel and start anew with the leader corrected in the fleet file",
-                node.name
-            )));
+            return Err(super::not_leading(node, "the marker is made and dropped", undo));
         }
         Ok(())
     }
@@ -97,7 +93,7 @@ impl CreateMarkerStep {
                 self.node()?.name,
                 self.0.tag
             ))),
-            Some(_) => Err(StepError::new(format!("the marker is missing in {missing:?}"))),
+            Some(_) => Err(StepError::new(format!("the marker is missing in {missing:?}: retry"))),
         }
     }
 }
@@ -105,7 +101,7 @@ impl CreateMarkerStep {
 #[async_trait]
 impl Step for CreateMarkerStep {
     async fn probe(&self, _cx: &Context) -> Result<Probe> {
-        self.check_server().await?;
+        self.check_server(false).await?;
         let missing = self.missing().await?;
         if self.0.inherited {
             self.check_none(&missing)?;
@@ -149,7 +145,7 @@ impl Step for CreateMarkerStep {
         if super::is_gone(cx, node).await? {
             return Ok(());
         }
-        self.check_server().await?;
+        self.check_server(true).await?;
         for database in sql::existing(node, &self.0.databases).await? {
             let session = self.connect(&database).await?;
             if !matches!(self.found(&session, &database).await?, Found::Ours(_)) {

@@ -73,10 +73,17 @@ impl Step for CreatePhysicalSlotStep {
     async fn verify(&self, _cx: &Context) -> Result<Output> {
         match self.found().await? {
             Some(slot) if !slot.is_lost() => Ok(Output::default()),
-            other => Err(StepError::new(format!(
-                "replication slot {} of node {} is not there or keeps no WAL: {other:?}",
+            found => Err(StepError::new(format!(
+                "replication slot {} of node {} {}, then retry",
                 self.0.slot,
-                self.node()?.name
+                self.node()?.name,
+                match found {
+                    Some(slot) => format!(
+                        "has lost its WAL already (wal_status {}): raise max_slot_wal_keep_size there",
+                        slot.wal_status
+                    ),
+                    None => "is gone again: end what drops it".to_owned(),
+                }
             ))),
         }
     }

@@ -47,11 +47,7 @@ impl CreateSlotsStep {
         let node = self.node()?;
         let session = sql::connect_any(node).await?;
         if sql::in_recovery(&session).await? {
-            return Err(StepError::new(format!(
-                "node {} is a standby, but the slots must be made on the old leader; after a failover, correct the \
-                 leader in the fleet file and start anew",
-                node.name
-            )));
+            return Err(super::not_leading(node, "logical slots are made", false));
         }
         Ok(session)
     }
@@ -244,7 +240,7 @@ impl Step for CreateSlotsStep {
             }
             if !wait.again().await {
                 return Err(StepError::new(format!(
-                    "the slots of node {} are not all there, or no WAL was flushed behind them",
+                    "the slots of node {} are not all there, or no WAL was flushed behind them: retry",
                     self.node()?.name
                 )));
             }

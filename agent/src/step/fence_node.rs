@@ -51,7 +51,11 @@ impl Step for FenceNodeStep {
         if state.is_fenced() && state.operation() == Some(self.0.operation.as_str()) {
             return Ok(Output::default());
         }
-        Err(StepError::new(format!("node {} is {}", node.name, state.describe())))
+        Err(StepError::new(format!(
+            "node {} is {}; something else writes that file or restored it: stop that, then retry",
+            node.name,
+            state.describe()
+        )))
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {

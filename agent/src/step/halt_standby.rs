@@ -25,13 +25,15 @@ impl HaltStandbyStep {
         super::given(&self.0.node, "node")
     }
 
-    fn not_a_standby(&self, what: &str) -> Result<StepError> {
+    /// `finish --decommission` stops standbys, too, and cannot be cancelled.
+    fn not_a_standby(&self, cx: &Context, what: &str) -> Result<StepError> {
         let node = self.node()?;
-        Ok(StepError::new(format!(
-            "node {} ({}) is not a standby: {what}; it has taken a history of its own and must be made anew: \
-             cancel, then start again",
-            node.name, node.data_dir
-        )))
+        let cure = if cx.finishing {
+            "make it a standby again (standby.signal in its data directory) and start it, then retry"
+        } else {
+            "it has taken a history of its own and must be made anew: cancel, then start again"
+        };
+        Ok(StepError::new(format!("node {} ({}) is not a standby: {what}; {cure}", node.name, node.data_dir)))
     }
 
     async fn control(&self) -> Result<ControlData> {
@@ -39,9 +41,13 @@ impl HaltStandbyStep {
         control::read(node, Path::new(&node.data_dir)).await
     }
 
-    async fn check_running(&self) -> Result<()> {
+    async fn check_running(&self, cx: &Context) -> Result<()> {
         let session = sql::connect_running(self.node()?).await?;
-        if sql::in_recovery(&session).await? { Ok(()) } else { Err(self.not_a_standby("it accepts writes")?) }
+        if sql::in_recovery(&session).await? {
+            Ok(())
+        } else {
+            Err(self.not_a_standby(cx, "it accepts writes")?)
+        }
     }
 }
 
@@ -51,13 +57,15 @@ impl Step for HaltStandbyStep {
         let node = self.node()?;
         cx.confine(&node.data_dir)?;
         if ctl::manager(cx, node).state().await? != ServerState::Stopped {
-            self.check_running().await?;
+            self.check_running(cx).await?;
             return Ok(Probe::Ready);
         }
         match self.control().await?.state.as_str() {
             CLEAN => Ok(Probe::Done(Output::default())),
             CRASHED => Ok(Probe::Ready),
-            other => Err(self.not_a_standby(&format!("it is stopped, and pg_controldata says \"{other}\""))?),
+            other => {
+                Err(self.not_a_standby(cx, &format!("it is stopped, and pg_controldata says \"{other}\""))?)
+            }
         }
     }
 
@@ -72,7 +80,7 @@ impl Step for HaltStandbyStep {
             cx.report.log("pgleap", "the standby was not stopped cleanly: started once more to stop it");
             manager.start(&standby::start_settings()).await?;
         }
-        self.check_running().await?;
+        self.check_running(cx).await?;
         manager.stop(StopMode::Fast).await
     }
 
@@ -87,7 +95,7 @@ impl Step for HaltStandbyStep {
         }
         match self.control().await?.state.as_str() {
             CLEAN => Ok(Output::default()),
-            other => Err(self.not_a_standby(&format!("after its stop pg_controldata says \"{other}\""))?),
+            other => Err(self.not_a_standby(cx, &format!("after its stop pg_controldata says \"{other}\""))?),
         }
     }
 

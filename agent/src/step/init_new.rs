@@ -85,7 +85,8 @@ fn check_install_user(seed: &Node, node: &Node, facts: &SeedFacts) -> Result<()>
     }
     Err(StepError::new(format!(
         "pg_upgrade has to run as role \"{user}\", which initdb of the old cluster made, but the fleet file says superuser \
-         = \"{}\" for node {}: set superuser to \"{user}\", and let the agent connect as it over the local socket",
+         = \"{}\" for node {}: cancel, set superuser to \"{user}\" and apply it, let the agent connect as it over the local \
+         socket, start again",
         node.superuser, node.name
     )))
 }

@@ -123,6 +123,19 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
     })
 }
 
+/// Why a standby is refused where only the leader of its side can serve.
+pub(crate) fn not_leading(node: &Node, what: &str, undo: bool) -> StepError {
+    let cure = if undo {
+        "let exactly one node of its side lead, then retry"
+    } else {
+        "make it the leader again and retry, or cancel and start again, which finds the leader by itself"
+    };
+    StepError::new(format!(
+        "node {} is a standby, and {what} on the leader of its side only: {cure}",
+        node.name
+    ))
+}
+
 /// Whether a node has nothing inside it to take back any more: its server is stopped, and what was made in it goes with its
 /// directory, which is this operation's, is gone already, or was taken out of service by `pg_upgrade --link`.
 ///

@@ -93,7 +93,8 @@ impl OfferFilesStep {
         let (declared, actual) = (Pair::of(seed_dir, data_dir)?, Pair::of(&seed_real, &data_real)?);
         if (&declared.old, &declared.new) != (&actual.old, &actual.new) {
             return Err(StepError::new(format!(
-                "{} and {} lead through symbolic links to {} and {}; name the real directories in the fleet file",
+                "{} and {} lead through symbolic links to {} and {}; cancel, name the real directories in the fleet file and \
+                 apply it, start again",
                 seed_dir.display(),
                 data_dir.display(),
                 seed_real.display(),

@@ -35,15 +35,11 @@ impl PublishStep {
         Ok(session)
     }
 
-    async fn check_server(&self) -> Result<()> {
+    async fn check_server(&self, undo: bool) -> Result<()> {
         let node = self.node()?;
         let session = sql::connect_any(node).await?;
         if sql::in_recovery(&session).await? {
-            return Err(StepError::new(format!(
-                "node {} is a standby, but publications can only be made and dropped on the old leader; after a \
-                 failover, cancel and start anew with the leader corrected in the fleet file",
-                node.name
-            )));
+            return Err(super::not_leading(node, "publications are made and dropped", undo));
         }
         Ok(())
     }
@@ -57,7 +53,7 @@ impl PublishStep {
         }
         Err(StepError::new(format!(
             "wal_level of node {} is {level}, but logical replication needs logical; \
-             run ALTER SYSTEM SET wal_level = logical, restart it, then start anew",
+             run ALTER SYSTEM SET wal_level = logical, restart it, then retry",
             self.node()?.name
         )))
     }
@@ -102,7 +98,7 @@ impl PublishStep {
 #[async_trait]
 impl Step for PublishStep {
     async fn probe(&self, _cx: &Context) -> Result<Probe> {
-        self.check_server().await?;
+        self.check_server(false).await?;
         self.check_wal_level().await?;
         let missing = self.missing().await?;
         Ok(if missing.is_empty() { Probe::Done(Output::default()) } else { Probe::Ready })
@@ -130,14 +126,14 @@ impl Step for PublishStep {
         if missing.is_empty() {
             return Ok(Output::default());
         }
-        Err(StepError::new(format!("publication {} is missing in {missing:?}", self.0.publication)))
+        Err(StepError::new(format!("publication {} is missing in {missing:?}: retry", self.0.publication)))
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         if super::is_gone(cx, self.node()?).await? {
             return Ok(());
         }
-        self.check_server().await?;
+        self.check_server(true).await?;
         for database in sql::existing(self.node()?, &self.0.databases).await? {
             let session = self.connect(&database).await?;
             // Another's was refused by the probe, and is not ours to drop.

@@ -217,7 +217,7 @@ impl Step for RecoverToStep {
                 if upstream.system_identifier != own {
                     return Err(StepError::new(format!(
                         "node {} (system identifier {own}) is no standby of {} (system identifier {}); \
-                         correct the fleet file",
+                         cancel, correct the fleet file and apply it, start again",
                         node.name,
                         upstream::place(self.upstream()?),
                         upstream.system_identifier

@@ -48,8 +48,8 @@ impl Step for RelinkStep {
         let ours = nodes.owned(cx, data)?.is_some();
         if !ours && !made::is_free(data)? {
             return Err(StepError::new(format!(
-                "{} is not empty and was not made by this operation; empty it, or name another data_dir for node {} \
-                 in the fleet file",
+                "{} is not empty and was not made by this operation; empty it and retry, or cancel, name another data_dir \
+                 for node {} in the fleet file and apply it, start again",
                 data.display(),
                 nodes.node.name
             )));
@@ -100,7 +100,7 @@ impl Step for RelinkStep {
             return Ok(Output::default());
         }
         Err(StepError::new(format!(
-            "{} is not a whole copy of the leader's after rsync; retry the step",
+            "{} is not a whole copy of the leader's after rsync; retry",
             data.display()
         )))
     }
@@ -112,7 +112,7 @@ impl Step for RelinkStep {
         let Some(made) = nodes.owned(cx, data)? else { return Ok(()) };
         if let Some(pid) = running_in(data) {
             return Err(StepError::new(format!(
-                "a server (process {pid}) runs in {}; stop it, then cancel again",
+                "a server (process {pid}) runs in {}; stop it, then retry",
                 data.display()
             )));
         }
@@ -190,7 +190,7 @@ impl Nodes<'_> {
         for node in [self.seed, self.node] {
             if let Some(pid) = running_in(Path::new(&node.data_dir)) {
                 return Err(StepError::new(format!(
-                    "a server (process {pid}) runs in {}; nothing can be relinked until it is stopped",
+                    "a server (process {pid}) runs in {}; nothing can be relinked until it is stopped: stop it, then retry",
                     node.data_dir
                 )));
             }
@@ -205,8 +205,8 @@ impl Nodes<'_> {
             return Ok(());
         }
         Err(StepError::new(format!(
-            "{} is \"{state}\" and not \"shut down in recovery\": its files do not equal the leader's; cancel, or \
-             remove the node and clone it anew",
+            "{} is \"{state}\" and not \"shut down in recovery\": its files do not equal the leader's; cancel, \
+             then start again",
             self.seed.data_dir
         )))
     }
@@ -223,7 +223,7 @@ impl Nodes<'_> {
                 made.push(directory);
             } else {
                 return Err(StepError::new(format!(
-                    "{} is not empty and was not made by this operation; remove it",
+                    "{} is not empty and was not made by this operation; remove it, then retry",
                     directory.display()
                 )));
             }

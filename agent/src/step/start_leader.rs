@@ -25,7 +25,8 @@ impl Step for StartLeaderStep {
         let marker = Marker::own(cx.confine(&node.data_dir)?, &cx.operation)?;
         if !matches!(marker.stage, Some(Stage::Upgraded | Stage::Started)) {
             return Err(StepError::new(format!(
-                "{} of node {} on host {} has not been upgraded (stage {:?}), so it is not started: run the upgrade step",
+                "{} of node {} on host {} has not been upgraded (stage {:?}), so it is not started: \
+                 cancel, then start again",
                 node.data_dir, node.name, node.host, marker.stage
             )));
         }
@@ -64,7 +65,7 @@ impl Step for StartLeaderStep {
         if standby || u32::try_from(major).ok() != Some(node.major) || !same {
             return Err(StepError::new(format!(
                 "what answers on port {} in {} on host {} is not the upgraded leader {}: major {major}, data directory \
-                 {directory}, in recovery: {standby}",
+                 {directory}, in recovery: {standby}; stop it, then retry",
                 node.port, node.socket_dir, node.host, node.name
             )));
         }

@@ -153,8 +153,8 @@ fn may_start(node: &Node, operation: &str, verified: bool, mark: Option<&Mark>) 
         return Ok(());
     }
     Err(StepError::new(format!(
-        "{place} was relinked but not proven equal to the leader's, and was not cloned again, so it is not started: run \
-         the re-clone step"
+        "{place} was relinked but not proven equal to the leader's, and was not cloned again, so it is not started: \
+         cancel, then start again"
     )))
 }
 

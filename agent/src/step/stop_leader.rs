@@ -36,6 +36,20 @@ async fn control_of(node: &Node) -> Result<ControlData> {
     control::read(node, Path::new(&node.data_dir)).await
 }
 
+/// `finish --decommission` stops the former leader of a side, too, and cannot be cancelled.
+fn not_promoted(cx: &Context, node: &Node, why: &str) -> StepError {
+    let cure = if cx.finishing {
+        "make it the leader of its side again (start it if it is stopped; `pg_ctl promote`, with Patroni `patronictl switchover`), \
+         then retry"
+    } else {
+        "cancel, then start again"
+    };
+    StepError::new(format!(
+        "node {} on host {} is a standby and no leader ({why}): {cure}",
+        node.name, node.host
+    ))
+}
+
 /// Waits, not for ever, until whoever has a physical slot here is connected: who is not would miss the end.
 async fn wait_for_standbys(cx: &Context, node: &Node, session: &sql::Session) -> Result<()> {
     let absent = "SELECT slot_name::text FROM pg_catalog.pg_replication_slots
@@ -70,10 +84,9 @@ impl Step for StopLeaderStep {
         let control = control_of(node).await?;
         match control.state.as_str() {
             CLEAN => Ok(Probe::Done(output(control))),
-            "shut down in recovery" | "in archive recovery" => Err(StepError::new(format!(
-                "node {} on host {} is a standby (\"{}\" in {}), not the promoted leader: run the convert phase first",
-                node.name, node.host, control.state, node.data_dir
-            ))),
+            "shut down in recovery" | "in archive recovery" => {
+                Err(not_promoted(cx, node, &format!("\"{}\" in {}", control.state, node.data_dir)))
+            }
             // Crashed: it is started and stopped again, cleanly, with its replicas connected.
             _ => Ok(Probe::Ready),
         }
@@ -91,10 +104,7 @@ impl Step for StopLeaderStep {
         let doing = || format!("preparing node {} for its stop", node.name);
         let row = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.doing(doing)?;
         if row.try_get(0).doing(doing)? {
-            return Err(StepError::new(format!(
-                "node {} on host {} is in recovery, so it is not the promoted leader: run the convert phase first",
-                node.name, node.host
-            )));
+            return Err(not_promoted(cx, node, "it is in recovery"));
         }
         wait_for_standbys(cx, node, &session).await?;
         let standbys = "SELECT application_name || ' ' || coalesce(client_addr::text, 'local') || ' ' || state || ' sent '
@@ -118,7 +128,8 @@ impl Step for StopLeaderStep {
         let control = control_of(node).await?;
         if control.state != CLEAN {
             return Err(StepError::new(format!(
-                "node {} on host {} did not stop cleanly: its control file says \"{}\", checkpoint {}",
+                "node {} on host {} did not stop cleanly: its control file says \"{}\", checkpoint {}; retry starts it and \
+                 stops it again",
                 node.name,
                 node.host,
                 control.state,

@@ -37,10 +37,7 @@ impl SubscribeStep {
         let node = self.node()?;
         let session = sql::connect_any(node).await?;
         if sql::in_recovery(&session).await? {
-            return Err(StepError::new(format!(
-                "node {} is in recovery, so it cannot subscribe: it is not the leader of the new cluster",
-                node.name
-            )));
+            return Err(super::not_leading(node, "subscriptions are made", false));
         }
         Ok(())
     }

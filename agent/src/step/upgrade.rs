@@ -41,7 +41,7 @@ impl Step for UpgradeStep {
             Some(Stage::Initialised) => {}
             Some(Stage::Relinking | Stage::Relinked) | None => {
                 return Err(StepError::new(format!(
-                    "{} of node {} is a replica's copy, not a new cluster made for pg_upgrade",
+                    "{} of node {} is a replica's copy, not a new cluster made for pg_upgrade: cancel, then start again",
                     node.data_dir, node.name
                 )));
             }
@@ -49,7 +49,8 @@ impl Step for UpgradeStep {
         for side in [seed, node] {
             if let ServerState::Running { pid } = ctl::manager(cx, side).state().await? {
                 return Ok(Probe::Blocked(format!(
-                    "a server runs in {} on host {} (process {pid}); pg_upgrade needs both stopped: stop it and retry",
+                    "a server runs in {} on host {} (process {pid}); pg_upgrade needs both stopped: stop it \
+                     and whatever starts it; the step goes on by itself",
                     side.data_dir, side.host
                 )));
             }
@@ -113,7 +114,7 @@ impl Step for UpgradeStep {
             return Ok(Output::default());
         }
         Err(StepError::new(format!(
-            "{} of node {} is not an upgraded cluster although pg_upgrade succeeded: {}",
+            "{} of node {} is not an upgraded cluster although pg_upgrade succeeded: {}; cancel, then start again",
             node.data_dir,
             node.name,
             wrong.join(", ")
@@ -246,9 +247,9 @@ fn check_old(seed: &Node, control: &ControlData) -> Result<()> {
         seed.host,
         control.state,
         if control.state.contains("recovery") {
-            "it was never promoted"
+            "it was never promoted; cancel, then start again"
         } else {
-            "start it and stop it cleanly"
+            "start it and stop it cleanly, then retry"
         }
     )))
 }

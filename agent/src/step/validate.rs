@@ -70,8 +70,7 @@ impl Step for ValidateStep {
 
     async fn verify(&self, _: &Context) -> Result<Output> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let found =
-            found.ok_or_else(|| StepError::new("nothing was compared yet: run the validation step again"))?;
+        let found = found.ok_or_else(|| StepError::new("nothing was compared yet: retry"))?;
         Ok(Output { kind: Some(output::Kind::Validated(found)) })
     }
 

@@ -53,8 +53,8 @@ pub async fn write(cx: &Context, seed: &Node, node: &Node, facts: &SeedFacts, st
         preload::check(node, staging, &libraries).await?;
     } else if !Path::new(&node.config_file).exists() {
         return Err(StepError::new(format!(
-            "{} (config_file of node {}) does not exist on host {}: create it for PostgreSQL {}, or remove config_file \
-             from the fleet file to have pgleap write postgresql.conf in the data directory",
+            "{} (config_file of node {}) does not exist on host {}: create it for PostgreSQL {} and retry, or cancel, \
+             remove config_file from the fleet file and apply it, start again: pgleap then writes postgresql.conf",
             node.config_file, node.name, node.host, node.major
         )));
     } else {

@@ -89,8 +89,8 @@ impl Marker {
                 marker.operation
             ))),
             None => Err(StepError::new(format!(
-                "{} was not made by pgleap (it has no {FILE}), so it is not touched: remove it or name another \
-                 directory in the fleet file",
+                "{} was not made by pgleap (it has no {FILE}), so it is not touched: move it away, cancel, then start \
+                 again",
                 data_dir.display()
             ))),
         }

@@ -37,7 +37,7 @@ pub fn check(cx: &Context, seed: &Node, node: &Node) -> Result<()> {
     } else if let Some(first) = first_entry(data_dir)? {
         return Err(StepError::new(format!(
             "the new data directory {} of node {} on host {} is not empty (it holds \"{first}\") and was not made by \
-             pgleap: empty it, or name another directory in the fleet file",
+             pgleap: empty it and retry, or cancel, name another directory in the fleet file and apply it, start again",
             node.data_dir, node.name, node.host
         )));
     }
@@ -45,7 +45,7 @@ pub fn check(cx: &Context, seed: &Node, node: &Node) -> Result<()> {
     if old != new {
         return Err(StepError::new(format!(
             "{} and {} on host {} lie on different file systems, between which pg_upgrade --link cannot link files: \
-             name a new data directory on the file system of the old one",
+             cancel, name one on the file system of the old one in the fleet file and apply it, start again",
             seed.data_dir, node.data_dir, node.host
         )));
     }

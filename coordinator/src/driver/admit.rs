@@ -87,12 +87,14 @@ impl AdmitRun {
         if let Err(unready) = ready(&check::run(cluster, &facts), queue.accept_warnings) {
             let what = unready.what;
             return not_ready(
-                format!("its turn came, and the check found {what}: cure them, {again}"),
+                format!("its turn came, and the check found {what}: do what each line says, {again}"),
                 unready.lines,
             );
         }
         match build(cluster, &facts, &self.operation, &new_tag()) {
-            Err(error) => not_ready(format!("its turn came, and {error}; {again}"), Vec::new()),
+            Err(error) => {
+                not_ready(format!("its turn came, and {error}; remove the cause, {again}"), Vec::new())
+            }
             Ok(plan) => {
                 let (operation, plan) = (self.operation.clone(), Arc::new(plan));
                 Some(Ok(Command::Admit { operation, plan, generation: state.generation() }))

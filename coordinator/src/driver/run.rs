@@ -15,7 +15,7 @@ use super::backoff::Backoff;
 use super::greet::{Greeted, Greeter, News};
 use super::live::Live;
 use crate::plan::{PlannedStep, bind, for_finish};
-use crate::raft::{ProposeError, Raft};
+use crate::raft::{LOST_DISK, ProposeError, Raft};
 use crate::state::{Command, Operation, Outcome, Reply, Status as Stands, StepState, Verb};
 
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -82,7 +82,11 @@ impl StepRun {
                     blocked.wait().await;
                     continue;
                 }
-                None => self.failure("the agent reported the end of the step without an outcome".into()),
+                None => self.failure(format!(
+                    "the agent of host {host} reported the end of the step without an outcome: it is of another version; \
+                     install the same on both, then `pgleap retry {}`",
+                    self.operation
+                )),
             };
             let (operation, step) = (self.operation.clone(), self.step.id.clone());
             match &outcome {
@@ -189,8 +193,12 @@ impl StepRun {
     /// The planned action with what earlier steps reported filled in.
     fn action(&self) -> Result<Action, String> {
         let state = self.raft.latest().state;
-        let operation: &Operation =
-            state.operations.get(&self.operation).ok_or_else(|| "the operation is gone".to_owned())?;
+        let operation: &Operation = state.operations.get(&self.operation).ok_or_else(|| {
+            format!(
+                "operation {} is not known any more; `pgleap status` shows those that are",
+                self.operation
+            )
+        })?;
         match bind(&operation.plan, &self.step, &operation.outputs()) {
             Ok(action) if operation.status == Stands::Finishing => {
                 Ok(for_finish(action, operation.traffic.writer))
@@ -199,7 +207,7 @@ impl StepRun {
             // To take it back, only the plan's own fields count: what it would have been bound with may never
             // have come about.
             Err(_) if self.verb == Verb::Undo => Ok(self.step.action.clone()),
-            Err(error) => Err(format!("step {} cannot be started: {error}", self.step.id)),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -249,17 +257,20 @@ impl StepRun {
 
     fn refusal(&self, message: &str) -> String {
         format!(
-            "the agent of host {} refused step {}: {message}; then `pgleap retry {}`",
+            "the agent of host {} refused step {}: {message}; where that names no cure, install the same version of pgleap on \
+             both; then `pgleap retry {}`",
             self.step.host, self.step.id, self.operation
         )
     }
 
     /// The agent has seen newer fences than the log ever gave.
     fn ahead(&self, message: &str) -> String {
+        let operation = &self.operation;
         format!(
-            "the agent of host {} knows of a later start of operation {} than this coordinator: {message}; was the \
-             coordinator's data directory restored from an older copy?",
-            self.step.host, self.operation
+            "the agent of host {} knows of a later start of operation {operation} than this coordinator: {message}; its data \
+             directory was restored from an older copy: {LOST_DISK}. Where another coordinator leads then: `pgleap retry \
+             {operation}`",
+            self.step.host
         )
     }
 

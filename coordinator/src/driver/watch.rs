@@ -210,9 +210,9 @@ fn redo(side: Side, writer: Side) -> String {
                 "finish, which keeps the new cluster"
             };
             format!(
-                "the {writer} cluster takes the writes and goes on, and its agent keeps clients out of whatever leads the {side} one. \
-                 That may miss what the former leader had \
-                 confirmed, and nothing may be moved to it: {way}, {again}"
+                "the {writer} cluster takes the writes and goes on. What leads the {side} cluster now is closed to clients by the \
+                 agent of its own host; it may miss what the former leader had confirmed, and nothing may be moved to it: {way}, \
+                 {again}"
             )
         }
     }

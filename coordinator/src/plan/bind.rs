@@ -15,7 +15,10 @@ use super::types::{Phase, Plan, PlannedStep};
 /// A step cannot be started because an earlier one has not told what it needs. In a plan of this planner that is a fault
 /// of the driver or of an agent, not of the operator.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("step {step} needs what step {source_step} found out: {reason}")]
+#[error(
+    "step {step} needs what step {source_step} found out: {reason}; install the same version of pgleap everywhere, cancel, then \
+     start again; if it comes back, report it"
+)]
 pub struct BindError {
     /// The step to be started.
     pub step: String,

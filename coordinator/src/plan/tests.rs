@@ -322,7 +322,8 @@ fn nothing_is_bound_from_nonsense() {
     let error = bind(&plan, recover, &BTreeMap::new()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "step convert.recover_to needs what step convert.create_slots found out: it has no output yet"
+        "step convert.recover_to needs what step convert.create_slots found out: it has no output yet; install the same \
+         version of pgleap everywhere, cancel, then start again; if it comes back, report it"
     );
     assert!(bind(&plan, recover, &told(Output::default())).is_err());
 

@@ -9,6 +9,12 @@ use crate::state::Rejection;
 use crate::state::RestoreError;
 use crate::state::command::DecodeError;
 
+/// What to do with a data directory that has forgotten something (decision 16): votes and starts that others remember.
+pub const LOST_DISK: &str = "\
+    treat its disk as lost: stop it, `pgleap members remove` it, add it again, empty the directory and start it with \
+    --join. A coordinator without others has no copy to come back from: let it begin a new group in an empty directory, run \
+    `pgleap-agent forget-group` on each host, and take back by hand what its operations have made";
+
 /// The coordinator cannot start, or cannot go on: its log is not usable.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftError {
@@ -28,8 +34,8 @@ pub enum RaftError {
     },
     /// The file is not what this program wrote.
     #[error(
-        "{path} is damaged: {why}; restore it from a backup, or move it away to begin empty \
-         (running operations are then forgotten: undo them by hand first)"
+        "{path} is damaged: {why}; never restore it from a copy, {lost}",
+        lost = LOST_DISK
     )]
     Corrupted {
         /// The file.
@@ -108,7 +114,7 @@ pub enum ProposeError {
     /// It lost its leadership before the command was committed; it may or may not be.
     #[error(
         "this coordinator lost its leadership while the command was under way, which may still take effect; \
-         repeat the request with the same request id"
+         see `pgleap status` whether it did, and give the command again if not"
     )]
     Lost,
     /// The group cannot be changed so. Nothing was done.

@@ -37,7 +37,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use data_dir::FILE_NAME;
 pub use deliver::RaftService;
-pub use error::{LEADER_KEY, Leader, MembershipError, ProposeError, RaftError};
+pub use error::{LEADER_KEY, LOST_DISK, Leader, MembershipError, ProposeError, RaftError};
 use group::Asked;
 pub use group::Wish;
 pub use join::join;

@@ -74,7 +74,7 @@ impl PgBouncerDriver {
             return Ok(());
         }
         Err(self.refuse(&format!(
-            "the process at {} port {} reads {}, and the fleet file says {}; correct the fleet file",
+            "the process at {} port {} reads {}, and the fleet file says {}; cancel, correct the fleet file and apply it, start again",
             self.definition.socket_dir,
             self.definition.port,
             running.display(),
@@ -92,8 +92,8 @@ impl PgBouncerDriver {
             return Ok(());
         }
         Err(self.refuse(&format!(
-            "no entry of [databases] in {} reaches {}:{}; hosts are compared as they are written, so use the address of \
-             the fleet file",
+            "no entry of [databases] in {} reaches {}:{}; hosts are compared as they are written, so write the address of \
+             the fleet file there, RELOAD, then try again",
             self.definition.config, from.host, from.port
         )))
     }

@@ -130,7 +130,8 @@ pub fn session_pools(
     );
     if refuse {
         return Err(StepError::new(format!(
-            "{said}; set pool_mode = transaction there, or session_pools = \"wait\" in the fleet file"
+            "{said}; set pool_mode = transaction there and try again, or cancel, set session_pools = \"wait\" in the fleet file and \
+             apply it, start again"
         )));
     }
     Ok(Some(said))

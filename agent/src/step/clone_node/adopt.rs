@@ -23,7 +23,7 @@ pub(super) async fn check(
     let refuse = |what: String| {
         StepError::new(format!(
             "{} on host {} is not empty and not a standby that could be adopted as node {}: {what}; empty the \
-             directory to have it cloned, or give another one in the fleet file",
+             directory to have it cloned and retry, or cancel, give another one in the fleet file and apply it, start again",
             node.data_dir, cx.config.host, node.name
         ))
     };

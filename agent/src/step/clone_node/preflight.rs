@@ -41,14 +41,14 @@ pub(super) async fn ask(
     if system_identifier != 0 && identity.system_identifier != system_identifier {
         return Err(StepError::new(format!(
             "{place} has system identifier {}, but the old cluster has {system_identifier}: it is another cluster; \
-             correct the fleet file",
+             cancel, correct the fleet file and apply it, start again",
             identity.system_identifier
         )));
     }
     if identity.version_num / 10_000 != node.major {
         return Err(StepError::new(format!(
-            "{place} is PostgreSQL {}, but the binaries of node {} in {} are of major {}; correct bin_dir in the \
-             fleet file",
+            "{place} is PostgreSQL {}, but the binaries of node {} in {} are of major {}; cancel, correct \
+             bin_dir in the fleet file and apply it, start again",
             identity.version_num / 10_000,
             node.name,
             node.bin_dir,
@@ -112,8 +112,8 @@ pub(super) fn directories(cx: &Context, node: &Node, origin: &Origin) -> Result<
             Some(true) => true,
             Some(false) => {
                 return Err(StepError::new(format!(
-                    "{} on host {} is not empty, so node {} cannot be cloned into it; empty it, or give another \
-                     directory in the fleet file",
+                    "{} on host {} is not empty, so node {} cannot be cloned into it; empty it and retry, or \
+                     cancel, give another directory in the fleet file and apply it, start again",
                     path.display(),
                     cx.config.host,
                     node.name
@@ -138,8 +138,8 @@ pub(super) fn check_room(node: &Node, origin: &Origin) -> Result<()> {
         let free = free_bytes(&path)?;
         if free < needed {
             return Err(StepError::new(format!(
-                "the clone of node {} needs {} below {}, but only {} are free there; make room, or give another \
-                 directory in the fleet file",
+                "the clone of node {} needs {} below {}, but only {} are free there; make room and retry, or \
+                 cancel, give another directory in the fleet file and apply it, start again",
                 node.name,
                 megabytes(needed),
                 path.display(),
@@ -173,8 +173,8 @@ pub(super) async fn check_configuration(node: &Node, upstream: &Conninfo) -> Res
         return match std::fs::metadata(&node.config_file) {
             Ok(_) => Ok(()),
             Err(error) => Err(StepError::new(format!(
-                "config_file of node {} cannot be read: {}: {error}; copy the configuration of the old node there and \
-                 adapt it",
+                "config_file of node {} cannot be read: {}: {error}; copy the configuration of the old node there, \
+                 adapt it, then retry",
                 node.name, node.config_file
             ))),
         };
@@ -193,8 +193,8 @@ pub(super) async fn check_configuration(node: &Node, upstream: &Conninfo) -> Res
 /// The error of a node without postgresql.conf.
 pub(super) fn no_configuration(node: &Node, why: &str) -> StepError {
     StepError::new(format!(
-        "node {} would have no postgresql.conf: {why}, and a base backup brings only the data directory; copy the \
-         configuration to this host and name it as config_file of the node in the fleet file",
+        "node {} would have no postgresql.conf: {why}, and a base backup brings only the data directory; cancel, \
+         copy the configuration to this host, name it as config_file of the node in the fleet file and apply it, start again",
         node.name
     ))
 }

@@ -12,6 +12,7 @@ use super::super::greet::{Greeter, News};
 use super::super::live::TrafficWait;
 use super::{Failure, Hand, Over};
 use crate::plan::Placed;
+use crate::raft::LOST_DISK;
 
 /// Between two calls to an agent that does not answer, or cannot do it yet.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -133,8 +134,8 @@ impl Hand<'_> {
     /// The agent has seen newer tickets than this one: it is of the past, or the log is.
     fn ahead(&self, status: &Status) -> String {
         format!(
-            "it knows a later ticket of operation {} ({}); if this lasts, was the coordinator's data directory restored from \
-             an older copy?",
+            "it knows a later ticket of operation {} ({}): another coordinator leads by now, or, if this lasts, the data \
+             directory of this one was restored from an older copy: {LOST_DISK}",
             self.ticket.operation,
             explain_status(status)
         )

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures::future::{join_all, try_join};
 use pgleap_proto::traffic::{
-    BlockersRequest, FenceRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest, SealRequest,
-    SettleRequest, SlotAt, Timing,
+    BlockersRequest, FenceRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest, Pooler,
+    SealRequest, SettleRequest, SlotAt, Timing, pooler,
 };
 use tokio::time::Instant;
 
@@ -98,9 +98,14 @@ impl Hand<'_> {
             async move { (at, party.answer(answer, "be paused", client.pause(request)).await) }
         });
         let mut blocked: Vec<(String, PauseReply)> = Vec::new();
+        let mut reasons: Vec<String> = Vec::new();
         for (at, answered) in join_all(asked).await {
             let reply = answered?;
             if !reply.paused {
+                let reason = held_up_by(&at.what, &reply);
+                if !reasons.contains(&reason) {
+                    reasons.push(reason);
+                }
                 blocked.push((at.what.name.clone(), reply));
             }
         }
@@ -116,9 +121,10 @@ impl Hand<'_> {
         let pids = blocked.iter().flat_map(|(_, reply)| reply.blocking_pids.iter().copied()).collect();
         evidence.extend(self.blockers(armed, pids).await);
         let reason = format!(
-            "the pause was not acquired within {} ms by {}: transactions did not end",
+            "the pause was not acquired within {} ms by {}: {}",
             traffic.acquire_ms,
-            names.join(", ")
+            names.join(", "),
+            reasons.join("; ")
         );
         Err(Failure { reason, evidence, again: true })
     }
@@ -152,6 +158,15 @@ impl Hand<'_> {
     }
 }
 
+/// PURE: a hook says itself what it waits for, and so does a PgBouncer that refused.
+fn held_up_by(pooler: &Pooler, reply: &PauseReply) -> String {
+    let hook = matches!(pooler.kind, Some(pooler::Kind::Hook(_)));
+    if reply.reason.is_empty() || !hook && !reply.blocking_pids.is_empty() {
+        return "transactions did not end".to_owned();
+    }
+    reply.reason.clone()
+}
+
 /// The target still runs as a primary, as its agent saw it last (at most a few seconds ago).
 fn check_leads(node: &str, seen: &ObserveReply) -> Result<(), Failure> {
     let what = match (seen.running, seen.in_recovery) {
@@ -177,4 +192,28 @@ fn left(until: Instant) -> Result<u64, Failure> {
         ));
     }
     Ok(millis(left).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use pgleap_proto::traffic::{Hook, PgBouncer};
+
+    use super::*;
+
+    #[test]
+    fn a_busy_hook_is_not_said_to_be_a_transaction() {
+        let pooler = |kind| Pooler { kind: Some(kind), ..Pooler::default() };
+        let (bouncer, hook) = (
+            pooler(pooler::Kind::Pgbouncer(PgBouncer::default())),
+            pooler(pooler::Kind::Hook(Hook::default())),
+        );
+        let busy = |reason: &str, pids: &[i32]| PauseReply {
+            reason: reason.into(),
+            blocking_pids: pids.to_vec(),
+            ..PauseReply::default()
+        };
+        assert_eq!(held_up_by(&bouncer, &busy("in use", &[7])), "transactions did not end");
+        assert_eq!(held_up_by(&bouncer, &busy("PAUSE was refused", &[])), "PAUSE was refused");
+        assert_eq!(held_up_by(&hook, &busy("hook \"shop\": busy", &[7])), "hook \"shop\": busy");
+    }
 }
