@@ -130,10 +130,10 @@ async fn binaries(fleet: &mut Fleet) -> Result<()> {
     // A directory that says 18 and holds 15.
     let lying = fleet.base.join("18-bin");
     std::os::unix::fs::symlink(&fleet.old.primary().bin_dir, &lying)?;
-    refused(fleet, &["18", "15."], |file| file.new_bin_dir = text(&lying)).await?;
+    refused(fleet, &["versions", "18-bin", "of PostgreSQL 15.", "expected 18"], |file| file.new_bin_dir = text(&lying)).await?;
     let lying = fleet.base.join("15-bin");
     std::os::unix::fs::symlink(&fleet.new_leader().bin_dir, &lying)?;
-    refused(fleet, &["15", "18."], |file| file.seed_bin_dir = text(&lying)).await?;
+    refused(fleet, &["versions", "15-bin", "of PostgreSQL 18.", "expected 15"], |file| file.seed_bin_dir = text(&lying)).await?;
     // One directory for both majors is seen without looking at any host.
     let new = text(&fleet.new_leader().bin_dir);
     refused(fleet, &["fleet.toml:", &new], |file| file.seed_bin_dir = new.clone()).await
@@ -248,7 +248,7 @@ async fn slot_names(fleet: &mut Fleet, primary: &Server) -> Result<()> {
 async fn databases(fleet: &mut Fleet, primary: &Server) -> Result<()> {
     fleet.apply().await?;
     let weird = schema::WEIRD;
-    let cases: [(&str, &str, &str, &[&str]); 4] = [
+    let cases: [(&str, &str, &str, &[&str]); 5] = [
         (
             weird,
             "CREATE TABLE shop.keyless (x int)",
@@ -260,6 +260,14 @@ async fn databases(fleet: &mut Fleet, primary: &Server) -> Result<()> {
             "CREATE UNLOGGED TABLE shop.fleeting (x int PRIMARY KEY)",
             "DROP TABLE shop.fleeting",
             &["unlogged-tables", "shop", "fleeting"],
+        ),
+        // An array in a row type in a domain: nothing of it is hidden.
+        (
+            "shop",
+            "CREATE TYPE shop.grants AS (acl aclitem[]); CREATE DOMAIN shop.given AS shop.grants; \
+             CREATE TABLE shop.granted (id int PRIMARY KEY, given shop.given, of regclass)",
+            "DROP TABLE shop.granted; DROP DOMAIN shop.given; DROP TYPE shop.grants",
+            &["column-types", "shop.granted.given (shop.given)"],
         ),
         ("shop", "SELECT lo_create(4711)", "SELECT lo_unlink(4711)", &["large-objects", "shop"]),
         (

@@ -72,6 +72,7 @@ pub(super) async fn fill(node: &Node, facts: &mut DatabaseFacts) -> Result<()> {
     facts.extensions = extensions(&session).await?;
     facts.no_replica_identity = names(&session, NO_REPLICA_IDENTITY).await?;
     facts.unlogged_tables = names(&session, UNLOGGED).await?;
+    facts.refused_columns = names(&session, REFUSED_COLUMNS).await?;
     facts.replica_triggers = names(&session, REPLICA_TRIGGERS).await?;
     facts.foreign_attribute_options = names(&session, ATTRIBUTE_OPTIONS).await?;
     facts.event_triggers = names(&session, EVENT_TRIGGERS).await?;
@@ -125,6 +126,29 @@ const UNLOGGED: &str = "\
 SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catalog.pg_class c
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1";
+
+/// What pg_upgrade refuses from 13 on (pg_upgrade/check.c, `data_types_usage_checks`, and the version-specific checks before 17): names
+/// of objects kept as their OIDs, which do not stay the same; rows of catalogs, whose columns differ; `aclitem`, whose format changed in
+/// 16. Whatever is made of them, too: domains, arrays, rows, ranges.
+const REFUSED_COLUMNS: &str = "\
+WITH RECURSIVE refused AS (
+  SELECT t.oid, t.typname::text AS name FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+  WHERE n.nspname = 'pg_catalog' AND (t.typname IN
+      ('regcollation', 'regnamespace', 'regoper', 'regoperator', 'regproc', 'regprocedure')
+      OR t.typname = 'aclitem' AND current_setting('server_version_num')::int < 160000)
+    OR t.typtype = 'c' AND (t.oid < 16384 OR n.nspname = 'information_schema')
+  UNION
+  SELECT t.oid, r.name FROM refused r JOIN pg_catalog.pg_type t
+    ON t.typtype = 'd' AND t.typbasetype = r.oid OR t.typtype = 'b' AND t.typelem = r.oid
+    OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
+         WHERE a.attrelid = t.typrelid AND NOT a.attisdropped AND a.atttypid = r.oid)
+    OR t.typtype = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_range g WHERE g.rngtypid = t.oid AND g.rngsubtype = r.oid))
+SELECT DISTINCT format('%I.%I.%I (%s)', n.nspname, c.relname, a.attname, a.atttypid::regtype)
+FROM refused r JOIN pg_catalog.pg_attribute a ON a.atttypid = r.oid AND NOT a.attisdropped
+JOIN pg_catalog.pg_class c ON c.oid = a.attrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'm', 'i') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND n.nspname !~ '^pg_(toast_)?temp_'
+ORDER BY 1";
 
 /// Apply runs with session_replication_role = replica, where only these fire.
 const REPLICA_TRIGGERS: &str = "\

@@ -88,6 +88,13 @@ async fn demo() -> Result<bool> {
     let mut options = Options { rows: 20_000, rate: 60.0, held, ..switching::options(&[]) };
     options.fleet.coordinators = 3;
     let mut scenario = Scenario::begin(options).await?;
+    // A report of an earlier run says nothing about this one.
+    let directory = scenario.fleet.base.binaries.target_dir().join("demo");
+    std::fs::create_dir_all(&directory)?;
+    let path = directory.join("report.json");
+    if path.exists() {
+        std::fs::remove_file(&path)?;
+    }
     let file = scenario.fleet.base.join("fleet.toml").to_string_lossy().into_owned();
     let databases = scenario.databases.join(" and ");
     say(&format!("Clients write to {databases} through the poolers from now on until the end."))?;
@@ -152,9 +159,6 @@ async fn demo() -> Result<bool> {
     for (server, verdict) in verdicts.iter().filter(|(_, verdict)| !verdict.is_good()) {
         say(&format!("on {server}:\n{}", verdict.faults()))?;
     }
-    let directory = scenario.fleet.base.binaries.target_dir().join("demo");
-    std::fs::create_dir_all(&directory)?;
-    let path = directory.join("report.json");
     std::fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")?;
     say(&format!("Written to {}.", path.display()))?;
     if report.good {
@@ -243,8 +247,8 @@ fn report(
         && reads.answered > 0
         && reads.failures.is_empty();
     Report {
-        old_major: status.old_major,
-        new_major: status.new_major,
+        old_major: major(&old_version),
+        new_major: major(&new_version),
         old_version,
         new_version,
         load_seconds: records.iter().map(|record| record.seconds).sum(),
@@ -273,6 +277,11 @@ fn report(
         oldest_read_ms: reads.oldest.0.as_secs_f64() * 1000.0,
         good,
     }
+}
+
+/// The number before the first dot; 0, which is no major, when there is none.
+fn major(version: &str) -> u32 {
+    version.split(['.', ' ']).next().and_then(|major| major.parse().ok()).unwrap_or_default()
 }
 
 fn print(report: &Report) -> Result<()> {

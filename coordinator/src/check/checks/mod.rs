@@ -13,6 +13,7 @@ mod attribute_options;
 mod binaries;
 mod checksums;
 mod collations;
+mod column_types;
 mod databases;
 mod directories;
 mod disk_space;
@@ -94,6 +95,7 @@ pub static TABLE: &[Check] = &[
     long_transactions::CHECK,
     subscriptions::CHECK,
     other_replication::CHECK,
+    column_types::CHECK,
     unlogged_tables::CHECK,
     large_objects::CHECK,
     materialized_views::CHECK,
