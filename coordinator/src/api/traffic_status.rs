@@ -37,6 +37,14 @@ pub(super) fn reason(operation: &Operation) -> (String, Vec<String>) {
     } else {
         format!("; the latest try: {}", switchover.reason)
     };
+    let (to, from) = (switchover.to, switchover.to.other());
+    if switchover.served {
+        let text = format!(
+            "writes go to the {to} cluster, which serves its clients, and the {from} one is to follow it; if it never does any more, \
+             `pgleap finish` gives up the way back"
+        );
+        return (text, switchover.evidence.clone());
+    }
     let text = format!(
         "writes are to go to the {} cluster: try {} of {}, {}{latest}",
         switchover.to,

@@ -77,11 +77,12 @@ impl WatchRun {
                 None => seen = 0,
             }
             if seen >= SURE {
-                if suspicion.contains(OPEN) {
+                let failover = !suspicion.contains(OPEN);
+                if !failover {
                     evidence.extend(self.close(known, writer.other()).await);
                 }
                 let (operation, reason) = (self.operation.clone(), suspicion);
-                let command = Command::Disturbed { operation, reason, evidence };
+                let command = Command::Disturbed { operation, reason, evidence, failover };
                 // Refused when it left the gate meanwhile: then this is no news.
                 let _ = self.raft.propose(&self.by, None, command).await;
                 return;

@@ -203,6 +203,7 @@ impl State {
             | Command::Decide { .. }
             | Command::SwitchoverFailed { .. }
             | Command::SwitchoverUndone { .. }
+            | Command::SwitchoverServed { .. }
             | Command::SwitchoverDone { .. }
             | Command::Disturbed { .. }
             | Command::Admit { .. }

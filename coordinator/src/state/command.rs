@@ -164,6 +164,13 @@ pub enum Command {
         /// Of the ticket under which it was taken back.
         attempt: u64,
     },
+    /// After the decision clients are served again, but the other side does not follow yet.
+    SwitchoverServed {
+        /// Operation id.
+        operation: String,
+        /// Of the ticket under which it is completed.
+        attempt: u64,
+    },
     /// What follows the decision is done.
     SwitchoverDone {
         /// Operation id.
@@ -190,6 +197,8 @@ pub enum Command {
         reason: String,
         /// Lines that show it.
         evidence: Vec<String>,
+        /// A side has failed over, so that nothing can go on as it was; else it can when it was looked after.
+        failover: bool,
     },
     /// These wait for their turn, and are planned when it has come.
     Queue {

@@ -232,7 +232,9 @@ fn whatever_it_was_doing_it_stops_and_retry_leads_on() {
         ("stopped", |world| {
             world.rest();
             let (reason, evidence) = ("the first reason".to_owned(), Vec::new());
-            world.tell(Command::Disturbed { operation: OP.into(), reason, evidence }).unwrap();
+            world
+                .tell(Command::Disturbed { operation: OP.into(), reason, evidence, failover: true })
+                .unwrap();
         }),
     ];
     for (name, prepare) in cases {

@@ -451,9 +451,12 @@ impl World {
                     Try::Cancel { .. } => Command::Cancel { operation },
                     Try::Retry { .. } => Command::Retry { operation },
                     Try::Finish { .. } => Command::Finish { operation, decommission: false },
-                    Try::Disturb { .. } => {
-                        Command::Disturbed { operation, reason: "failed over".into(), evidence: Vec::new() }
-                    }
+                    Try::Disturb { .. } => Command::Disturbed {
+                        operation,
+                        reason: "failed over".into(),
+                        evidence: Vec::new(),
+                        failover: true,
+                    },
                     Try::Begin { to, .. } => Command::BeginSwitchover { operation, to, accepted: Vec::new() },
                     Try::Hold { at, .. } => Command::Hold { name: operation, at },
                     _ => Command::Proceed { name: operation },

@@ -231,6 +231,9 @@ impl State {
             Command::SwitchoverUndone { operation, attempt } => {
                 self.traffic(occasion, operation, Move::Undone { attempt: *attempt })
             }
+            Command::SwitchoverServed { operation, attempt } => {
+                self.traffic(occasion, operation, Move::Served { attempt: *attempt })
+            }
             Command::SwitchoverDone { operation, attempt, pause_us, timings } => {
                 let (attempt, pause_us) = (*attempt, *pause_us);
                 self.traffic(occasion, operation, Move::Done { attempt, pause_us, timings })
@@ -238,8 +241,9 @@ impl State {
             Command::Finish { operation, decommission } => {
                 self.traffic(occasion, operation, Move::Finish { decommission: *decommission })
             }
-            Command::Disturbed { operation, reason, evidence } => {
-                self.traffic(occasion, operation, Move::Disturbed { reason, evidence })
+            Command::Disturbed { operation, reason, evidence, failover } => {
+                let failover = *failover;
+                self.traffic(occasion, operation, Move::Disturbed { reason, evidence, failover })
             }
             Command::AgentSeen { host, known, seen, remembers } => {
                 self.agent_seen(occasion, host, known.as_ref(), seen, *remembers)

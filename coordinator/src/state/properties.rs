@@ -90,6 +90,7 @@ enum Kind {
     Decide,
     Failed(bool),
     Undone,
+    Served,
     Done,
     Finish,
     Disturbed,
@@ -104,6 +105,7 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         3 => Just(Kind::Decide),
         2 => any::<bool>().prop_map(Kind::Failed),
         2 => Just(Kind::Undone),
+        1 => Just(Kind::Served),
         2 => Just(Kind::Done),
         1 => Just(Kind::Finish),
         1 => Just(Kind::Disturbed),
@@ -218,10 +220,12 @@ fn traffic(operation: String, what: Kind, attempt: u64) -> Command {
             Command::SwitchoverFailed { operation, attempt, reason, evidence, again }
         }
         Kind::Undone => Command::SwitchoverUndone { operation, attempt },
+        Kind::Served => Command::SwitchoverServed { operation, attempt },
         Kind::Done => Command::SwitchoverDone { operation, attempt, pause_us: Some(1), timings: Vec::new() },
         Kind::Finish => Command::Finish { operation, decommission: attempt % 2 == 1 },
         Kind::Disturbed => {
-            Command::Disturbed { operation, reason: "it failed over".into(), evidence: Vec::new() }
+            let (reason, evidence) = ("it failed over".into(), Vec::new());
+            Command::Disturbed { operation, reason, evidence, failover: attempt % 2 == 1 }
         }
     }
 }

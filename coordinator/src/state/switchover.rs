@@ -18,9 +18,10 @@ pub(super) enum Move<'a> {
     Decide { attempt: u64, positions: &'a [SlotAt] },
     Failed { attempt: u64, reason: &'a str, evidence: &'a [String], again: bool },
     Undone { attempt: u64 },
+    Served { attempt: u64 },
     Done { attempt: u64, pause_us: Option<u64>, timings: &'a [Timing] },
     Finish { decommission: bool },
-    Disturbed { reason: &'a str, evidence: &'a [String] },
+    Disturbed { reason: &'a str, evidence: &'a [String], failover: bool },
 }
 
 /// Another share of reads. It takes a ticket, so that nothing sent before can come after it.
@@ -81,6 +82,7 @@ pub(super) fn begin(
         evidence: Vec::new(),
         again: false,
         positions: Vec::new(),
+        served: false,
         reads_before,
     });
     enter(operation, occasion, Status::Switching);
@@ -183,6 +185,22 @@ pub(super) fn undone(
     Ok(Reply::Accepted)
 }
 
+/// Clients have what they waited for. Should the other side never follow any more, there is a way on now: `finish`.
+pub(super) fn served(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    attempt: u64,
+) -> Result<Reply, Rejection> {
+    let switchover = current(operation, Stage::Decided, attempt)?;
+    let news = !std::mem::replace(&mut switchover.served, true);
+    let to = switchover.to;
+    if news {
+        let message = format!("clients are served by the {to} cluster; the other one does not follow yet");
+        note(operation, occasion, "", "served", &message);
+    }
+    Ok(Reply::Accepted)
+}
+
 pub(super) fn done(
     operation: &mut Operation,
     occasion: Occasion<'_>,
@@ -251,6 +269,9 @@ pub(super) fn finish(
 ) -> Result<Reply, Rejection> {
     if operation.plan.moving().is_none() {
         return Err(refused(operation, "its plan was made by an older pgleap, which could not finish"));
+    }
+    if operation.traffic.switchover.as_ref().is_some_and(|switchover| switchover.served) {
+        end(operation, occasion, Some((None, &[])));
     }
     operation.traffic.finish = Some(FinishOrder { decommission, by: occasion.by.to_owned() });
     let writer = operation.traffic.writer;

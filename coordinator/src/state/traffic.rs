@@ -60,6 +60,9 @@ pub struct Switchover {
     pub again: bool,
     /// From the decision: where the side that follows begins.
     pub positions: Vec<SlotAt>,
+    /// After the decision: clients are served, and only the side that is to follow is waited for.
+    #[serde(default)]
+    pub served: bool,
     /// Share of reads on the new side before; wanted again when it is taken back.
     pub reads_before: u8,
 }

@@ -113,11 +113,16 @@ pub(super) fn apply(
         (Status::Stopped(Stop { failover: true, .. }), H::Traffic(Move::Finish { decommission })) => {
             switchover::finish(operation, occasion, decommission)?
         }
-        (Status::AtGate, H::Traffic(Move::Disturbed { reason, evidence })) => {
+        // The side that goes away never follows: there is no way back, with or without waiting for it.
+        (Status::Switching, H::Traffic(Move::Finish { decommission }))
+            if operation.traffic.switchover.as_ref().is_some_and(|switchover| switchover.served) =>
+        {
+            switchover::finish(operation, occasion, decommission)?
+        }
+        (Status::AtGate, H::Traffic(Move::Disturbed { reason, evidence, failover })) => {
             let (reason, evidence) = (reason.to_owned(), evidence.to_vec());
             note(operation, occasion, "", "disturbed", &reason);
-            let stop =
-                Stop { step: None, reason, evidence, cancelling: false, finishing: false, failover: true };
+            let stop = Stop { step: None, reason, evidence, cancelling: false, finishing: false, failover };
             enter(operation, occasion, Status::Stopped(stop));
             Reply::Accepted
         }
@@ -131,6 +136,9 @@ pub(super) fn apply(
         }
         (Status::Switching, H::Traffic(Move::Undone { attempt })) => {
             switchover::undone(operation, occasion, attempt)?
+        }
+        (Status::Switching, H::Traffic(Move::Served { attempt })) => {
+            switchover::served(operation, occasion, attempt)?
         }
         (Status::Switching, H::Traffic(Move::Done { attempt, pause_us, timings })) => {
             switchover::done(operation, occasion, attempt, (pause_us, timings))?

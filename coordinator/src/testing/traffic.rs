@@ -45,6 +45,7 @@ pub(crate) struct Traffics {
     script: Mutex<HashMap<&'static str, VecDeque<Answer>>>,
     newest: Mutex<BTreeMap<String, (u64, u64)>>,
     standby: Mutex<bool>,
+    open: Mutex<bool>,
 }
 
 impl FakeAgent {
@@ -65,6 +66,11 @@ impl FakeAgent {
     /// Every server of this host says that it is in recovery.
     pub(crate) fn demote(&self) {
         *self.traffics().standby.lock().unwrap() = true;
+    }
+
+    /// Every server of this host lets clients in, as far as its agent can see.
+    pub(crate) fn let_in(&self) {
+        *self.traffics().open.lock().unwrap() = true;
     }
 
     async fn admit(
@@ -131,6 +137,7 @@ macro_rules! calls {
                 Ok(Response::new(ObserveReply {
                     running: true,
                     in_recovery,
+                    open: *self.traffics().open.lock().unwrap(),
                     timeline: 1,
                     system_identifier: 7,
                     lag_bytes: 10,

@@ -12,7 +12,15 @@ use crate::state::Command;
 /// How long all poolers may take before the other side is told to follow without waiting for them.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long the other side may take before the log is told that clients are served without it.
+const SERVED: Duration = Duration::from_secs(3);
+
 impl Hand<'_> {
+    async fn served(&self) -> Result<(), Over> {
+        let (operation, attempt) = (self.ticket.operation.clone(), self.ticket.attempt);
+        self.run.propose(Command::SwitchoverServed { operation, attempt }).await.map(drop)
+    }
+
     /// `measured` when this coordinator paused the clients itself.
     pub(super) async fn complete(&self, measured: Option<Measured>) -> Result<(), Over> {
         let (from, to) = (self.switchover.to.other(), self.switchover.to);
@@ -60,11 +68,27 @@ impl Hand<'_> {
         };
         // A pooler whose host is away must not keep the other side from following for long.
         let mut clients = pin!(clients);
+        let mut follow = pin!(follow);
         let ((pause_us, took), followed) = match tokio::time::timeout(PATIENCE, &mut clients).await {
-            Ok(resumed) => (resumed?, follow.await?),
+            Ok(resumed) => {
+                let resumed = resumed?;
+                // It may never follow any more: then the log has to know that nothing else is waited for.
+                let followed = match tokio::time::timeout(SERVED, &mut follow).await {
+                    Ok(followed) => followed?,
+                    Err(_) => {
+                        self.served().await?;
+                        follow.await?
+                    }
+                };
+                (resumed, followed)
+            }
             Err(_) => {
-                let (resumed, followed) = tokio::join!(clients, follow);
-                (resumed?, followed?)
+                let clients = async {
+                    let resumed = clients.await?;
+                    self.served().await?;
+                    Ok(resumed)
+                };
+                tokio::try_join!(clients, follow)?
             }
         };
         own.timings.push(super::timing("resume", took));

@@ -279,6 +279,39 @@ async fn a_pooler_that_is_away_after_the_decision_holds_up_nobody_else() {
 }
 
 #[tokio::test]
+async fn one_that_never_follows_any_more_does_not_keep_anybody_from_finishing() {
+    let fixture = Fixture::new().await;
+    fixture.first.answer("follow", vec![Answer::Fail("node old is in recovery"); 1000]);
+    let coordinator = ready(&fixture).await;
+    switch(&coordinator, Side::New).await;
+    let served = |op: &Operation| op.traffic.switchover.as_ref().is_some_and(|switchover| switchover.served);
+    coordinator.until("clients are served", served).await;
+    assert_eq!(named(&calls(&fixture), "resume").len(), 2);
+    coordinator.tell(Command::Finish { operation: OP.into(), decommission: false }).await;
+    coordinator.until("it is finished", |op| op.status == Status::Finished).await;
+    let asked = named(&calls(&fixture), "follow").len();
+    let traffic = coordinator.operation().traffic.clone();
+    assert!(traffic.last.unwrap().decided && traffic.writer == Side::New);
+    // Nobody asks it any more.
+    tokio::task::yield_now().await;
+    assert_eq!(named(&calls(&fixture), "follow").len(), asked);
+}
+
+#[tokio::test]
+async fn a_fence_that_was_taken_away_is_put_back_and_told_of() {
+    let fixture = Fixture::new().await;
+    let coordinator = ready(&fixture).await;
+    fixture.second.let_in();
+    coordinator.until("stopped", |op| matches!(op.status, Status::Stopped(_))).await;
+    let Status::Stopped(stop) = coordinator.operation().status.clone() else { panic!() };
+    assert!(!stop.failover && stop.reason.contains("let clients in"), "{stop:#?}");
+    assert!(stop.evidence[0].contains("keeps clients out again"), "{stop:#?}");
+    let calls = calls(&fixture);
+    let aborted: Vec<&str> = named(&calls, "abort").iter().map(|moved| moved.what.as_str()).collect();
+    assert_eq!(aborted, ["new for old"]);
+}
+
+#[tokio::test]
 async fn an_agent_with_newer_tickets_than_the_log_is_told_of() {
     let fixture = Fixture::new().await;
     fixture.second.remember_ticket(OP, (99, 1));

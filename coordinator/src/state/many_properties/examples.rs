@@ -53,8 +53,12 @@ fn a_stopped_canary_stops_the_rest_until_it_is_retried_to_success() {
     world.reach_gate("c1-2");
     assert_eq!(world.next(), ["c2-3", "c3-4"]);
     world.admit("c2-3".into()).unwrap();
-    let disturbed =
-        Command::Disturbed { operation: "c0-1".into(), reason: "failed over".into(), evidence: Vec::new() };
+    let disturbed = Command::Disturbed {
+        operation: "c0-1".into(),
+        reason: "failed over".into(),
+        evidence: Vec::new(),
+        failover: true,
+    };
     world.tell(disturbed).unwrap();
     assert_eq!(world.next(), Vec::<String>::new());
     world.tell(Command::Retry { operation: "c0-1".into() }).unwrap();

@@ -98,6 +98,22 @@ fn a_decision_outlives_its_coordinator() {
 }
 
 #[test]
+fn who_never_follows_any_more_does_not_keep_the_way_back_from_being_given_up() {
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    gate.refused(5, Kind::Served, attempt);
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    assert!(gate.refused(5, Kind::Finish, 0).contains("a switchover is under way"), "clients may wait");
+    gate.traffic(5, Kind::Served, attempt).unwrap();
+    gate.traffic(5, Kind::Served, attempt).unwrap();
+    gate.traffic(5, Kind::Finish, 0).unwrap();
+    let operation = gate.operation();
+    assert_eq!((operation.traffic.writer, operation.status.clone()), (Side::New, Status::Finishing));
+    assert!(operation.traffic.switchover.is_none() && operation.traffic.last.as_ref().unwrap().decided);
+    gate.refused(5, Kind::Done, attempt);
+}
+
+#[test]
 fn tries_end_and_the_share_of_reads_comes_back() {
     let mut gate = Gate::new();
     gate.traffic(5, Kind::Reads, 0).unwrap();
