@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pgleap_proto::fleet::OperationStatus;
-use pgleap_proto::step::{ValidatedOutput, output};
+use pgleap_proto::step::{ValidatedOutput, VerifiedOutput, output};
 
 use crate::harness::drain::drain;
 use crate::harness::postgres::APP;
@@ -256,6 +256,24 @@ impl Scenario {
         }
         Ok(())
     }
+}
+
+/// What the comparisons of relinked replicas with the leader found; fails when there was none, or one differs: then it was cloned anew,
+/// which would hide a relink that never works.
+///
+/// # Errors
+/// With what was found.
+pub fn relinked(status: &OperationStatus) -> Result<()> {
+    let outputs = status.steps.iter().filter_map(|step| step.output.as_ref()?.kind.as_ref());
+    let found: Vec<&VerifiedOutput> = outputs
+        .filter_map(|kind| match kind {
+            output::Kind::Verified(found) => Some(found),
+            _ => None,
+        })
+        .collect();
+    let good = |found: &&VerifiedOutput| found.equal && found.linked_files > 0 && found.hashed_files > 0;
+    ensure!(!found.is_empty() && found.iter().all(good), "{found:?}");
+    Ok(())
 }
 
 /// What the validation found, as the operation's status tells; empty when it has not run.

@@ -130,10 +130,16 @@ async fn binaries(fleet: &mut Fleet) -> Result<()> {
     // A directory that says 18 and holds 15.
     let lying = fleet.base.join("18-bin");
     std::os::unix::fs::symlink(&fleet.old.primary().bin_dir, &lying)?;
-    refused(fleet, &["versions", "18-bin", "of PostgreSQL 15.", "expected 18"], |file| file.new_bin_dir = text(&lying)).await?;
+    refused(fleet, &["versions", "18-bin", "of PostgreSQL 15.", "expected 18"], |file| {
+        file.new_bin_dir = text(&lying)
+    })
+    .await?;
     let lying = fleet.base.join("15-bin");
     std::os::unix::fs::symlink(&fleet.new_leader().bin_dir, &lying)?;
-    refused(fleet, &["versions", "15-bin", "of PostgreSQL 18.", "expected 15"], |file| file.seed_bin_dir = text(&lying)).await?;
+    refused(fleet, &["versions", "15-bin", "of PostgreSQL 18.", "expected 15"], |file| {
+        file.seed_bin_dir = text(&lying)
+    })
+    .await?;
     // One directory for both majors is seen without looking at any host.
     let new = text(&fleet.new_leader().bin_dir);
     refused(fleet, &["fleet.toml:", &new], |file| file.seed_bin_dir = new.clone()).await

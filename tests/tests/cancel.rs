@@ -14,10 +14,14 @@ async fn takes_everything_back_from_each_phase() -> Result<()> {
     let mut scenario = Scenario::begin(Options::default()).await?;
     let before = scenario.old_cluster().await?;
     for phase in PHASES {
+        let place = scenario.fleet.hold_phase(phase).await?;
         scenario.start().await?;
-        scenario.fleet.wait_phase(phase, LIMIT).await?;
-        let ran = scenario.fleet.pgleap(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+        scenario.fleet.held(&place.process, &place.name, LIMIT).await?;
+        let ran = scenario.fleet.pgleap(&["cancel", &scenario.fleet.name, "--yes"]).await?;
         ensure!(ran.code == 0, "cancel in {phase} ended with {}: {}", ran.code, ran.text());
+        // Its step is under way, and ends before it is taken back.
+        scenario.fleet.release(&place.process, &place.name)?;
+        scenario.fleet.wait_for("cancelled", LIMIT, |status| status.state == "cancelled").await?;
         let status = scenario.fleet.status(&scenario.fleet.name).await?.context("no status")?;
         ensure!(status.state == "cancelled", "after cancel in {phase}: {}", status.state);
         scenario.as_found(&before).await.with_context(|| format!("after cancel in {phase}"))?;

@@ -1,4 +1,4 @@
-//! SIGKILL of every agent once in each phase, under load, while its step may be at any point.
+//! SIGKILL of every agent once in each phase, under load: while the phase's last step begins, and in the middle of every step.
 //!
 //! Claims: the coordinator waits for the agent to come back, and the step is resumed or joined by itself; the upgrade
 //! completes; every transaction is there exactly once.
@@ -9,13 +9,18 @@ use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_survive_their_agent() -> Result<()> {
     let mut scenario = Scenario::begin(Options::default()).await?;
-    scenario.start().await?;
+    let mut places = Vec::new();
     for phase in ["check", "seed", "convert", "upgrade", "replicate"] {
+        places.push(scenario.fleet.hold_phase(phase).await?);
+    }
+    scenario.start().await?;
+    for place in places {
+        scenario.fleet.held(&place.process, &place.name, LIMIT).await?;
         for host in scenario.fleet.host_names() {
-            scenario.fleet.wait_phase(phase, LIMIT).await?;
             scenario.fleet.kill_agent(&host);
             scenario.fleet.start_agent(&host).await?;
         }
+        scenario.fleet.release(&place.process, &place.name)?;
     }
     scenario.prove().await?;
     scenario.fleet.passed();

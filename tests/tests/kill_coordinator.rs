@@ -11,11 +11,16 @@ use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 #[tokio::test(flavor = "multi_thread")]
 async fn resumes_in_each_phase() -> Result<()> {
     let mut scenario = Scenario::begin(Options::default()).await?;
-    scenario.start().await?;
+    let mut places = Vec::new();
     for phase in ["check", "seed", "convert", "upgrade", "replicate"] {
-        scenario.fleet.wait_phase(phase, LIMIT).await?;
+        places.push(scenario.fleet.hold_phase(phase).await?);
+    }
+    scenario.start().await?;
+    for place in places {
+        scenario.fleet.held(&place.process, &place.name, LIMIT).await?;
         scenario.fleet.kill_coordinator();
         scenario.fleet.start_coordinator().await?;
+        scenario.fleet.release(&place.process, &place.name)?;
     }
     scenario.prove().await?;
     let mut done: BTreeMap<String, u32> = BTreeMap::new();

@@ -1,13 +1,14 @@
 //! Old nodes whose settings name certificates, access rules and logs by absolute paths below their data directory,
 //! while every node has its data directory elsewhere.
 //!
-//! Claims: each seed and each new node reads its own copies, never another node's files; and TLS still works.
+//! Claims: each seed and each new node reads its own copies, never another node's files; and TLS still works. An unlogged table, which a
+//! standby has without its rows, comes along empty, and keeps no replica from being relinked.
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use pgleap_tests::harness::Server;
-use pgleap_tests::scenario::{LIMIT, Options, Scenario};
+use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
 
 const FILES: [(&str, &str); 4] = [
     ("hba_file", "pg_hba.conf"),
@@ -52,8 +53,17 @@ async fn lead_to_each_nodes_own_files() -> Result<()> {
     for node in scenario.fleet.old.nodes.clone() {
         name_absolute_paths(&scenario, &node).await?;
     }
+    let unlogged = "CREATE UNLOGGED TABLE shop.fleeting AS SELECT generate_series(1, 1000) AS x";
+    scenario.fleet.old.primary().execute("shop", unlogged).await?;
     scenario.start().await?;
-    scenario.fleet.wait_done(LIMIT).await?;
+    relinked(&scenario.fleet.wait_done(LIMIT).await?)?;
+    for node in &scenario.fleet.new {
+        // A standby would refuse to read it.
+        let kept = "SELECT relpersistence::text FROM pg_class WHERE oid = 'shop.fleeting'::regclass";
+        ensure!(node.value("shop", kept).await?.as_deref() == Some("u"), "{}: it was unlogged", node.name);
+    }
+    let rows = scenario.fleet.new_leader().value("shop", "SELECT count(*) FROM shop.fleeting").await?;
+    ensure!(rows.as_deref() == Some("0"), "{rows:?} rows of an unlogged table");
 
     for node in &scenario.fleet.new {
         for server in [scenario.fleet.seed(node), node.clone()] {

@@ -14,8 +14,9 @@ use tonic::transport::Channel;
 
 use super::sequences::{Reader, Writer, ahead, differences};
 use super::sessions::{Database, EMIT, FLUSHED, Limit, Sessions, check_none_prepared, check_primary};
+use super::tables::{TABLES, Tables};
 use super::view::View;
-use super::{Call, following, locks, running, seal, slots};
+use super::{Call, following, locks, running, seal, slots, tables};
 use crate::error::{Doing, Result, StepError};
 use crate::fence::{self, Fence};
 use crate::peer_client;
@@ -35,6 +36,7 @@ pub(super) struct Source {
     pub fence: Fence,
     pub readers: Vec<Reader>,
     pub marks: Vec<Statement>,
+    pub tables: Vec<Tables>,
     /// Since it was fenced: until when the fence holds unless sealed, and what was told.
     pub fenced: Option<(Instant, FenceReply)>,
 }
@@ -88,7 +90,9 @@ pub(super) async fn source(call: &Call, request: ArmSourceRequest) -> Result<(So
     let sequences: Vec<SequenceState> = try_join_all(read).await?.into_iter().flatten().collect();
     let notes = notes(&view, session, &fence).await?;
     // What is asked while clients wait is prepared, and what is read then is short.
-    try_join(fence.ready(session), sessions.ready(&[FLUSHED, EMIT, seal::LEFT])).await?;
+    try_join(fence.ready(session), sessions.ready(&[FLUSHED, EMIT, TABLES, seal::LEFT])).await?;
+    // Before the target compares them with its own.
+    let tables = tables::read_all(&sessions).await?;
     running::note_before(node, session).await?;
     let reply = ArmSourceReply {
         sequences,
@@ -97,7 +101,7 @@ pub(super) async fn source(call: &Call, request: ArmSourceRequest) -> Result<(So
         notes,
     };
     let ticket = call.ticket.clone();
-    Ok((Source { ticket, view, sessions, fence, readers, marks, fenced: None }, reply))
+    Ok((Source { ticket, view, sessions, fence, readers, marks, tables, fenced: None }, reply))
 }
 
 async fn prepare_all(view: &View, sessions: &Sessions, sql: &str) -> Result<Vec<Statement>> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures::future::{try_join, try_join_all};
+use futures::future::{try_join, try_join_all, try_join3};
 use pgleap_proto::Lsn;
 use pgleap_proto::traffic::{FenceReply, FenceRequest, SequenceState};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::arm::Source;
 use super::record::{Record, Records};
 use super::sessions::{Watch, check_none_prepared, flushed};
-use super::{Call, Operation, locks, running};
+use super::{Call, Operation, locks, running, tables};
 use crate::error::{Doing, Result, StepError};
 use crate::fence;
 use crate::tickets::Admitted;
@@ -70,8 +70,9 @@ async fn fenced(source: &Source, request: &FenceRequest, watch: &mut Watch) -> R
     running::note(source.view.node(), session).await?;
     watch.lap("snapshot");
     let mark = i64::try_from(source.ticket.attempt).doing(|| "the count of attempts")?;
-    // Nobody is left who writes or draws: the order of these two does not matter.
-    let (lsn, sequences) = try_join(marked(source, mark), sequences(source)).await?;
+    // Nobody is left who writes, draws or makes anything: the order of these does not matter.
+    let same = tables::check_same(&source.view.node().name, &source.sessions, &source.tables);
+    let (lsn, sequences, ()) = try_join3(marked(source, mark), sequences(source), same).await?;
     watch.lap("mark");
     pgleap_proto::failpoint::reach("side.marked").await.doing(|| "fencing")?;
     for note in applied.notes {

@@ -30,6 +30,7 @@ mod sequences;
 mod sessions;
 mod settle;
 mod slots;
+mod tables;
 mod view;
 
 use std::collections::HashMap;

@@ -111,6 +111,28 @@ fn slots_of_an_open_node_are_never_moved() {
     });
 }
 
+/// Between the comparison of the tables and the fence.
+#[test]
+fn a_table_that_is_made_while_a_switchover_is_prepared_ends_the_try() {
+    scenario("crash::a_table_that_is_made_while_a_switchover_is_prepared_ends_the_try", async || {
+        let pair = Pair::new(15, 18).await;
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        pair.old.sql("app", "CREATE TABLE late (x int PRIMARY KEY)");
+        let refused = pair.fence(&ticket, 600_000).await.unwrap_err();
+        assert!(refused.message.contains("tables of database \"app\" of node old"), "{refused}");
+        assert!(!is_kept_out(&pair.old.node).await, "the fence is lifted again");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+        pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+        // What empties a table, or is made beside it, is none of it.
+        pair.old.sql("app", "DROP TABLE late");
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        pair.old.sql("app", "CREATE UNLOGGED TABLE beside (x int); VACUUM FULL t; CREATE INDEX ON t (v)");
+        pair.fence(&ticket, 600_000).await.unwrap();
+    });
+}
+
 /// Its cluster failed over within the try: what was begun is taken back all the same, and nobody waits for ever.
 #[test]
 fn leaders_that_became_standbys_do_not_keep_a_try_from_being_taken_back() {

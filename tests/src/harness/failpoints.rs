@@ -4,12 +4,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use pgleap_proto::failpoint::STEP_PLACES;
+use pgleap_proto::fleet::PlanReply;
 
 use super::eventually::eventually;
 use super::fleet::Fleet;
 
 /// Name of the coordinators among the processes: whichever leads comes to their places; agents go by the names of their hosts.
 pub const COORDINATOR: &str = "coordinator";
+
+/// Where something is held.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// A host's agent.
+    pub process: String,
+    /// The failpoint.
+    pub name: String,
+}
 
 impl Fleet {
     /// Directory by which this process is told, made when it is missing.
@@ -24,6 +35,20 @@ impl Fleet {
 
     fn failpoint(&self, process: &str, name: &str, kind: &str) -> Result<PathBuf> {
         Ok(self.failpoint_dir(process)?.join(format!("{name}.{kind}")))
+    }
+
+    /// Holds the operation that will be started at the last step of a phase: nothing of that step is written yet, and what is done while it
+    /// is held is done within the phase.
+    ///
+    /// # Errors
+    /// When there is no plan, or no such phase in it.
+    pub async fn hold_phase(&self, phase: &str) -> Result<Place> {
+        let plan: PlanReply = serde_json::from_str(&self.pgleap_ok(&["plan", &self.name, "--json"]).await?)?;
+        let step = plan.steps.iter().rfind(|step| step.phase == phase);
+        let step = step.with_context(|| format!("the plan has no phase {phase}"))?;
+        let name = format!("{}@{}", STEP_PLACES[0], step.id.replace('/', ":"));
+        self.hold(&step.host, &name)?;
+        Ok(Place { process: step.host.clone(), name })
     }
 
     /// From now on the process waits when it comes to this place.
