@@ -128,7 +128,9 @@ fn a_table_that_is_made_while_a_switchover_is_prepared_ends_the_try() {
         pair.old.sql("app", "DROP TABLE late");
         let ticket = pair.ticket();
         pair.arm(&ticket, Side::Old).await.unwrap();
-        pair.old.sql("app", "CREATE UNLOGGED TABLE beside (x int); VACUUM FULL t; CREATE INDEX ON t (v)");
+        for beside in ["CREATE UNLOGGED TABLE beside (x int)", "VACUUM FULL t", "CREATE INDEX ON t (v)"] {
+            pair.old.sql("app", beside);
+        }
         pair.fence(&ticket, 600_000).await.unwrap();
     });
 }
