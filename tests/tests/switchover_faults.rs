@@ -101,7 +101,9 @@ async fn lag_without_end(scenario: &Scenario, from: Side) -> Result<()> {
     kill(worker, Signal::SIGCONT)?;
     let ran = ran?;
     ensure!(ran.code != 0, "it went through: {}", ran.text());
-    ensure!(ran.text().contains("shop"), "the database is not named: {}", ran.text());
+    // Reads that have moved come back when the lag is beyond their bounds, and then that is what a try meets first.
+    let told = ran.text().contains("shop") || ran.text().contains("no server of the new side is up");
+    ensure!(told, "neither the database nor the reads are named: {}", ran.text());
     scenario.write_more_within(50, SERVED).await?;
     ensure!(at_rest(scenario).await? == from, "writes were moved");
     Ok(())
