@@ -132,13 +132,13 @@ WHERE c.relpersistence = 'u' AND c.relkind = 'r' ORDER BY 1";
 /// 16. Whatever is made of them, too: domains, arrays, rows, ranges.
 const REFUSED_COLUMNS: &str = "\
 WITH RECURSIVE refused AS (
-  SELECT t.oid, t.typname::text AS name FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+  SELECT t.oid FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
   WHERE n.nspname = 'pg_catalog' AND (t.typname IN
       ('regcollation', 'regnamespace', 'regoper', 'regoperator', 'regproc', 'regprocedure')
       OR t.typname = 'aclitem' AND current_setting('server_version_num')::int < 160000)
     OR t.typtype = 'c' AND (t.oid < 16384 OR n.nspname = 'information_schema')
   UNION
-  SELECT t.oid, r.name FROM refused r JOIN pg_catalog.pg_type t
+  SELECT t.oid FROM refused r JOIN pg_catalog.pg_type t
     ON t.typtype = 'd' AND t.typbasetype = r.oid OR t.typtype = 'b' AND t.typelem = r.oid
     OR t.typtype = 'c' AND EXISTS (SELECT FROM pg_catalog.pg_attribute a
          WHERE a.attrelid = t.typrelid AND NOT a.attisdropped AND a.atttypid = r.oid)

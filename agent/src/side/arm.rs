@@ -1,6 +1,8 @@
 //! Everything of a switchover that can be looked at or made before clients wait: sessions, statements, the fenced file, and the
 //! proof that the target could take over now. Takes no write away from anybody.
 
+use std::time::Duration;
+
 use futures::future::{try_join, try_join_all};
 use pgleap_proto::Lsn;
 use pgleap_proto::agent::peer_client::PeerClient;
@@ -26,7 +28,7 @@ use crate::tickets::Admitted;
 use crate::wait::Wait;
 
 /// How long others may take to leave a target that is fenced already.
-const EVICT_TARGET: std::time::Duration = std::time::Duration::from_secs(10);
+const EVICT_TARGET: Duration = Duration::from_secs(10);
 
 /// A leader that takes writes, ready to be fenced.
 pub(super) struct Source {
@@ -94,6 +96,9 @@ pub(super) async fn source(call: &Call, request: ArmSourceRequest) -> Result<(So
     // Before the target compares them with its own.
     let tables = tables::read_all(&sessions).await?;
     running::note_before(node, session).await?;
+    // What is asked while clients wait must not outlast the hold, which could not end it: the looks of the seal read WAL, and that may
+    // take as long as there is some.
+    sessions.limit(Duration::from_millis(request.hold_ms)).await?;
     let reply = ArmSourceReply {
         sequences,
         timeline: place.timeline,
@@ -315,7 +320,7 @@ pub(super) struct Confirmed {
 }
 
 async fn wait_for_lag(target: &mut Target, most: u64, wait_ms: u64) -> Result<()> {
-    let wait = Wait::of(std::time::Duration::from_millis(wait_ms));
+    let wait = Wait::of(Duration::from_millis(wait_ms));
     loop {
         // An idle source has nothing to confirm without a nudge.
         let at = confirmed(target, true).await?;

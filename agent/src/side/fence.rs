@@ -32,9 +32,6 @@ pub(super) async fn run(call: &Call, source: &mut Source, request: FenceRequest)
     let until_ms = until.map_or(0, |at| u64::try_from(at.as_millis()).unwrap_or(u64::MAX));
     call.records.write(&Record::new(&call.ticket, source.view.node(), until_ms))?;
     watch.lap("record");
-    // What is asked while clients wait must not outlast the hold, which could not end it: the looks of the seal read WAL, and that may
-    // take as long as there is some.
-    source.sessions.limit(hold).await?;
     match fenced(source, &request, &mut watch).await {
         Ok(mut reply) => {
             lift_later(call.operation.clone(), call.records.clone(), call.ticket.clone(), deadline);

@@ -45,15 +45,22 @@ pub(super) async fn find_all(view: &View, sessions: &Sessions) -> Result<Vec<Sub
     try_join_all(sessions.0.iter().map(|database| find(view, database))).await
 }
 
-/// Ends the workers of a subscription, and tells who they were.
-pub(super) const END: &str = "SELECT w.pid, pg_terminate_backend(w.pid) FROM pg_stat_subscription w \
-    JOIN pg_subscription s ON s.oid = w.subid JOIN pg_database d ON d.oid = s.subdbid \
-    WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL";
-/// The workers of a subscription, and those of these processes that are still there.
-pub(super) const WORKERS: &str = "SELECT w.pid FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid \
-    JOIN pg_database d ON d.oid = s.subdbid \
-    WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL \
-    UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])";
+/// The workers of a subscription.
+macro_rules! workers {
+    () => {
+        "FROM pg_stat_subscription w JOIN pg_subscription s ON s.oid = w.subid JOIN pg_database d ON d.oid = s.subdbid \
+         WHERE s.subname::text = $1 AND d.datname = current_database() AND w.pid IS NOT NULL"
+    };
+}
+
+/// Ends them, and tells who they were.
+pub(super) const END: &str = concat!("SELECT w.pid, pg_terminate_backend(w.pid) ", workers!());
+/// Them, and those of these processes that are still there.
+pub(super) const WORKERS: &str = concat!(
+    "SELECT w.pid ",
+    workers!(),
+    " UNION SELECT pid FROM pg_stat_activity WHERE pid = ANY ($2::int[])"
+);
 
 /// Disables it, takes its slot's name away, and waits until no worker of it is left. Done already when that is so.
 pub(super) async fn stop(view: &View, database: &Database, limit: Limit) -> Result<()> {

@@ -50,9 +50,9 @@ impl Sessions {
         try_join_all(each).await.map(drop).doing(|| "preparing statements")
     }
 
-    /// No statement runs for longer from now on.
+    /// No statement runs for longer from now on; zero is without a limit, as for the server.
     pub async fn limit(&self, most: Duration) -> Result<()> {
-        let set = format!("SET statement_timeout = '{}ms'", most.as_millis().max(1));
+        let set = format!("SET statement_timeout = '{}ms'", most.as_millis());
         let each = self.0.iter().map(|database| database.session.batch_execute(&set));
         try_join_all(each).await.map(drop).doing(|| "limiting how long a statement may run")
     }

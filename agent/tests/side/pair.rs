@@ -220,8 +220,12 @@ impl Pair {
     }
 
     pub async fn arm_source(&self, ticket: &Admitted, side: Side) -> Result<ArmSourceReply> {
-        let request =
-            ArmSourceRequest { ticket: None, cluster: Some(self.cluster.clone()), side: side.into() };
+        let request = ArmSourceRequest {
+            ticket: None,
+            cluster: Some(self.cluster.clone()),
+            side: side.into(),
+            hold_ms: 600_000,
+        };
         self.sides.arm_source(ticket.clone(), request).await
     }
 

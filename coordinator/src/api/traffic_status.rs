@@ -32,11 +32,6 @@ pub(super) fn present(operation: &Operation, now: &TrafficNow) -> Option<Traffic
 /// Why a switchover stands where it does.
 pub(super) fn reason(operation: &Operation) -> (String, Vec<String>) {
     let Some(switchover) = &operation.traffic.switchover else { return (String::new(), Vec::new()) };
-    let latest = if switchover.reason.is_empty() {
-        String::new()
-    } else {
-        format!("; the latest try: {}", switchover.reason)
-    };
     let (to, from) = (switchover.to, switchover.to.other());
     if switchover.served {
         let text = format!(
@@ -45,6 +40,11 @@ pub(super) fn reason(operation: &Operation) -> (String, Vec<String>) {
         );
         return (text, switchover.evidence.clone());
     }
+    let latest = if switchover.reason.is_empty() {
+        String::new()
+    } else {
+        format!("; the latest try: {}", switchover.reason)
+    };
     let text = format!(
         "writes are to go to the {} cluster: try {} of {}, {}{latest}",
         switchover.to,

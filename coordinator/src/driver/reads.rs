@@ -96,6 +96,7 @@ impl ReadsRun {
         });
     }
 }
+
 /// One of the present term, under which agents may be asked for something at the gate; taken if there is none yet. None when this
 /// coordinator leads no more.
 pub(super) async fn ticket(

@@ -37,8 +37,14 @@ pub(super) struct WatchRun {
     pub(super) term: u64,
 }
 
-/// Words of the reason by which the fence is known to be what is wrong.
-const OPEN: &str = "let clients in";
+/// What is wrong with a node, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wrong {
+    /// Its side failed over.
+    FailedOver(String),
+    /// It leads the side that follows, and lets clients in.
+    Open(String),
+}
 
 /// What a node said.
 struct Look<'n> {
@@ -56,7 +62,7 @@ impl WatchRun {
 
     async fn watch(&self) {
         let mut first: BTreeMap<String, (u64, u32)> = BTreeMap::new();
-        let (mut suspicion, mut evidence, mut seen) = (String::new(), Vec::new(), 0);
+        let (mut suspicion, mut evidence, mut seen) = (None, Vec::new(), 0);
         loop {
             let view = self.raft.latest();
             let known = view.state.operations.get(&self.operation);
@@ -71,17 +77,18 @@ impl WatchRun {
                 let leader = self.moving.leader(*side).what.name == at.what.name;
                 disturbance((*side, writer), &at.what.name, leader, reply, &mut first)
             });
-            match wrong {
-                Some(reason) if reason == suspicion => seen += 1,
-                Some(reason) => (suspicion, evidence, seen) = (reason, gap(writer, &looks, &self.moving), 1),
-                None => seen = 0,
+            if wrong.is_some() && wrong == suspicion {
+                seen += 1;
+            } else {
+                (evidence, seen) = (gap(writer, &looks, &self.moving), u32::from(wrong.is_some()));
+                suspicion = wrong;
             }
-            if seen >= SURE {
-                let failover = !suspicion.contains(OPEN);
-                if !failover {
-                    evidence.extend(self.close(known, writer.other()).await);
-                }
-                let (operation, reason) = (self.operation.clone(), suspicion);
+            if let Some(wrong) = suspicion.clone().filter(|_| seen >= SURE) {
+                let (reason, evidence, failover) = match wrong {
+                    Wrong::FailedOver(reason) => (reason, evidence, true),
+                    Wrong::Open(reason) => (reason, self.close(known, writer.other()).await, false),
+                };
+                let operation = self.operation.clone();
                 let command = Command::Disturbed { operation, reason, evidence, failover };
                 // Refused when it left the gate meanwhile: then this is no news.
                 let _ = self.raft.propose(&self.by, None, command).await;
@@ -152,14 +159,14 @@ impl WatchRun {
     }
 }
 
-/// What is wrong with a node, in words; `first` keeps identity and timeline of each leader as first seen.
+/// What is wrong with a node; `first` keeps identity and timeline of each leader as first seen.
 fn disturbance(
     (side, writer): (Side, Side),
     node: &str,
     leader: bool,
     seen: &ObserveReply,
     first: &mut BTreeMap<String, (u64, u32)>,
-) -> Option<String> {
+) -> Option<Wrong> {
     if !seen.running {
         return None;
     }
@@ -174,11 +181,11 @@ fn disturbance(
             let before = *first.entry(node.to_owned()).or_insert(now);
             if before == now {
                 return (side != writer && seen.open).then(|| {
-                    format!(
-                        "{node}, the leader of the {side} cluster, {OPEN} although the {writer} cluster takes the writes: its client \
-                         authentication file was replaced. What was written to {node} meanwhile is nowhere else: look for it there and \
-                         take it over by hand, then retry"
-                    )
+                    Wrong::Open(format!(
+                        "{node}, the leader of the {side} cluster, let clients in although the {writer} cluster takes the writes: its \
+                         client authentication file was replaced. What was written to {node} meanwhile is nowhere else: look for it there \
+                         and take it over by hand, then retry"
+                    ))
                 });
             }
             format!(
@@ -187,7 +194,7 @@ fn disturbance(
             )
         }
     };
-    Some(format!("{what}; {}", redo(side, writer)))
+    Some(Wrong::FailedOver(format!("{what}; {}", redo(side, writer))))
 }
 
 /// What a failover of a side costs, and what can be done. Logical slots and origins belong to one server; before PostgreSQL 17 no
@@ -263,8 +270,13 @@ mod tests {
         let open = ObserveReply { open: true, ..seen(false, 1) };
         assert_eq!(look(old, "o1", true, open.clone()), None);
         assert_eq!(look(new, "n1", true, seen(false, 1)), None);
-        let lost = look(new, "n1", true, open).unwrap();
-        assert!(lost.contains(OPEN) && lost.contains("then retry"), "{lost}");
+        let opened = look(new, "n1", true, open);
+        assert!(matches!(&opened, Some(Wrong::Open(told)) if told.ends_with("then retry")), "{opened:?}");
+        let mut look = |sides, node: &str, leader, reply: ObserveReply| match look(sides, node, leader, reply)
+        {
+            Some(Wrong::FailedOver(told)) => Some(told),
+            other => panic!("{other:?}"),
+        };
         let lost = look(old, "o1", true, seen(true, 2)).unwrap();
         assert!(
             lost.starts_with("o1 was the leader of the old cluster and is a standby now; its logical slots"),

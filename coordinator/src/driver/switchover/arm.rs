@@ -80,6 +80,7 @@ impl Hand<'_> {
             ticket: Some(self.ticket.clone()),
             cluster: Some(self.moving.cluster.clone()),
             side: self.switchover.to.other().message(),
+            hold_ms: self.operation.plan.traffic.hold_ms,
         };
         let mut client = armed.source.client.clone();
         let until = Instant::now() + ARM;
