@@ -14,7 +14,23 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Config};
 
+use crate::harness::eventually;
 use crate::harness::postgres::connect;
+
+/// Connections that have to find the row one after another: HAProxy deals them out in turn, so that every replica is among them.
+const LOOKS: usize = 8;
+
+/// Waits until whoever is asked has the row: replicas may still be replaying how its database was made.
+async fn arrived(read: &Config) -> Result<()> {
+    eventually("the row that is read on every replica", Duration::from_secs(60), || async {
+        for _ in 0..LOOKS {
+            let client = connect(read).await?;
+            client.query_one("SELECT n FROM load.beats WHERE id = 1", &[]).await?;
+        }
+        Ok(Some(()))
+    })
+    .await
+}
 
 /// One database: how its row is written, and how it is read.
 #[derive(Debug, Clone)]
@@ -118,6 +134,7 @@ impl Readers {
         for target in targets {
             let client = connect(&target.write).await.context("connecting to make the row that is read")?;
             client.batch_execute("INSERT INTO load.beats VALUES (1, 0)").await?;
+            arrived(&target.read).await?;
             let beats = Beats::new(Mutex::new(vec![Instant::now()]));
             let write = beat(shared.clone(), client, target.write.clone(), beats.clone());
             readers.tasks.push(tokio::spawn(write));
