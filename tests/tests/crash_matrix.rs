@@ -59,8 +59,9 @@ async fn upgrade(choose: impl FnMut(&str) -> Crash) -> Result<String> {
     };
     storm.rage(&mut scenario.fleet, done).await?;
     scenario.prove_what_was_written().await?;
+    let report = storm.report(&scenario.fleet).await?;
     scenario.fleet.passed();
-    storm.report()
+    Ok(report)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +83,7 @@ async fn a_cancel_survives_a_death_at_every_step() -> Result<()> {
     let mut storm = Storm::arm(&scenario.fleet, true, agents).await?;
     scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes"]).await?;
     storm.rage(&mut scenario.fleet, |status| status.state == "cancelled").await?;
-    println!("{}", storm.report()?);
+    println!("{}", storm.report(&scenario.fleet).await?);
     scenario.as_found(&before).await?;
     scenario.fleet.passed();
     Ok(())

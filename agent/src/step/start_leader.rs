@@ -47,7 +47,7 @@ impl Step for StartLeaderStep {
     async fn verify(&self, _cx: &Context) -> Result<Output> {
         let node = given(&self.0.node, "node")?;
         let doing = || format!("looking at the upgraded node {}", node.name);
-        let session = sql::connect_any(node).await?;
+        let session = sql::connect_running(node).await?;
         let row = session
             .query_one(
                 "SELECT pg_catalog.pg_is_in_recovery() AS standby,

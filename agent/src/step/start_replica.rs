@@ -87,6 +87,10 @@ impl Step for StartReplicaStep {
             }
             return Ok(Probe::Ready);
         }
+        // An agent that was killed while it started the replica finds it so; the act waits, and tells from the log what is wrong.
+        if sql::connect_any(node).await.is_err() {
+            return Ok(Probe::Ready);
+        }
         let receiver = standby::receiver(&self.session().await?).await?;
         let there = Goal::all_of(&leader, leader.timeline).reached(&receiver);
         Ok(if there { Probe::Done(output(&receiver)) } else { Probe::Ready })

@@ -100,7 +100,7 @@ impl Step for StopLeaderStep {
                 .log("pgleap", format!("node {} had crashed: starting it to stop it cleanly", node.name));
             server.start(&[]).await?;
         }
-        let session = sql::connect_any(node).await?;
+        let session = sql::connect_running(node).await?;
         let doing = || format!("preparing node {} for its stop", node.name);
         let row = session.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await.doing(doing)?;
         if row.try_get(0).doing(doing)? {
