@@ -10,6 +10,7 @@ help:
 	@echo 'make crash-matrix   kill everything at every step of an upgrade (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
 	@echo 'make patroni   an old cluster that is run by real Patroni, with all its cases (long)'
+	@echo 'make matrix   other majors the whole way: 13 and 15 to 17 and 18 (long)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make bench-group   measure three coordinators before 10, 100 and 1,000 simulated agents, the leader killed again and again (long)'
 	@echo 'make deb      Debian packages of agent and coordinator in target/packages'
@@ -56,6 +57,11 @@ patroni: setup
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p pgleap-tests --test patroni --test patroni_harness -- --include-ignored --nocapture
 
+matrix: export PGLEAP_MAJORS = 13
+matrix: setup
+	$(CARGO) build --workspace --bins
+	PGLEAP_MATRIX=all $(CARGO) test -p pgleap-tests --test matrix -- --nocapture
+
 bench: setup
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) run --release -p pgleap-tests --bin bench
@@ -83,4 +89,4 @@ hosts: setup
 clean:
 	$(CARGO) clean
 
-.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions patroni bench bench-group deb rpm lint-ansible hosts clean
+.PHONY: help setup build demo test simulate switchover-faults crash-matrix partitions patroni matrix bench bench-group deb rpm lint-ansible hosts clean
