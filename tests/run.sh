@@ -29,6 +29,7 @@ one() {
         cat "$out"
         printf '\n'
     } 9>"$results/lock"
+    grep '^SKIPPED' "$out" >>"$results/skipped" || true
     rm -f "$out"
 }
 export -f one
@@ -46,6 +47,9 @@ run() { tr '\t\n' '\0\0' | xargs -0 -r -n 3 -P "$1" bash -c 'one "$1" "$2" "$3" 
 are_alone 0 | run "$(nproc)"
 are_alone 1 | run 1
 $cargo test --workspace --doc || echo 'the examples in the documentation' >>"$results/failed"
+
+# Programs write it past the capture of what their tests print: what was left out on this machine is told.
+grep -hs '^SKIPPED' "$results"/skipped || true
 
 if [ -s "$results/failed" ]; then
     echo 'FAILED:'

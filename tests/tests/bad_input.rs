@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use pgleap_proto::fleet::finding::Severity;
 use pgleap_tests::harness::fleet_file::FleetFile;
+use pgleap_tests::harness::os_user::OsUser;
 use pgleap_tests::harness::postgres::{REPLICATOR, SUPERUSER, Server};
 use pgleap_tests::harness::{ClusterOptions, Fleet, FleetOptions};
 use pgleap_tests::schema;
@@ -193,7 +194,7 @@ async fn directories(fleet: &mut Fleet) -> Result<()> {
 
 /// Needs root, to mount a small file system.
 async fn full_disk(fleet: &mut Fleet) -> Result<()> {
-    if !fleet.base.user.is_root() {
+    if !OsUser::may("a full disk") {
         return Ok(());
     }
     fleet.apply().await?;

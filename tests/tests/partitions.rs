@@ -9,6 +9,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use pgleap_tests::harness::network::Network;
+use pgleap_tests::harness::os_user::OsUser;
 use pgleap_tests::harness::pgleap::describe;
 use pgleap_tests::partitions::{self, Partition, Weather};
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
@@ -60,7 +61,7 @@ async fn carry_through(scenario: &Scenario) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upgrade_survives_bad_weather() -> Result<()> {
-    if !nix::unistd::Uid::effective().is_root() {
+    if !OsUser::may("an upgrade in bad weather") {
         return Ok(());
     }
     let seed = faults::seed(SEED);
@@ -80,7 +81,7 @@ async fn an_upgrade_survives_bad_weather() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_cut_clients_are_served_by_one_side() -> Result<()> {
-    if !nix::unistd::Uid::effective().is_root() {
+    if !OsUser::may("a switchover with a cut network") {
         return Ok(());
     }
     let seed = faults::seed(SEED);
@@ -102,7 +103,7 @@ async fn whatever_is_cut_clients_are_served_by_one_side() -> Result<()> {
 /// The harness itself: what is cut does not arrive, the other way does, and mended is mended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_is_a_cut() -> Result<()> {
-    if !nix::unistd::Uid::effective().is_root() {
+    if !OsUser::may("what the harness's cuts do") {
         return Ok(());
     }
     let mut base = pgleap_tests::harness::Base::new()?;

@@ -6,6 +6,8 @@
 mod certificates;
 mod clone;
 mod exact;
+#[path = "../postgres/mod.rs"]
+mod postgres;
 #[path = "../fake/private.rs"]
 mod private;
 mod refuse;
@@ -18,13 +20,12 @@ use certificates::Authority;
 use pgleap_proto::tls::Role;
 use servers::Servers;
 
-/// The scenario on its servers, as an ordinary user; skipped with a line when that is impossible.
+/// The scenario on its servers, as an ordinary user.
 fn on_servers(test: &str, scenario: impl AsyncFnOnce(&Servers)) {
-    let Some(bin) = servers::binaries() else { return };
     if servers::was_run_as_ordinary_user(test) {
         return;
     }
-    let servers = Servers::new(bin, |tls| Authority::new().issue(tls, Role::Agent, "here"));
+    let servers = Servers::new(|tls| Authority::new().issue(tls, Role::Agent, "here"));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let limited = tokio::time::timeout(Duration::from_secs(300), scenario(&servers)).await;

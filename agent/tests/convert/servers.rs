@@ -18,20 +18,11 @@ use pgleap_proto::node::{Conninfo, Node};
 use pgleap_proto::step::{Action, Output, action};
 use pgleap_proto::tls::TlsIdentity;
 
+use crate::postgres::binaries;
+
 const AGENT: &str = env!("CARGO_BIN_EXE_pgleap-agent");
 /// PostgreSQL refuses to run as root.
 const ORDINARY: &str = "pgleap-test";
-
-/// Where the old major's programs are; none, with a line that says so, when they are missing.
-pub fn binaries() -> Option<PathBuf> {
-    let from = std::env::var("PGLEAP_PG15_BIN").unwrap_or("/usr/lib/postgresql/15/bin".into());
-    let directory = PathBuf::from(from);
-    if directory.join("pg_basebackup").exists() {
-        return Some(directory);
-    }
-    println!("SKIPPED: no PostgreSQL 15 in {} (set PGLEAP_PG15_BIN)", directory.display());
-    None
-}
 
 /// True when the test has been run by another process as an ordinary user, because this one is root.
 pub fn was_run_as_ordinary_user(test: &str) -> bool {
@@ -39,10 +30,9 @@ pub fn was_run_as_ordinary_user(test: &str) -> bool {
         return false;
     }
     let user = nix::unistd::User::from_name(ORDINARY).unwrap();
-    let Some(user) = user else {
-        println!("SKIPPED: started by root, and there is no user {ORDINARY} to run PostgreSQL as");
-        return true;
-    };
+    let user = user.unwrap_or_else(|| {
+        panic!("there is no user {ORDINARY} to run PostgreSQL as: run tests/setup/all.sh")
+    });
     let status = Command::new("setpriv")
         .args(["--reuid", &user.uid.to_string(), "--regid", &user.gid.to_string(), "--clear-groups", "--"])
         .arg(std::env::current_exe().unwrap())
@@ -66,7 +56,8 @@ pub struct Servers {
 }
 
 impl Servers {
-    pub fn new(bin: PathBuf, tls: impl FnOnce(&Path) -> TlsIdentity) -> Servers {
+    pub fn new(tls: impl FnOnce(&Path) -> TlsIdentity) -> Servers {
+        let bin = binaries(15);
         // Short: a socket's path may have 107 bytes.
         let root = tempfile::Builder::new().prefix("plc").tempdir_in("/tmp").unwrap();
         let tls = tls(&root.path().join("tls"));
@@ -121,14 +112,9 @@ impl Servers {
         self.leader(self.node(name))
     }
 
-    /// A primary of the new major when its programs are there, or else of the old one.
+    /// A primary of the new major.
     pub fn new_leader(&self, name: &str) -> Node {
-        let bin = PathBuf::from(std::env::var("PGLEAP_PG18_BIN").unwrap_or_default());
-        if !bin.join("initdb").exists() {
-            println!("PGLEAP_PG18_BIN names no PostgreSQL 18: subscribing from 15");
-            return self.old_leader(name);
-        }
-        let node = Node { bin_dir: bin.display().to_string(), major: 18, ..self.node(name) };
+        let node = Node { bin_dir: binaries(18).display().to_string(), major: 18, ..self.node(name) };
         self.leader(node)
     }
 

@@ -11,6 +11,8 @@ mod hooks;
 mod leaders;
 mod load;
 mod moves;
+#[path = "../postgres/mod.rs"]
+mod postgres;
 #[path = "../fake/private.rs"]
 mod private;
 mod refuses;
@@ -25,19 +27,16 @@ use std::time::Duration;
 
 use world::World;
 
-/// The scenario on its servers, as an ordinary user; skipped with a line when that is impossible.
+/// The scenario on its servers, as an ordinary user.
 fn in_world(test: &str, scenario: impl AsyncFnOnce(&mut World)) {
-    let Some(bin) = servers::binaries() else { return };
-    if !std::path::Path::new(world::PGBOUNCER).exists() {
-        println!("SKIPPED: no {}", world::PGBOUNCER);
-        return;
-    }
+    let there = std::path::Path::new(world::PGBOUNCER).exists();
+    assert!(there, "no {}: run tests/setup/all.sh", world::PGBOUNCER);
     if servers::was_run_as_ordinary_user(test) {
         return;
     }
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let mut world = World::new(bin).await;
+        let mut world = World::new().await;
         let limited = tokio::time::timeout(Duration::from_secs(120), scenario(&mut world)).await;
         assert!(limited.is_ok(), "{test} takes too long");
     });

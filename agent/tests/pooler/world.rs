@@ -56,9 +56,9 @@ pub fn free_port() -> u16 {
 
 impl World {
     /// Both servers with the databases `app` and `shop`, each with a table `t`, and an agent that runs.
-    pub async fn new(bin: PathBuf) -> World {
+    pub async fn new() -> World {
         let authority = Authority::new();
-        let servers = Servers::new(bin, |tls| authority.issue(tls, Role::Agent, "here"));
+        let servers = Servers::new(|tls| authority.issue(tls, Role::Agent, "here"));
         let coordinator = authority.issue(&servers.path("tls-c"), Role::Coordinator, "c1");
         let leaders = Leaders::default();
         let leaders_at = leaders.serve(&authority.issue(&servers.path("tls-l"), Role::Agent, "there")).await;

@@ -12,10 +12,21 @@ use pgleap_proto::node::Node;
 /// The user that servers run as when the tests run as root, which PostgreSQL refuses.
 pub const USER: &str = "pgleap-test";
 
-/// Directory of the programs of a major; none when it is not installed. `PGLEAP_PGnn_BIN` comes first, then what the
-/// set-up wrote into target/pg.env, then Debian's place.
-pub fn binaries(major: u32) -> Option<PathBuf> {
+/// Directory of the programs of a major: `PGLEAP_PGnn_BIN` comes first, then what the set-up wrote into target/pg.env, then Debian's
+/// place. A machine without it fails the test: what was left out in silence has proven nothing.
+pub fn binaries(major: u32) -> PathBuf {
     let name = format!("PGLEAP_PG{major}_BIN");
+    let dir = PathBuf::from(told(&name).unwrap_or_else(|| format!("/usr/lib/postgresql/{major}/bin")));
+    assert!(
+        dir.join("postgres").exists(),
+        "no PostgreSQL {major} in {}: run tests/setup/all.sh, or set {name}",
+        dir.display()
+    );
+    dir
+}
+
+/// What the environment says, or else the file that the set-up wrote.
+pub fn told(name: &str) -> Option<String> {
     let written = || {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/pg.env");
         let text = std::fs::read_to_string(file).ok()?;
@@ -24,9 +35,13 @@ pub fn binaries(major: u32) -> Option<PathBuf> {
         })?;
         Some(line.trim_matches(['\'', '"']).to_owned())
     };
-    let debian = || Some(format!("/usr/lib/postgresql/{major}/bin"));
-    let dir = std::env::var(&name).ok().or_else(written).or_else(debian).map(PathBuf::from)?;
-    dir.join("postgres").exists().then_some(dir)
+    std::env::var(name).ok().or_else(written)
+}
+
+/// Says that a test proves nothing on this machine, past the capture of what tests print.
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {why}");
 }
 
 /// A running server.

@@ -45,7 +45,7 @@ fn backend(old: u16, new: u16, other: u16) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_move_by_percent_and_back_by_themselves() {
     let (o1, n1, other) = (Named::start("o1", 0), Named::start("n1", 0), Named::start("other", 0));
-    let Some(haproxy) = Haproxy::start("admin", &backend(o1.port, n1.port, other.port)).await else { return };
+    let haproxy = Haproxy::start("admin", &backend(o1.port, n1.port, other.port)).await;
     let mut agent = Agent::start(&Arc::new(Authority::new())).await;
     let balancer = haproxy.balancer(&["o1"], &["n1"]);
 
@@ -115,7 +115,7 @@ async fn sessions_stay_where_they_are_and_are_told_of() {
     let quiet = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let o1 = quiet.local_addr().unwrap().port();
     let n1 = Named::start("n1", 0);
-    let Some(haproxy) = Haproxy::start("admin", &backend(o1, n1.port, n1.port)[..2]).await else { return };
+    let haproxy = Haproxy::start("admin", &backend(o1, n1.port, n1.port)[..2]).await;
     let agent = Agent::start(&Arc::new(Authority::new())).await;
     let balancer = haproxy.balancer(&["o1"], &["n1"]);
     agent.step(stage(&balancer)).await.unwrap();
@@ -142,12 +142,12 @@ async fn what_cannot_be_kept_is_refused_with_the_cure() {
     let server = Named::start("o1", 0);
     let agent = Agent::start(&Arc::new(Authority::new())).await;
     let lines = backend(server.port, server.port, server.port);
-    let Some(haproxy) = Haproxy::start("operator", &lines).await else { return };
+    let haproxy = Haproxy::start("operator", &lines).await;
     let refused = agent.step(stage(&haproxy.balancer(&["o1"], &["n1"]))).await.unwrap_err();
     assert!(refused.contains("level admin"), "{refused}");
     drop(haproxy);
 
-    let haproxy = Haproxy::start("admin", &lines).await.unwrap();
+    let haproxy = Haproxy::start("admin", &lines).await;
     let refused = |balancer: Balancer| agent.step(stage(&balancer));
     let error = refused(haproxy.balancer(&["o1"], &["n9"])).await.unwrap_err();
     assert!(error.contains("has no server n9"), "{error}");
@@ -176,9 +176,7 @@ async fn what_cannot_be_kept_is_refused_with_the_cure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn somebody_has_a_weight_at_every_moment() {
     let (o1, n1) = (Named::start("o1", 0), Named::start("n1", 0));
-    let Some(haproxy) = Haproxy::start("admin", &backend(o1.port, n1.port, free_port())).await else {
-        return;
-    };
+    let haproxy = Haproxy::start("admin", &backend(o1.port, n1.port, free_port())).await;
     let agent = Agent::start(&Arc::new(Authority::new())).await;
     let balancer = haproxy.balancer(&["o1"], &["n1"]);
     agent.step(stage(&balancer)).await.unwrap();

@@ -21,7 +21,7 @@ use std::time::Duration;
 /// PostgreSQL refuses to run as root, and the agent runs as the user who owns the data.
 const USER: &str = "pgleap-test";
 
-/// The scenario, as an ordinary user; skipped with a line when that is impossible.
+/// The scenario, as an ordinary user.
 fn scenario(test: &str, run: impl AsyncFnOnce()) {
     if nix::unistd::geteuid().is_root() {
         let status = Command::new("setpriv")
@@ -42,9 +42,9 @@ fn scenario(test: &str, run: impl AsyncFnOnce()) {
     });
 }
 
-/// The majors that are installed, of those that matter: old and new.
+/// The majors that matter: old and new.
 fn majors() -> Vec<(u32, PathBuf)> {
-    [15, 18].into_iter().filter_map(|major| Some((major, postgres::binaries(major)?))).collect()
+    [15, 18].map(|major| (major, postgres::binaries(major))).into()
 }
 
 /// Waits for a condition that nothing notifies.

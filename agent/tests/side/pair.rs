@@ -52,7 +52,7 @@ GRANT ALL ON ALL TABLES IN SCHEMA public TO client; GRANT ALL ON ALL SEQUENCES I
 
 /// One server with databases and roles.
 pub fn server(name: &str, major: u32) -> Cluster {
-    let bin = binaries(major).unwrap();
+    let bin = binaries(major);
     let mut server = Cluster::start(name, major, &bin, CONFIGURATION);
     server.node.address = "127.0.0.1".into();
     server.node.host = "here".into();

@@ -53,9 +53,15 @@ impl OsUser {
         command
     }
 
-    /// Whether this process is root, and so may mount file systems.
-    pub fn is_root(&self) -> bool {
-        self.drop
+    /// Whether this process is root, and so may mount file systems and cut networks. When it is not, says what is left out, past the
+    /// capture of what tests print.
+    pub fn may(what: &str) -> bool {
+        use std::io::Write as _;
+        let root = Uid::effective().is_root();
+        if !root {
+            let _ = writeln!(std::io::stderr().lock(), "SKIPPED, as it needs root: {what}");
+        }
+        root
     }
 
     /// Gives a file or directory to this user.
