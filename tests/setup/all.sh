@@ -36,5 +36,7 @@ done
 patroni=$(./patroni.sh)
 as_user "$patroni/patroni" --version >/dev/null || die "$user cannot run $patroni/patroni"
 echo "PGLEAP_PATRONI_BIN=$patroni" >>"$new"
+cron=$(./pg_cron.sh)
+[ -z "$cron" ] || echo "PGLEAP_PG18_CRON=$cron" >>"$new"
 chmod 644 "$new"
 mv "$new" $env

@@ -60,3 +60,41 @@ mirror() {
             END { if (found) print found; else if (guess) print guess }' |
         grep . || die "no source of Debian's $1 suite for '$codename' among this machine's apt sources"
 }
+
+# apt_root DIR ADDRESS SUITE: a root for apt in DIR, of that suite alone, to be used by `apt-get -c DIR/apt.conf`: nothing of the
+# machine's own apt and dpkg changes.
+apt_root() {
+    local apt=$1 address=$2 suite=$3 keyring option
+    mkdir -p "$apt"/{lists,archives}/partial "$apt/log"
+    touch "$apt/status"
+
+    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+    if [ -r $keyring ]; then
+        option="[signed-by=$keyring] "
+    fi
+    echo "deb ${option-}$address $suite main" >"$apt/sources.list"
+    # Read after the machine's own configuration, so that its proxy and the like stay in force.
+    cat >"$apt/apt.conf" <<CONF
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear DPkg::Pre-Invoke;
+#clear DPkg::Post-Invoke;
+#clear DPkg::Pre-Install-Pkgs;
+Dir::State "$apt";
+Dir::State::lists "$apt/lists";
+Dir::State::status "$apt/status";
+Dir::State::extended_states "$apt/extended_states";
+Dir::Cache "$apt";
+Dir::Cache::archives "$apt/archives";
+Dir::Log "$apt/log";
+Dir::Etc::sourcelist "$apt/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+APT::Sandbox::User "$(id -un)";
+APT::Default-Release "";
+Acquire::Languages "none";
+Acquire::Retries "3";
+CONF
+}

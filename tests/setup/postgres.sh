@@ -73,38 +73,8 @@ work=$(mktemp -d "$cache/.new-$spec.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
 apt=$work/apt
-mkdir -p "$apt"/{lists,archives}/partial "$apt/log" "$work/tree"
-touch "$apt/status"
-
-keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-if [ -r $keyring ]; then
-    option="[signed-by=$keyring] "
-fi
-echo "deb ${option:-}$address $suite main" >"$apt/sources.list"
-# Read after the machine's own configuration, so that its proxy and the like stay in force.
-cat >"$apt/apt.conf" <<CONF
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear DPkg::Pre-Invoke;
-#clear DPkg::Post-Invoke;
-#clear DPkg::Pre-Install-Pkgs;
-Dir::State "$apt";
-Dir::State::lists "$apt/lists";
-Dir::State::status "$apt/status";
-Dir::State::extended_states "$apt/extended_states";
-Dir::Cache "$apt";
-Dir::Cache::archives "$apt/archives";
-Dir::Log "$apt/log";
-Dir::Etc::sourcelist "$apt/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-APT::Sandbox::User "$(id -un)";
-APT::Default-Release "";
-Acquire::Languages "none";
-Acquire::Retries "3";
-CONF
+mkdir "$work/tree"
+apt_root "$apt" "$address" "$suite"
 in_suite() { apt-get -c "$apt/apt.conf" -qq "$@" >&2; }
 
 in_suite update

@@ -1,7 +1,7 @@
 //! Keeps every client out of one node: by its client authentication file, so that no session can override it, no standby
 //! inherits it, and a restart of PostgreSQL keeps it. Let in are the agent, physical standbys, and the roles of the other side's
 //! subscriptions; a superuser on the local socket is not kept out. Whether a node is fenced is read from its file, never
-//! remembered.
+//! remembered. A node in which a scheduler launches jobs is not safely fenced, whatever its file is.
 //!
 //! [`prepare`] decides beforehand what the file will be; [`Fence::apply`] puts it in force and ends everybody who came in before;
 //! [`lift`] puts the original back, byte for byte.
@@ -9,16 +9,18 @@
 mod apply;
 pub(crate) mod children;
 mod file;
+pub(crate) mod schedulers;
 
 use std::path::Path;
 use std::time::Duration;
 
-use futures::future::try_join;
+use futures::future::try_join3;
 use pgleap_proto::node::Node;
 
 pub(crate) use apply::errors as configuration_errors;
 pub(crate) use children::{Activity, activity};
 pub use file::{Content, HbaFile};
+pub use schedulers::Scheduler;
 
 use crate::config::AgentConfig;
 use crate::error::{Doing, Result, StepError};
@@ -34,12 +36,16 @@ pub struct State {
     pub content: Content,
     /// Whether the running server goes by it; none when no server runs.
     pub loaded: Option<bool>,
+    /// A scheduler inside the running server that launches jobs.
+    pub scheduler: Option<Scheduler>,
 }
 
 impl State {
     /// Exactly pgleap's fence is in force: what a running server goes by, or a stopped one will.
     pub fn is_fenced(&self) -> bool {
-        matches!(self.content, Content::Fenced { intact: true, .. }) && self.loaded != Some(false)
+        matches!(self.content, Content::Fenced { intact: true, .. })
+            && self.loaded != Some(false)
+            && self.scheduler.is_none()
     }
 
     /// The operation of the fence, intact or not.
@@ -51,8 +57,8 @@ impl State {
     }
 
     /// In words, for messages.
-    pub fn describe(&self) -> &'static str {
-        match (&self.content, self.loaded) {
+    pub fn describe(&self) -> String {
+        let told = match (&self.content, self.loaded) {
             (Content::Open, _) => "open: its client authentication file is not pgleap's fence",
             (Content::Fenced { intact: false, .. }, _) => {
                 "not safely fenced: somebody edited the fence in its client authentication file"
@@ -60,8 +66,12 @@ impl State {
             (Content::Fenced { .. }, Some(false)) => {
                 "not fenced yet: the fence lies there, but the server has not loaded it"
             }
-            (Content::Fenced { .. }, _) => "fenced",
-        }
+            (Content::Fenced { .. }, _) => match self.scheduler {
+                Some(scheduler) => return format!("not safely fenced: {scheduler}"),
+                None => "fenced",
+            },
+        };
+        told.to_owned()
     }
 }
 
@@ -90,7 +100,7 @@ async fn hba_file_of(session: &Session) -> Result<HbaFile> {
 pub async fn state(node: &Node) -> Result<State> {
     if ctl::state(node).await? == ServerState::Stopped {
         let content = HbaFile::at(&configured(node, "hba_file").await?)?.content()?;
-        return Ok(State { content, loaded: None });
+        return Ok(State { content, loaded: None, scheduler: None });
     }
     state_by(&sql::connect_any(node).await?).await
 }
@@ -105,7 +115,7 @@ pub async fn state_by(session: &Session) -> Result<State> {
     // The file's time of change comes from a clock that ticks every few milliseconds, so this errs when the configuration was
     // loaded that shortly before the file was put there. Those who put it there reload by themselves, and wait for it.
     let loaded = i128::from(apply::load_time_us(session).await?) * 1000 + 999 >= file.put_at_ns()?;
-    Ok(State { content, loaded: Some(loaded) })
+    Ok(State { content, loaded: Some(loaded), scheduler: schedulers::running(session).await? })
 }
 
 /// Whether exactly pgleap's fence is in force on a node. See [`State::is_fenced`].
@@ -215,7 +225,7 @@ impl Fence {
     /// # Errors
     /// With the server's words.
     pub async fn ready(&self, session: &Session) -> Result<()> {
-        try_join(apply::ready(session), children::ready(session)).await.map(drop)
+        try_join3(apply::ready(session), children::ready(session), schedulers::ready(session)).await.map(drop)
     }
 
     /// Puts the file in place; a running server does not go by it yet.
@@ -226,7 +236,8 @@ impl Fence {
         self.file.put(&self.text, &self.made_from)
     }
 
-    /// Puts it in force on the running server, and ends everybody who came in before and may not stay. Idempotent.
+    /// Puts it in force on the running server, and ends everybody who came in before and may not stay. Idempotent. Whether a scheduler
+    /// launches jobs behind it is told by [`state`] alone.
     ///
     /// # Errors
     /// When the file cannot be put there or loaded, or somebody is left when the time is over: whoever called has to [`lift`] it

@@ -116,7 +116,7 @@ mod tests {
             origins: Vec::new(),
             confirmed: Vec::new(),
         };
-        Sample { at_us: 0, server: Ok(server), fenced, writer, lag: Err("unknown".into()) }
+        Sample { at_us: 0, server: Ok(server), fenced, scheduler: None, writer, lag: Err("unknown".into()) }
     }
 
     #[test]

@@ -179,6 +179,7 @@ mod tests {
             at_us: 0,
             server: Ok(server),
             fenced: Some(false),
+            scheduler: None,
             writer: Some(writer),
             lag: Ok(Lag { bytes: 100, ms: 200 }),
         }

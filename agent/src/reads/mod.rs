@@ -117,6 +117,7 @@ fn observed(sample: Sample) -> ObserveReply {
     if let Ok(server) = sample.server {
         reply.running = true;
         reply.open = sample.fenced == Some(false);
+        reply.scheduler = sample.scheduler.map(|found| found.to_string()).unwrap_or_default();
         reply.in_recovery = server.in_recovery;
         reply.timeline = server.timeline;
         reply.system_identifier = server.system_identifier;

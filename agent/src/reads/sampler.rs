@@ -11,6 +11,7 @@ use super::clock::now_us;
 use super::lag::{self, Held, Lag, Own, Side};
 use super::leaders::Leaders;
 use crate::error::{Doing, Result};
+use crate::fence::Scheduler;
 use crate::pg::sql::{self, Session};
 
 /// A node at one moment.
@@ -22,6 +23,8 @@ pub struct Sample {
     pub server: Result<Server, String>,
     /// Clients are kept out by pgleap's fence; none when that could not be told.
     pub fenced: Option<bool>,
+    /// A scheduler inside the server that launches jobs there.
+    pub scheduler: Option<Scheduler>,
     /// Side that takes writes; none when unknown.
     pub writer: Option<Side>,
     /// Behind that side; else why that is unknown.
@@ -83,11 +86,12 @@ impl Sampler {
     pub async fn look(&mut self, leaders: &Leaders) -> Sample {
         let seen = self.server(leaders).await;
         let at_us = now_us();
-        let fenced = match self.sessions.values().next() {
+        let state = match self.sessions.values().next() {
             Some(session) => crate::fence::state_by(session).await.ok(),
             None => None,
         };
-        let fenced = fenced.map(|state| state.operation().is_some());
+        let fenced = state.as_ref().map(|state| state.operation().is_some());
+        let scheduler = state.and_then(|state| state.scheduler);
         let writer = leaders.writer(at_us);
         let side = writer.as_ref().ok().map(|writer| writer.side);
         match seen {
@@ -99,12 +103,12 @@ impl Sampler {
                     databases,
                 });
                 let lag = writer.and_then(|writer| lag::hybrid(at_us, &databases?, &writer));
-                Sample { at_us, server: Ok(server), fenced, writer: side, lag }
+                Sample { at_us, server: Ok(server), fenced, scheduler, writer: side, lag }
             }
             Err(error) => {
                 self.sessions.clear();
                 let lag = Err(error.message.clone());
-                Sample { at_us, server: Err(error.message), fenced, writer: side, lag }
+                Sample { at_us, server: Err(error.message), fenced, scheduler, writer: side, lag }
             }
         }
     }

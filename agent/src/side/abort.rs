@@ -62,6 +62,9 @@ async fn close(call: &Call, view: &View, running: bool) -> Result<Vec<String>> {
         ));
     } else if running {
         let sessions = Sessions::open(view).await?;
+        if let Some(scheduler) = fence::schedulers::running(sessions.any()?).await? {
+            notes.push(format!("{scheduler}: stop that on node {}", view.node().name));
+        }
         let resumed = following::resume(view, &sessions).await?.len();
         if resumed > 0 {
             notes.push(format!("{resumed} subscriptions of node {} go on", view.node().name));

@@ -20,7 +20,7 @@ use super::tables::{TABLES, Tables};
 use super::view::View;
 use super::{Call, following, locks, running, seal, slots, tables};
 use crate::error::{Doing, Result, StepError};
-use crate::fence::{self, Fence};
+use crate::fence::{self, Fence, schedulers};
 use crate::peer_client;
 use crate::pg::relations;
 use crate::pg::sql::{self, ident};
@@ -70,6 +70,7 @@ pub(super) async fn source(call: &Call, request: ArmSourceRequest) -> Result<(So
             node.name
         )));
     }
+    check_no_jobs(&view, session).await?;
     check_none_prepared(&view, session).await?;
     if let Some(at) = following::find_all(&view, &sessions).await?.iter().position(|found| found.enabled) {
         return Err(StepError::new(format!(
@@ -141,6 +142,29 @@ async fn check_rows(view: &View, sessions: &Sessions, tag: &str) -> Result<()> {
     Ok(())
 }
 
+/// Nothing that a scheduler inside the server launches or has launched may write behind the fence, nor note how a job ended that
+/// the fence has cut off.
+async fn check_no_jobs(view: &View, session: &crate::pg::sql::Session) -> Result<()> {
+    let node = view.node();
+    if let Some(scheduler) = schedulers::running(session).await? {
+        return Err(StepError::new(format!(
+            "node {} is about to follow the other side, and {scheduler}; stop that there, wait until no job runs, then try again; \
+             jobs may be launched on node {} as soon as it takes the writes",
+            node.name,
+            view.other().node.as_ref().map_or("", |node| node.name.as_str())
+        )));
+    }
+    let all = fence::activity(session).await?;
+    match all.values().find(|row| schedulers::is_job(&row.kind, &row.application)) {
+        None => Ok(()),
+        Some(row) => Err(StepError::new(format!(
+            "a job of pg_cron still runs on node {}: {}; wait until it has ended, or end it, then try again",
+            node.name,
+            row.describe()
+        ))),
+    }
+}
+
 /// What the fence does not keep out.
 async fn notes(view: &View, session: &crate::pg::sql::Session, fence: &Fence) -> Result<Vec<String>> {
     let mut notes = Vec::new();
@@ -189,6 +213,7 @@ pub(super) async fn target(call: &Call, request: ArmTargetRequest) -> Result<(Ta
     let fence = fence::prepare(&call.config, node, &view.cluster.operation, &view.logins()).await?;
     // In force already; this proves that nobody is left who came in before, and that no other rules are loaded.
     let mut notes = fence.apply(session, EVICT_TARGET).await?.notes;
+    schedulers::refuse(node, session).await?;
     check_none_prepared(&view, session).await?;
     notes.extend(cure(&view, &sessions).await?);
     following::wait_running(&view, &sessions, Limit::of_ms(request.wait_ms)).await?;

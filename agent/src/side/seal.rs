@@ -119,7 +119,9 @@ async fn nobody(source: &Source) -> Result<()> {
         row.kind == "client backend" && row.user.is_empty() && row.database.is_empty() && !row.has_xid
     };
     let idle_worker = |row: &fence::Activity| {
-        !matches!(row.kind.as_str(), "client backend" | "walsender" | "parallel worker") && !row.has_xid
+        !matches!(row.kind.as_str(), "client backend" | "walsender" | "parallel worker")
+            && !row.has_xid
+            && !fence::schedulers::is_job(&row.kind, &row.application)
     };
     let left = |row: &&fence::Activity| {
         !row.may_stay(source.fence.kept(), &all) && !operator(row) && !logging_in(row) && !idle_worker(row)

@@ -11,6 +11,7 @@ use pgleap_proto::step::{Output, StartLeader};
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
+use crate::fence::schedulers;
 use crate::pg::ctl::{self, ServerState, StopMode};
 use crate::pg::{marker, sql};
 use crate::upgrade::marker::{Marker, Stage};
@@ -40,6 +41,14 @@ impl Step for StartLeaderStep {
         let node = given(&self.0.node, "node")?;
         let data_dir = cx.confine(&node.data_dir)?;
         let mut marker = Marker::own(data_dir, &cx.operation)?;
+        if let Some(scheduler) = schedulers::configured_in(node).await? {
+            return Err(StepError::new(format!(
+                "node {} is not started: by its configuration {} launches jobs in it, which would write to the side that follows; \
+                 switch that off in its files (cron.launch_active_jobs = off, pg_partman_bgw.dbname = ''), then retry",
+                node.name,
+                scheduler.library()
+            )));
+        }
         marker.advance(data_dir, Stage::Started)?;
         ctl::manager(cx, node).start(&[]).await
     }
@@ -67,6 +76,13 @@ impl Step for StartLeaderStep {
                 "what answers on port {} in {} on host {} is not the upgraded leader {}: major {major}, data directory \
                  {directory}, in recovery: {standby}; stop it, then retry",
                 node.port, node.socket_dir, node.host, node.name
+            )));
+        }
+        if let Some(scheduler) = schedulers::running(&session).await? {
+            return Err(StepError::new(format!(
+                "node {} is to follow the old cluster, but {scheduler}; what its jobs wrote there is not on the old one: stop it, \
+                 cancel, then start again",
+                node.name
             )));
         }
         for database in row.try_get::<_, Vec<String>>("databases").doing(doing)? {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::settings_table::{FILES, LEFT_OUT, LEFT_OUT_PREFIXES, RENAMED};
+use crate::fence::schedulers::preloads;
 use crate::pg::paths;
 
 /// One setting of a configuration file.
@@ -113,10 +114,17 @@ fn force(input: &Input<'_>, out: &mut Translation) {
     set("archive_mode", "off".into(), "its WAL file names would collide with the old cluster's until finish");
     set("wal_level", "logical".into(), "reverse replication needs it");
     set("hot_standby", "on".into(), "replicas are read while they are checked");
+    let libraries = setting(input, "shared_preload_libraries").unwrap_or_default();
+    let jobs = "its jobs would write to the side that follows; set it when this one takes the writes";
+    if preloads(libraries, "pg_cron") {
+        set("cron.launch_active_jobs", "off".into(), jobs);
+    }
+    if preloads(libraries, "pg_partman_bgw") {
+        set("pg_partman_bgw.dbname", String::new(), jobs);
+    }
     let databases = u64::from(input.databases);
     let old = |name: &str, default: u64| {
-        let found = input.settings.iter().find(|s| s.name.eq_ignore_ascii_case(name));
-        found.and_then(|s| s.value.trim().parse().ok()).unwrap_or(default)
+        setting(input, name).and_then(|value| value.trim().parse().ok()).unwrap_or(default)
     };
     let apply = databases * 3 + 4;
     let workers = old("max_logical_replication_workers", 4).max(apply);
@@ -135,6 +143,11 @@ fn force(input: &Input<'_>, out: &mut Translation) {
     for (name, value) in at_least {
         set(name, value.to_string(), "a subscription in every database needs them");
     }
+}
+
+/// What the seed's files say of it.
+fn setting<'a>(input: &Input<'a>, name: &str) -> Option<&'a str> {
+    input.settings.iter().find(|s| s.name.eq_ignore_ascii_case(name)).map(|s| s.value.as_str())
 }
 
 /// The relative path of a file that a setting names, when it lies in the data directory.
@@ -242,6 +255,21 @@ mod tests {
             let t = run(&[(name, "x")], 18);
             assert!(!t.settings.contains_key(*name), "{name}");
             assert_eq!(t.left_out.len(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn schedulers_are_loaded_and_launch_nothing() {
+        let t = run(&[("cron.launch_active_jobs", "on"), ("pg_partman_bgw.dbname", "app")], 18);
+        assert_eq!(
+            t.settings["cron.launch_active_jobs"], "on",
+            "the library is not loaded: none of our business"
+        );
+        for libraries in ["pg_cron, pg_partman_bgw", "$libdir/pg_partman_bgw,\"pg_cron\""] {
+            let file = [("shared_preload_libraries", libraries), ("pg_partman_bgw.dbname", "app")];
+            let t = run(&file, 18);
+            assert_eq!(t.settings["cron.launch_active_jobs"], "off", "{t:?}");
+            assert_eq!(t.settings["pg_partman_bgw.dbname"], "", "{t:?}");
         }
     }
 

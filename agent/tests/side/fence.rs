@@ -12,7 +12,7 @@ use crate::pair::{OPERATION, Place, hba, server};
 use crate::postgres::Cluster;
 use crate::{eventually, majors, scenario};
 
-const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// A start-up message of the protocol, which the server answers by asking for a password.
 fn begin_login(server: &Cluster, user: &str) -> TcpStream {

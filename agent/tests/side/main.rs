@@ -7,6 +7,7 @@ mod certificates;
 mod client;
 mod crash;
 mod fence;
+mod jobs;
 mod pair;
 #[path = "../postgres/mod.rs"]
 mod postgres;

@@ -52,8 +52,13 @@ GRANT ALL ON ALL TABLES IN SCHEMA public TO client; GRANT ALL ON ALL SEQUENCES I
 
 /// One server with databases and roles.
 pub fn server(name: &str, major: u32) -> Cluster {
+    server_with(name, major, "")
+}
+
+/// As [`server`], with more lines of configuration.
+pub fn server_with(name: &str, major: u32, more: &str) -> Cluster {
     let bin = binaries(major);
-    let mut server = Cluster::start(name, major, &bin, CONFIGURATION);
+    let mut server = Cluster::start(name, major, &bin, &format!("{CONFIGURATION}\n{more}"));
     server.node.address = "127.0.0.1".into();
     server.node.host = "here".into();
     server.sql(
@@ -165,8 +170,11 @@ pub struct Pair {
 
 impl Pair {
     pub async fn new(old_major: u32, new_major: u32) -> Pair {
+        Pair::of(server("old", old_major), server("new", new_major)).await
+    }
+
+    pub async fn of(old: Cluster, new: Cluster) -> Pair {
         let place = Place::new();
-        let (old, new) = (server("old", old_major), server("new", new_major));
         for server in [&old, &new] {
             for database in DATABASES {
                 server.sql(database, SCHEMA);

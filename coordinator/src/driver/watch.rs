@@ -44,6 +44,8 @@ enum Wrong {
     FailedOver(String),
     /// It leads the side that follows, and lets clients in.
     Open(String),
+    /// It leads the side that follows, and a scheduler inside it launches jobs.
+    Jobs(String),
 }
 
 /// What a node said.
@@ -87,6 +89,7 @@ impl WatchRun {
                 let (reason, evidence, failover) = match wrong {
                     Wrong::FailedOver(reason) => (reason, evidence, true),
                     Wrong::Open(reason) => (reason, self.close(known, writer.other()).await, false),
+                    Wrong::Jobs(reason) => (reason, evidence, false),
                 };
                 let operation = self.operation.clone();
                 let command = Command::Disturbed { operation, reason, evidence, failover };
@@ -180,13 +183,25 @@ fn disturbance(
             let now = (seen.system_identifier, seen.timeline);
             let before = *first.entry(node.to_owned()).or_insert(now);
             if before == now {
-                return (side != writer && seen.open).then(|| {
+                let there = format!(
+                    "What was written to {node} meanwhile is nowhere else: look for it there and take it over by hand, then retry"
+                );
+                let open = || {
                     Wrong::Open(format!(
                         "{node}, the leader of the {side} cluster, let clients in although the {writer} cluster takes the writes: its \
-                         client authentication file was replaced. What was written to {node} meanwhile is nowhere else: look for it there \
-                         and take it over by hand, then retry"
+                         client authentication file was replaced. {there}"
                     ))
-                });
+                };
+                let jobs = || {
+                    Wrong::Jobs(format!(
+                        "{node}, the leader of the {side} cluster, is to follow the {writer} cluster, but {}. {there}",
+                        seen.scheduler
+                    ))
+                };
+                let follows = side != writer;
+                return (follows && seen.open)
+                    .then(open)
+                    .or_else(|| (follows && !seen.scheduler.is_empty()).then(jobs));
             }
             format!(
                 "{node}, the leader of the {side} cluster, is on timeline {} of system {} and was on timeline {} of system {}",
@@ -272,6 +287,13 @@ mod tests {
         assert_eq!(look(new, "n1", true, seen(false, 1)), None);
         let opened = look(new, "n1", true, open);
         assert!(matches!(&opened, Some(Wrong::Open(told)) if told.ends_with("then retry")), "{opened:?}");
+        let jobs = ObserveReply { scheduler: "pg_cron launches jobs in it".into(), ..seen(false, 1) };
+        assert_eq!(look(old, "o1", true, jobs.clone()), None, "the side that takes writes launches its jobs");
+        let launched = look(new, "n1", true, jobs);
+        let told = |told: &str| {
+            told.contains("but pg_cron launches jobs in it. What") && told.ends_with("then retry")
+        };
+        assert!(matches!(&launched, Some(Wrong::Jobs(text)) if told(text)), "{launched:?}");
         let mut look = |sides, node: &str, leader, reply: ObserveReply| match look(sides, node, leader, reply)
         {
             Some(Wrong::FailedOver(told)) => Some(told),

@@ -7,6 +7,7 @@ use pgleap_proto::node::{Conninfo, Node};
 use super::fence_path;
 use crate::context::Context;
 use crate::error::{Doing, Result};
+use crate::fence::schedulers::stem;
 use crate::pg::settings::configured;
 use crate::pg::{hba, standby};
 
@@ -112,11 +113,7 @@ fn fixed(major: u32, target: Lsn) -> Vec<(&'static str, &'static str)> {
 /// The list without schedulers; none when there is no need to change it.
 fn without_schedulers(libraries: &str) -> Option<String> {
     let all: Vec<&str> = libraries.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    let is_scheduler = |name: &str| {
-        let name = name.trim_matches('"');
-        let name = name.rsplit('/').next().unwrap_or(name);
-        SCHEDULERS.contains(&name.trim_end_matches(".so"))
-    };
+    let is_scheduler = |name: &str| SCHEDULERS.contains(&stem(name.trim_matches('"')));
     let kept: Vec<&str> = all.iter().copied().filter(|name| !is_scheduler(name)).collect();
     (kept.len() < all.len()).then(|| kept.join(", "))
 }
