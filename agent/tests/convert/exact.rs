@@ -14,7 +14,7 @@ use pgleap_proto::step::{
 use crate::on_servers;
 use crate::servers::{Servers, conninfo};
 
-const TAG: &str = "pgleap_abc123";
+pub const TAG: &str = "pgleap_abc123";
 const SNOWMAN: &str = "we\"ird ☃";
 
 pub fn physical_slot(node: &Node, slot: &str) -> Kind {
@@ -45,11 +45,11 @@ pub fn recover(node: &Node, upstream: &Node, slot: &str, target_lsn: u64) -> Kin
     Kind::RecoverTo(RecoverTo { node: Some(node.clone()), upstream, slot: slot.into(), target_lsn })
 }
 
-fn publish(node: &Node, databases: &[String]) -> Kind {
+pub fn publish(node: &Node, databases: &[String]) -> Kind {
     Kind::Publish(Publish { node: Some(node.clone()), publication: TAG.into(), databases: databases.into() })
 }
 
-fn create_slots(node: &Node, databases: &[String], timeout_ms: u64) -> CreateSlots {
+pub fn create_slots(node: &Node, databases: &[String], timeout_ms: u64) -> CreateSlots {
     let slot = |(i, database): (usize, &String)| DatabaseSlot {
         database: database.clone(),
         slot: format!("{TAG}_{i}"),
@@ -85,7 +85,7 @@ async fn slots_on_a_commit(servers: &Servers, old: &Node, databases: &[String]) 
     unreachable!("the loop returns");
 }
 
-async fn same(servers: &Servers, old: &Node, new: &Node, database: &str, table: &str) {
+pub async fn same(servers: &Servers, old: &Node, new: &Node, database: &str, table: &str) {
     let query =
         format!("SELECT count(*) || ' ' || coalesce(sum(hashtextextended(t::text, 0)), 0) FROM {table} t");
     let (left, right) = (servers.ask(old, database, &query).await, servers.ask(new, database, &query).await);

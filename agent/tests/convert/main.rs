@@ -8,6 +8,7 @@ mod clone;
 mod exact;
 #[path = "../postgres/mod.rs"]
 mod postgres;
+mod prepared;
 #[path = "../fake/private.rs"]
 mod private;
 mod refuse;
