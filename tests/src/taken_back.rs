@@ -26,6 +26,15 @@ impl Scenario {
     /// # Errors
     /// When it is otherwise.
     pub async fn as_found(&self, before: &[Snapshot]) -> Result<()> {
+        self.old_as_found(before).await?;
+        self.nothing_of_the_new_cluster()
+    }
+
+    /// The old cluster is as it was.
+    ///
+    /// # Errors
+    /// When it is otherwise.
+    pub async fn old_as_found(&self, before: &[Snapshot]) -> Result<()> {
         for (node, before) in self.fleet.old.nodes.iter().zip(before) {
             let what = format!("{} to be as it was found", node.name);
             // A walsender that was ended shows for a moment longer.
@@ -35,7 +44,7 @@ impl Scenario {
             })
             .await?;
         }
-        self.nothing_of_the_new_cluster()
+        Ok(())
     }
 
     /// No server, data directory or tablespace of the new cluster is left.

@@ -190,7 +190,11 @@ impl Cluster {
         settings
     }
 
-    async fn make_replica(&self, base: &Base, replica: &Server) -> Result<()> {
+    /// Clones a node from the primary and lets it stream from there, by a slot of its own.
+    ///
+    /// # Errors
+    /// When a program fails; with what it said.
+    pub async fn make_replica(&self, base: &Base, replica: &Server) -> Result<()> {
         let primary = self.primary();
         let slot = format!("standby_{}", replica.name);
         let upstream = format!(
