@@ -37,7 +37,7 @@ impl Fixture {
     }
 
     /// The same with poolers and a balancer.
-    pub(super) async fn movable() -> Fixture {
+    pub(crate) async fn movable() -> Fixture {
         let ledger = include_str!("../fleet/golden/ledger.toml");
         Fixture::of(format!("{ledger}{}", include_str!("../fleet/golden/traffic.toml"))).await
     }
@@ -64,7 +64,7 @@ impl Fixture {
     }
 
     /// Healthy facts of a host.
-    pub(super) fn facts(&self, host: &str) -> InspectReply {
+    pub(crate) fn facts(&self, host: &str) -> InspectReply {
         let fleet = crate::fleet::parse(&self.toml, "test").unwrap();
         of(fleet.cluster("ledger").unwrap().clone()).facts.replies[host].clone()
     }

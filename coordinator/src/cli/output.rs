@@ -14,6 +14,8 @@ pub struct Out {
     /// stdout is a terminal.
     pub terminal: bool,
     color: bool,
+    /// Keeps data instead of printing it, for tests.
+    kept: Option<Vec<u8>>,
 }
 
 /// What a piece of text means; becomes a colour where there are colours.
@@ -36,7 +38,26 @@ impl Out {
     pub fn new(json: bool) -> Out {
         let terminal = io::stdout().is_terminal();
         let color = terminal && !json && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-        Out { json, terminal, color }
+        Out { json, terminal, color, kept: None }
+    }
+
+    /// Prints nothing on stdout, and keeps it. Neither a terminal nor colours.
+    #[cfg(test)]
+    pub(super) fn kept(json: bool) -> Out {
+        Out { json, terminal: false, color: false, kept: Some(Vec::new()) }
+    }
+
+    /// What would have been printed on stdout.
+    #[cfg(test)]
+    pub(super) fn data(self) -> String {
+        String::from_utf8(self.kept.unwrap_or_default()).unwrap()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match &mut self.kept {
+            Some(kept) => kept.write_all(bytes),
+            None => io::stdout().lock().write_all(bytes),
+        }
     }
 
     /// Text with a meaning.
@@ -56,9 +77,7 @@ impl Out {
     /// # Errors
     /// When stdout is closed.
     pub fn line(&mut self, text: &str) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text.as_bytes())?;
-        stdout.write_all(b"\n")
+        self.write(format!("{text}\n").as_bytes())
     }
 
     /// Data for programs, one JSON document on one line.
@@ -104,14 +123,10 @@ impl Out {
     /// # Errors
     /// When stdout is closed.
     pub fn repaint(&mut self, text: &str, height: usize) -> io::Result<usize> {
-        let mut stdout = io::stdout().lock();
-        if height > 0 {
-            // Up to the first line of the last screen, then clear to the end.
-            write!(stdout, "\x1b[{height}A\x1b[J")?;
-        }
-        stdout.write_all(text.as_bytes())?;
-        stdout.write_all(b"\n")?;
-        stdout.flush()?;
+        // Up to the first line of the last screen, then clear to the end.
+        let clear = if height > 0 { format!("\x1b[{height}A\x1b[J") } else { String::new() };
+        self.write(format!("{clear}{text}\n").as_bytes())?;
+        io::stdout().lock().flush()?;
         Ok(text.lines().count())
     }
 }
