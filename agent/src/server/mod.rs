@@ -44,7 +44,7 @@ use crate::journal::Journal;
 use crate::pooler::Poolers;
 use crate::reads::Reads;
 use crate::run::{Runner, StepTable};
-use crate::side::Sides;
+use crate::side::{Memory, Sides};
 use crate::tickets::Tickets;
 
 use refusals::RefusalLog;
@@ -111,11 +111,12 @@ impl Server {
         // Not before the port is taken: an agent that cannot serve makes no new start.
         journal.begin()?;
         let callers = callers::Callers::new(journal.clone(), &config.host);
+        let memory = Memory::of_machine(&journal.identity().journal, &config.state_dir);
         let traffic = TrafficServer::new(traffic::TrafficService {
             callers: callers.clone(),
             tickets: Tickets::new(journal.clone()),
             poolers: Poolers::new(config.clone(), identity.clone()),
-            sides: Sides::new(config.clone(), identity.clone()),
+            sides: Sides::new(config.clone(), identity.clone(), memory),
             reads: Reads::new(config.clone(), identity.clone())?,
         })
         .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -3,7 +3,7 @@
 //! | file | call |
 //! | --- | --- |
 //! | `arm.rs` | ArmSource, ArmTarget: everything that can be done before clients wait |
-//! | `fence.rs`, `record.rs` | Fence, and its end when nobody seals it |
+//! | `fence.rs`, `record.rs`, `memory.rs` | Fence, and its end when nobody seals it |
 //! | `settle.rs` | Settle, on the target |
 //! | `seal.rs` | Seal, on the source: the last call before the decision |
 //! | `lead.rs`, `follow.rs` | Lead and Follow, after the decision |
@@ -23,6 +23,7 @@ mod following;
 mod lead;
 mod leadership;
 mod locks;
+mod memory;
 mod record;
 mod running;
 mod seal;
@@ -48,6 +49,7 @@ use tokio::time::Instant;
 
 pub(crate) use leadership::leadership;
 pub(crate) use locks::hold;
+pub use memory::Memory;
 pub use slots::advance_idle;
 
 use arm::{Source, Target};
@@ -146,16 +148,19 @@ impl std::fmt::Debug for Sides {
 }
 
 impl Sides {
-    /// Nothing armed. Fences that an earlier run of the agent set and nobody sealed are lifted at once, in
-    /// the background of the runtime that this is called in; sealed ones are left to the coordinator.
-    pub fn new(config: Arc<AgentConfig>, tls: TlsIdentity) -> Arc<Sides> {
-        let records = Records::below(&config.state_dir);
+    /// Nothing armed. Fences that an earlier run of the agent set on this very machine, and nobody sealed, are lifted at once, in the
+    /// background of the runtime that this is called in. All others are left to the coordinator: sealed ones, and those that only the disk
+    /// tells of, which may be an image from before the seal.
+    pub fn new(config: Arc<AgentConfig>, tls: TlsIdentity, memory: Memory) -> Arc<Sides> {
+        let records = Records::below(&config.state_dir, memory);
         let sides = Arc::new(Sides { config, tls, records, operations: Mutex::default() });
         for record in sides.records.all() {
-            if record.sealed {
-                tracing::info!(
+            if !sides.records.may_lift(&record) {
+                tracing::warn!(
                     operation = record.operation,
-                    "a sealed fence was found; the coordinator decides on it"
+                    sealed = record.sealed,
+                    "a fence was found that this agent may not lift by itself: it is sealed, or the machine was started or restored since; \
+                     the coordinator opens the side that the register names"
                 );
                 continue;
             }

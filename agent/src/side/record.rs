@@ -1,5 +1,5 @@
 //! What the agent remembers of a fence across its own end: one file for each operation, written before the fence is put in
-//! force. Unsealed, the fence is the agent's to lift; sealed, only a coordinator's.
+//! force. Unsealed, the fence is the agent's to lift as long as its memory says so, too (`memory.rs`); sealed, only a coordinator's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use pgleap_proto::node::Node;
 use serde::{Deserialize, Serialize};
 
+use super::memory::Memory;
 use crate::durable;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::marker::{read_file, write_file};
@@ -88,13 +89,21 @@ impl Record {
     }
 }
 
-/// The directory of them all.
+/// The directory of them all, and the notes in memory beside it.
 #[derive(Debug, Clone)]
-pub(super) struct Records(PathBuf);
+pub(super) struct Records {
+    directory: PathBuf,
+    memory: Memory,
+}
 
 impl Records {
-    pub fn below(state_dir: &Path) -> Records {
-        Records(state_dir.join("fences"))
+    pub fn below(state_dir: &Path, memory: Memory) -> Records {
+        Records { directory: state_dir.join("fences"), memory }
+    }
+
+    /// Whether the fence of this record is this agent's to lift: unsealed, and not from an image of an earlier time.
+    pub fn may_lift(&self, record: &Record) -> bool {
+        !record.sealed && self.memory.holds(&record.operation, record.term, record.attempt)
     }
 
     fn path(&self, operation: &str) -> Result<PathBuf> {
@@ -102,7 +111,7 @@ impl Records {
         if operation.is_empty() || operation.starts_with('.') || !operation.chars().all(fits) {
             return Err(StepError::new(format!("\"{operation}\" is not the name of an operation")));
         }
-        Ok(self.0.join(format!("{operation}.json")))
+        Ok(self.directory.join(format!("{operation}.json")))
     }
 
     pub fn read(&self, operation: &str) -> Result<Option<Record>> {
@@ -112,22 +121,35 @@ impl Records {
     /// Durable when it returns.
     pub fn write(&self, record: &Record) -> Result<()> {
         let path = self.path(&record.operation)?;
-        if !self.0.exists() {
-            durable::private_directory(&self.0).doing(|| self.0.display().to_string())?;
-            let parent = self.0.parent().unwrap_or(&self.0);
+        let directory = &self.directory;
+        if !directory.exists() {
+            durable::private_directory(directory).doing(|| directory.display().to_string())?;
+            let parent = directory.parent().unwrap_or(directory);
             std::fs::File::open(parent).and_then(|d| d.sync_all()).doing(|| parent.display().to_string())?;
         }
-        write_file(&path, record)
+        if record.sealed {
+            // First: who dies in between leaves a fence that only the coordinator lifts.
+            self.forget(&record.operation)?;
+            return write_file(&path, record);
+        }
+        write_file(&path, record)?;
+        self.memory.keep(&record.operation, record.term, record.attempt);
+        Ok(())
+    }
+
+    fn forget(&self, operation: &str) -> Result<()> {
+        self.memory.forget(operation).doing(|| format!("forgetting the fence of {operation}"))
     }
 
     pub fn remove(&self, operation: &str) -> Result<()> {
         let path = self.path(operation)?;
+        self.forget(operation)?;
         durable::remove(&path).doing(|| format!("removing {}", path.display()))
     }
 
     /// All of them; one that cannot be read is told, and holds up none of the others.
     pub fn all(&self) -> Vec<Record> {
-        let entries = std::fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         let paths =
             entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json"));
         let read = |path: PathBuf| match read_file::<Record>(&path) {
@@ -148,13 +170,19 @@ mod tests {
     #[test]
     fn a_record_survives_and_an_odd_name_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let records = Records::below(directory.path());
+        let memory = Memory::below(directory.path(), "j", directory.path());
+        let records = Records::below(directory.path(), memory.clone());
         assert_eq!(records.read("app-1").unwrap(), None);
         let ticket = Admitted { operation: "app-1".into(), term: 3, attempt: 4 };
         let node = Node { name: "n".into(), port: 5, superuser: "s".into(), ..Node::default() };
-        let record = Record { sealed: true, ..Record::new(&ticket, &node, 77) };
+        let unsealed = Record::new(&ticket, &node, 77);
+        assert!(!records.may_lift(&unsealed));
+        records.write(&unsealed).unwrap();
+        assert!(records.may_lift(&unsealed));
+        let record = Record { sealed: true, ..unsealed.clone() };
         records.write(&record).unwrap();
-        let read = Records::below(directory.path()).all();
+        assert!(!records.may_lift(&record) && !records.may_lift(&unsealed), "an image from before the seal");
+        let read = Records::below(directory.path(), memory).all();
         assert_eq!((read.len(), &read[0], read[0].node()), (1, &record, node));
         assert!(record.is_of(&ticket) && !record.is_of(&Admitted { attempt: 5, ..ticket }));
         records.remove("app-1").unwrap();

@@ -4,7 +4,7 @@ use pgleap_agent::fence;
 use pgleap_proto::traffic::Side;
 
 use crate::client::is_kept_out;
-use crate::pair::Pair;
+use crate::pair::{OPERATION, Pair};
 use crate::{eventually, scenario, switch};
 
 #[test]
@@ -35,13 +35,36 @@ fn an_unsealed_fence_ends_by_itself_and_at_a_restart_and_a_sealed_one_stays() {
         assert!(void.message.contains("not armed"), "{void}");
         pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
 
+        // So is its machine: only the register opens it then, since the disk might be an image from before a seal.
+        let ticket = pair.ticket();
+        pair.arm(&ticket, Side::Old).await.unwrap();
+        let fenced = pair.fence(&ticket, 600_000).await.unwrap();
+        for note in std::fs::read_dir(pair.place.memory()).unwrap() {
+            std::fs::remove_file(note.unwrap().path()).unwrap();
+        }
+        pair.restart_agent();
+        let void = pair.seal(&ticket, fenced.lsn).await.unwrap_err();
+        assert!(void.message.contains("not armed"), "{void}");
+        pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
+        assert!(is_kept_out(&pair.old.node).await);
+        pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
+        assert!(!is_kept_out(&pair.old.node).await);
+
         // Behind the seal.
         pair.old.sql("app", "INSERT INTO t (v) VALUES ('last')");
         let ticket = pair.ticket();
-        let (_, positions) = pair.decide(&ticket, Side::Old).await.unwrap();
+        let (fenced, positions) = pair.decide(&ticket, Side::Old).await.unwrap();
         pair.restart_agent();
-        // As long as it takes an agent to look at everything: an abort of the other side.
         assert!(fence::is_fenced(&pair.old.node).await.unwrap());
+        // Restored from an image that was taken between fence and seal.
+        let record = pair.place.config.state_dir.join("fences").join(format!("{OPERATION}.json"));
+        let image =
+            std::fs::read_to_string(&record).unwrap().replace(r#""sealed": true"#, r#""sealed": false"#);
+        assert!(image.contains(r#""sealed": false"#), "{image}");
+        std::fs::write(&record, image).unwrap();
+        pair.restart_agent();
+        // Waits for a lift that was begun.
+        pair.seal(&ticket, fenced.lsn).await.unwrap_err();
         pair.lead(&ticket, Side::New).await.unwrap();
         assert!(is_kept_out(&pair.old.node).await && !is_kept_out(&pair.new.node).await);
         pair.follow(&ticket, Side::Old, &positions).await.unwrap();

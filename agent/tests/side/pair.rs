@@ -1,6 +1,6 @@
 //! Two leaders that follow each other as after the phase "route": equal schemas, the new one fenced and following.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ use pgleap_agent::error::Result;
 use pgleap_agent::jobs::Jobs;
 use pgleap_agent::report::Reporter;
 use pgleap_agent::server;
-use pgleap_agent::side::Sides;
+use pgleap_agent::side::{Memory, Sides};
 use pgleap_agent::step::{Probe, of};
 use pgleap_agent::tickets::Admitted;
 use pgleap_proto::agent::Fence;
@@ -98,6 +98,7 @@ impl Place {
             agent_check_listen: None,
         };
         std::fs::create_dir_all(&config.state_dir).unwrap();
+        std::fs::create_dir_all(root.path().join("memory")).unwrap();
         Place { root, config: Arc::new(config), tls, attempt: AtomicU64::new(0) }
     }
 
@@ -112,7 +113,13 @@ impl Place {
     }
 
     pub fn sides(&self) -> Arc<Sides> {
-        Sides::new(self.config.clone(), self.tls.clone())
+        let memory = Memory::below(&self.memory(), "journal", &self.config.state_dir);
+        Sides::new(self.config.clone(), self.tls.clone(), memory)
+    }
+
+    /// What stands for the machine's memory.
+    pub fn memory(&self) -> PathBuf {
+        self.root.path().join("memory")
     }
 
     pub fn context(&self) -> Context {

@@ -1,6 +1,6 @@
-//! At the gate: both leaders are still the ones the operation knows, and only one of them lets clients in. One that failed over behind
-//! its back, or whose fence somebody took away, stops the operation: what may go on and what must be redone is for a person. The
-//! fence is put back before.
+//! At the gate: both leaders are still the ones the operation knows, and exactly the one that the register names lets clients in. One
+//! that failed over behind its back, or whose fence somebody took away or brought back, stops the operation: what may go on and what
+//! must be redone is for a person. Fences are put right before.
 //!
 //! An agent that does not answer is shown in the status and stops nothing.
 
@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Looks that must agree: a single one may have met a server that is starting.
 const SURE: u32 = 3;
+/// For a fence on the side that takes the writes: longer than an agent tells an old sample, which may be of the pause that has just ended.
+const SURE_CLOSED: u32 = 6;
 
 pub(super) struct WatchRun {
     pub(super) raft: Raft,
@@ -46,6 +48,15 @@ enum Wrong {
     Open(String),
     /// It leads the side that follows, and a scheduler inside it launches jobs.
     Jobs(String),
+    /// It leads the side that takes the writes, and keeps clients out.
+    Closed(String),
+}
+
+impl Wrong {
+    /// How many looks have to agree.
+    fn looks(&self) -> u32 {
+        if matches!(self, Wrong::Closed(_)) { SURE_CLOSED } else { SURE }
+    }
 }
 
 /// What a node said.
@@ -85,10 +96,11 @@ impl WatchRun {
                 (evidence, seen) = (gap(writer, &looks, &self.moving), u32::from(wrong.is_some()));
                 suspicion = wrong;
             }
-            if let Some(wrong) = suspicion.clone().filter(|_| seen >= SURE) {
+            if let Some(wrong) = suspicion.clone().filter(|wrong| seen >= wrong.looks()) {
                 let (reason, evidence, failover) = match wrong {
                     Wrong::FailedOver(reason) => (reason, evidence, true),
-                    Wrong::Open(reason) => (reason, self.close(known, writer.other()).await, false),
+                    Wrong::Open(reason) => (reason, self.put_right(known, writer.other()).await, false),
+                    Wrong::Closed(reason) => (reason, self.put_right(known, writer).await, false),
                     Wrong::Jobs(reason) => (reason, evidence, false),
                 };
                 let operation = self.operation.clone();
@@ -101,27 +113,29 @@ impl WatchRun {
         }
     }
 
-    /// Has the leader of a side fenced again; what there is to say about it.
-    async fn close(&self, known: &Operation, side: Side) -> Vec<String> {
-        let at = self.moving.leader(side);
+    /// Has the leader of a side opened or fenced, as the register says; what there is to say about it.
+    async fn put_right(&self, known: &Operation, side: Side) -> Vec<String> {
+        let (at, writer) = (self.moving.leader(side), known.traffic.writer);
         let ask = async {
             let ticket = ticket(&self.raft, &self.by, &self.operation, &known.traffic, self.term).await;
             let request = AbortRequest {
                 ticket: Some(ticket.ok_or("this coordinator leads no more")?),
                 cluster: Some(self.moving.cluster.clone()),
                 side: side.message(),
-                writer: side.other().message(),
+                writer: writer.message(),
             };
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
             client?.abort(request).await.map(Response::into_inner).map_err(|status| explain_status(&status))
         };
         let node = &at.what.name;
+        let (done, not) =
+            if side == writer { ("lets clients in", "opened") } else { ("keeps clients out", "closed") };
         match ask.await {
             Ok(reply) => {
                 let told = reply.notes.into_iter().map(|note| format!("{node}: {note}"));
-                std::iter::once(format!("{node} keeps clients out again")).chain(told).collect()
+                std::iter::once(format!("{node} {done} again")).chain(told).collect()
             }
-            Err(why) => vec![format!("{node} could NOT be closed to clients again: {why}")],
+            Err(why) => vec![format!("{node} could NOT be {not} to clients again: {why}")],
         }
     }
 
@@ -183,25 +197,7 @@ fn disturbance(
             let now = (seen.system_identifier, seen.timeline);
             let before = *first.entry(node.to_owned()).or_insert(now);
             if before == now {
-                let there = format!(
-                    "What was written to {node} meanwhile is nowhere else: look for it there and take it over by hand, then retry"
-                );
-                let open = || {
-                    Wrong::Open(format!(
-                        "{node}, the leader of the {side} cluster, let clients in although the {writer} cluster takes the writes: its \
-                         client authentication file was replaced. {there}"
-                    ))
-                };
-                let jobs = || {
-                    Wrong::Jobs(format!(
-                        "{node}, the leader of the {side} cluster, is to follow the {writer} cluster, but {}. {there}",
-                        seen.scheduler
-                    ))
-                };
-                let follows = side != writer;
-                return (follows && seen.open)
-                    .then(open)
-                    .or_else(|| (follows && !seen.scheduler.is_empty()).then(jobs));
+                return fence_astray(side, writer, node, seen);
             }
             format!(
                 "{node}, the leader of the {side} cluster, is on timeline {} of system {} and was on timeline {} of system {}",
@@ -210,6 +206,32 @@ fn disturbance(
         }
     };
     Some(Wrong::FailedOver(format!("{what}; {}", redo(side, writer))))
+}
+
+/// A leader's fence that is not what the register wants, or jobs behind it.
+fn fence_astray(side: Side, writer: Side, node: &str, seen: &ObserveReply) -> Option<Wrong> {
+    let there = format!(
+        "What was written to {node} meanwhile is nowhere else: look for it there and take it over by hand, then retry"
+    );
+    if side != writer && seen.open {
+        return Some(Wrong::Open(format!(
+            "{node}, the leader of the {side} cluster, let clients in although the {writer} cluster takes the writes: its client \
+             authentication file was replaced. {there}"
+        )));
+    }
+    if side != writer && !seen.scheduler.is_empty() {
+        return Some(Wrong::Jobs(format!(
+            "{node}, the leader of the {side} cluster, is to follow the {writer} cluster, but {}. {there}",
+            seen.scheduler
+        )));
+    }
+    if side == writer && seen.fenced {
+        return Some(Wrong::Closed(format!(
+            "{node}, the leader of the {side} cluster, kept clients out although it takes the writes: a fence of an earlier time \
+             came back, with an old image of its files perhaps. Make sure that nothing else on that host went back in time, then retry"
+        )));
+    }
+    None
 }
 
 /// What a failover of a side costs, and what can be done. Logical slots and origins belong to one server; before PostgreSQL 17 no
@@ -294,6 +316,11 @@ mod tests {
             told.contains("but pg_cron launches jobs in it. What") && told.ends_with("then retry")
         };
         assert!(matches!(&launched, Some(Wrong::Jobs(text)) if told(text)), "{launched:?}");
+        let fenced = ObserveReply { fenced: true, ..seen(false, 1) };
+        assert_eq!(look(new, "n1", true, fenced.clone()), None);
+        assert_eq!(look(old, "o2", false, ObserveReply { in_recovery: true, ..fenced.clone() }), None);
+        let closed = look(old, "o1", true, fenced);
+        assert!(matches!(&closed, Some(Wrong::Closed(told)) if told.ends_with("then retry")), "{closed:?}");
         let mut look = |sides, node: &str, leader, reply: ObserveReply| match look(sides, node, leader, reply)
         {
             Some(Wrong::FailedOver(told)) => Some(told),

@@ -46,6 +46,7 @@ pub(crate) struct Traffics {
     newest: Mutex<BTreeMap<String, (u64, u64)>>,
     standby: Mutex<bool>,
     open: Mutex<bool>,
+    fenced: Mutex<bool>,
 }
 
 impl FakeAgent {
@@ -71,6 +72,11 @@ impl FakeAgent {
     /// Every server of this host lets clients in, as far as its agent can see.
     pub(crate) fn let_in(&self) {
         *self.traffics().open.lock().unwrap() = true;
+    }
+
+    /// No server of this host lets clients in.
+    pub(crate) fn keep_out(&self) {
+        *self.traffics().fenced.lock().unwrap() = true;
     }
 
     async fn admit(
@@ -138,6 +144,7 @@ macro_rules! calls {
                     running: true,
                     in_recovery,
                     open: *self.traffics().open.lock().unwrap(),
+                    fenced: *self.traffics().fenced.lock().unwrap(),
                     timeline: 1,
                     system_identifier: 7,
                     lag_bytes: 10,

@@ -308,6 +308,20 @@ async fn a_fence_that_was_taken_away_is_put_back_and_told_of() {
 }
 
 #[tokio::test]
+async fn a_fence_that_came_back_is_lifted_by_the_register_and_told_of() {
+    let fixture = Fixture::new().await;
+    let coordinator = ready(&fixture).await;
+    fixture.first.keep_out();
+    coordinator.until("stopped", |op| matches!(op.status, Status::Stopped(_))).await;
+    let Status::Stopped(stop) = coordinator.operation().status.clone() else { panic!() };
+    assert!(!stop.failover && stop.reason.contains("kept clients out"), "{stop:#?}");
+    assert!(stop.evidence[0].contains("lets clients in again"), "{stop:#?}");
+    let calls = calls(&fixture);
+    let aborted: Vec<&str> = named(&calls, "abort").iter().map(|moved| moved.what.as_str()).collect();
+    assert_eq!(aborted, ["old for old"]);
+}
+
+#[tokio::test]
 async fn an_agent_with_newer_tickets_than_the_log_is_told_of() {
     let fixture = Fixture::new().await;
     fixture.second.remember_ticket(OP, (99, 1));
