@@ -23,6 +23,12 @@ impl Operation {
     }
 }
 
+/// What is still to be taken back, or to be stopped with the side that goes away.
+fn open(operation: &Operation) -> impl Iterator<Item = &str> {
+    let finishing = operation.traffic.finish.is_some();
+    operation.touched().map(|(id, _)| id).chain(operation.to_retire().filter(move |_| finishing))
+}
+
 /// Nothing is taken back on the host any more.
 pub(super) fn abandon(
     operation: &mut Operation,
@@ -30,9 +36,9 @@ pub(super) fn abandon(
     host: &str,
 ) -> Result<Reply, Rejection> {
     let id = operation.id.clone();
-    let before: BTreeSet<String> = operation.touched().map(|(id, _)| id.to_owned()).collect();
+    let before: BTreeSet<String> = open(operation).map(str::to_owned).collect();
     let news = operation.abandoned.insert(host.to_owned());
-    let after: BTreeSet<&str> = operation.touched().map(|(id, _)| id).collect();
+    let after: BTreeSet<&str> = open(operation).collect();
     let left =
         operation.plan.steps.iter().filter(|s| before.contains(&s.id) && !after.contains(s.id.as_str()));
     let left: Vec<&PlannedStep> = left.collect();
@@ -46,7 +52,10 @@ pub(super) fn abandon(
             operation: id,
         });
     }
-    let left = left.iter().filter_map(|step| Some(format!("{} ({})", step.id, step.undo.as_ref()?)));
+    let left = left.iter().filter_map(|step| match &step.undo {
+        _ if step.finish.ends().is_some() => Some(format!("{} (its server is not stopped)", step.id)),
+        undo => Some(format!("{} ({})", step.id, undo.as_ref()?)),
+    });
     let left: Vec<String> = left.collect();
     let left = if left.is_empty() { "nothing".to_owned() } else { left.join("; ") };
     note(operation, occasion, "", "abandoned", &format!("host {host}; not taken back there: {left}"));

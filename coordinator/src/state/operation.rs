@@ -210,7 +210,10 @@ impl Operation {
 
     /// Steps that end the side that goes away and are not done, in the plan's order.
     pub fn to_retire(&self) -> impl Iterator<Item = &str> {
-        let steps = self.plan.steps.iter().filter(|step| step.finish.ends().is_some() && self.wants(step));
+        let wanted = |step: &&PlannedStep| {
+            step.finish.ends().is_some() && self.wants(step) && !self.is_abandoned(step)
+        };
+        let steps = self.plan.steps.iter().filter(wanted);
         let open = |id: &str| self.steps.get(id).is_some_and(|record| record.state != StepState::Done);
         steps.map(|step| step.id.as_str()).filter(move |id| open(id))
     }

@@ -189,6 +189,41 @@ fn the_side_that_goes_away_ends_only_when_ordered_and_last() {
     }
 }
 
+/// A side that is to be stopped has a host that never comes back: whatever the host was asked before.
+#[test]
+fn a_host_that_never_comes_back_holds_up_no_decommission() {
+    for begun in [false, true] {
+        let mut gate = Gate(started(plan_of_masks("c", ["h", "g"], &[0; 5]).steps.clone()));
+        run_to_rest(&mut gate.0, "c-1");
+        let attempt = gate.begin(5, Side::New);
+        gate.traffic(5, Kind::Decide, attempt).unwrap();
+        gate.traffic(5, Kind::Done, attempt).unwrap();
+        gate.tell(5, Command::Finish { operation: "c-1".into(), decommission: true }).unwrap();
+        // Taken back on both hosts, and what ends the old side is about to be asked, or has been.
+        let operation = "c-1".to_owned();
+        while let Some(StepToRun { id: step, verb: verb @ Verb::Undo }) = runnable(gate.operation()).pop() {
+            let operation = operation.clone();
+            let started = Command::StepStarted { operation: operation.clone(), step: step.clone(), verb };
+            let Ok(Reply::Started { attempt, .. }) = gate.tell(5, started) else { panic!("{step}") };
+            let outcome = Outcome::Done { output: None, already: false };
+            gate.tell(5, Command::StepFinished { operation, step, attempt, outcome, agent: None }).unwrap();
+        }
+        if begun {
+            let (operation, step) = (operation.clone(), "s0".to_owned());
+            gate.tell(5, Command::StepStarted { operation, step, verb: Verb::Do }).unwrap();
+        }
+        assert_eq!(gate.operation().status, Status::Finishing);
+        gate.tell(5, Command::Abandon { operation, host: "h".into() }).unwrap();
+        assert_eq!(gate.operation().status, Status::Finished, "begun {begun}");
+        let told = gate
+            .operation()
+            .events
+            .iter()
+            .any(|event| event.message.contains("s0 (its server is not stopped)"));
+        assert!(told, "begun {begun}");
+    }
+}
+
 #[test]
 fn a_host_that_never_comes_back_holds_up_no_cancel_and_is_named_with_what_is_left() {
     let steps =
