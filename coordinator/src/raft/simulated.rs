@@ -4,14 +4,16 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use raft::eraftpb::{Entry, EntryType, Message, MessageType};
+use pgleap_proto::raft::Hello;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType};
 use redb::StorageBackend;
 use tokio::sync::Notify;
 
 use super::engine::{Engine, Inbox};
 use super::node::Node;
 use super::store::Store;
-use super::{Member, Raft, RaftError, Reports, TICK, Transport, Undelivered, wire};
+use super::{Member, MembershipError, Raft, RaftError, Reports, TICK, Transport, Undelivered, group, wire};
 use crate::clock::Clock;
 use crate::state::State;
 
@@ -48,6 +50,26 @@ impl Letter {
         let (message, data) = wire::encode(self.message).unwrap();
         let arrived = at.step(wire::decode(message, data.to_vec()).unwrap()).is_ok();
         Receipt { arrived, ..receipt }
+    }
+
+    /// What both ends of a stream look at before they speak; who was removed is told so.
+    pub(crate) fn is_admitted(&self, sender: &Raft, receiver: &Raft) -> bool {
+        let own = sender.latest().group;
+        let known = group::find(&own, self.to()).filter(|member| !member.identity.is_empty());
+        let Some(known) = known else { return false };
+        let hello = Hello {
+            group: own.id.clone(),
+            from: self.from(),
+            from_identity: sender.identity().to_owned(),
+            to: self.to(),
+            to_identity: known.identity.clone(),
+            address: String::new(),
+        };
+        let admitted = group::admit(&receiver.latest().group, self.to(), receiver.identity(), &hello);
+        if matches!(admitted, Err(MembershipError::Removed(_))) {
+            self.reports.removed();
+        }
+        admitted.is_ok()
     }
 
     /// What the sender is told when it does not arrive.
@@ -109,6 +131,19 @@ pub(crate) struct Applied {
     pub(crate) term: u64,
     /// A command's bytes; none for an entry without one.
     pub(crate) command: Option<Vec<u8>>,
+    /// A change of the group, as its bytes.
+    change: Option<Vec<u8>>,
+}
+
+impl Applied {
+    /// What a change of the group leaves in the state: its line in the audit log.
+    pub(crate) fn note_change(&self, state: &mut State) {
+        let change = self.change.as_ref().map(|bytes| ConfChange::parse_from_bytes(bytes).unwrap());
+        if let Some((asked, note)) = change.and_then(|change| group::audited(&change)) {
+            let at = asked.at.unwrap_or_default();
+            state.audit.record(self.index, at, &asked.by, &asked.request_id, note);
+        }
+    }
 }
 
 /// A member that takes a turn when it is told to.
@@ -167,5 +202,11 @@ impl Simulated {
 
 fn applied_entry(entry: Entry) -> Applied {
     let is_command = entry.get_entry_type() == EntryType::EntryNormal && !entry.data.is_empty();
-    Applied { index: entry.index, term: entry.term, command: is_command.then(|| entry.data.to_vec()) }
+    let is_change = entry.get_entry_type() == EntryType::EntryConfChange;
+    Applied {
+        index: entry.index,
+        term: entry.term,
+        command: is_command.then(|| entry.data.to_vec()),
+        change: is_change.then(|| entry.data.to_vec()),
+    }
 }

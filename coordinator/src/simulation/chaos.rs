@@ -1,5 +1,6 @@
 //! Faults, one after the other, at random times: crashes of coordinators, of their disks, of agents and their machines; ways cut in one or
-//! both directions; processes stopped for a while; wall clocks that jump; leadership given away.
+//! both directions; processes stopped for a while; wall clocks that jump; leadership given away; hosts that come back from an older image,
+//! or in whose place a copy answers.
 
 use std::time::Duration;
 
@@ -39,6 +40,10 @@ fn one(sim: &Shared) {
         jump,
         transfer,
         all_down,
+        image,
+        restore,
+        copy,
+        lose,
     } = sim.temper.weights.clone();
     let mut roll = sim.draw(|dice| dice.random_range(0..sim.temper.weights.total()));
     let mut falls = |weight: u32| {
@@ -72,6 +77,14 @@ fn one(sim: &Shared) {
         transfer_leadership(sim);
     } else if falls(all_down) {
         (0..sim.coordinators.len()).for_each(|at| crash(sim, at));
+    } else if falls(image) {
+        sim.hosts[&any_host(sim)].take_image(sim);
+    } else if falls(restore) {
+        restored(sim);
+    } else if falls(copy) {
+        copied(sim);
+    } else if falls(lose) {
+        lost(sim);
     }
 }
 
@@ -102,6 +115,40 @@ fn agent(sim: &Shared, machine: bool) {
         sim.trace.count(if machine { "machine crashes" } else { "agents killed" });
         later(sim, move |sim| sim.hosts[&name].start(sim));
     }
+}
+
+/// A host comes back as it was when an image was taken.
+fn restored(sim: &Shared) {
+    let name = any_host(sim);
+    if sim.hosts[&name].restore(sim) {
+        later(sim, move |sim| sim.hosts[&name].start(sim));
+    }
+}
+
+/// For a while another agent answers at a host's address.
+fn copied(sim: &Shared) {
+    let name = any_host(sim);
+    let original = sim.hosts[&name].copy_answers(sim);
+    sim.hosts[&name].start(sim);
+    later(sim, move |sim| {
+        sim.hosts[&name].original_answers(sim, original);
+        sim.hosts[&name].start(sim);
+    });
+}
+
+/// A replica's host that never comes back, at most one of a cluster.
+fn lost(sim: &Shared) {
+    let (at, new) = sim.draw(|dice| (dice.random_range(0..sim.temper.clusters), dice.random_bool(0.5)));
+    let name = {
+        let mut world = sim.world.lock().unwrap();
+        let Some(cluster) = world.clusters.values_mut().nth(at).filter(|cluster| cluster.lost.is_none())
+        else {
+            return;
+        };
+        cluster.lost.insert(cluster.replica(new)).clone()
+    };
+    sim.count("hosts lost", format_args!("{name} is lost for good"));
+    sim.hosts[&name].lose(sim);
 }
 
 /// Nobody hears it, or it hears nobody, or both.

@@ -1,7 +1,7 @@
 //! One coordinator: a disk that stays, and lives that end in crashes. A life is the real member with its turns, and the real driver.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rand::Rng;
@@ -11,20 +11,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
 use super::link::Network as Links;
+use super::members;
 use super::network;
 use super::sim::Shared;
 use super::temper::Temper;
 use crate::clock::Clock;
 use crate::driver::{Agents, Driver, Live};
 use crate::raft::simulated::{EVERY, Post, Simulated};
-use crate::raft::{Member, Raft};
+use crate::raft::{Member, Raft, RaftError};
 
 /// The machine.
 pub(super) struct Coordinator {
     pub(super) id: u64,
     pub(super) name: String,
     disk: Disk,
-    member: Member,
+    /// Without voters it has to be let in.
+    member: Mutex<Member>,
+    /// Its machine is set up, so that it is started whenever it is down.
+    installed: AtomicBool,
     lives: AtomicU64,
     running: Mutex<Option<Life>>,
 }
@@ -37,13 +41,21 @@ struct Life {
 
 impl Coordinator {
     pub(super) fn new(id: u64, temper: &Temper) -> Coordinator {
-        let voters = (1..=temper.members).collect();
-        let member = Member { voters, compact_after: temper.compact_after, ..Member::alone(id) };
+        let voters = match id {
+            _ if !temper.grows => (1..=temper.members).collect(),
+            1 => vec![1],
+            _ => vec![],
+        };
+        let address = if temper.grows { address(id) } else { String::new() };
+        let compact_after = temper.compact_after;
+        let member = Member { voters, compact_after, ..Member::first(id, &address) };
+        let installed = AtomicBool::new(!member.voters.is_empty());
         Coordinator {
             id,
             name: format!("c{id}"),
             disk: Disk::default(),
-            member,
+            member: Mutex::new(member),
+            installed,
             lives: AtomicU64::new(0),
             running: Mutex::default(),
         }
@@ -73,16 +85,26 @@ impl Coordinator {
         self.disk.burn(syncs);
     }
 
+    /// From now on it is a machine with an empty disk that has to be let in. It does not run.
+    pub(super) fn replace(&self, sim: &Shared) {
+        self.crash(sim);
+        self.disk.replace();
+        self.member.lock().unwrap().voters.clear();
+        self.installed.store(true, Ordering::Relaxed);
+        sim.note(format_args!("{} has a new disk", self.name));
+    }
+
     /// Starts it unless it runs.
     pub(super) fn start(&self, sim: &Shared) {
-        if self.life().is_some() {
+        if self.life().is_some() || !self.installed.load(Ordering::Relaxed) {
             return;
         }
         let number = self.lives.fetch_add(1, Ordering::Relaxed) + 1;
         sim.note(format_args!("{} starts, life {number}", self.name));
         // Raft draws each timeout from a range; one with a single element leaves it no choice.
         let election = sim.draw(|dice| dice.random_range(12..24));
-        let member = Member { election: election..election + 1, ..self.member.clone() };
+        let member = Member { election: election..election + 1, ..self.member.lock().unwrap().clone() };
+        let joins = member.voters.is_empty();
         let (clock, name) = (sim.clone(), self.name.clone());
         let clock = Clock::of(move || clock.wall(&name));
         let mail = sim.clone();
@@ -96,8 +118,17 @@ impl Coordinator {
         let mut running = self.running.lock().unwrap();
         let pump = tokio::spawn(pump(sim.clone(), self.id, member)).abort_handle();
         let driver = tokio::spawn(driver.run(CancellationToken::new())).abort_handle();
-        *running = Some(Life { number, raft, tasks: vec![pump, driver] });
+        let mut tasks = vec![pump, driver];
+        if joins {
+            tasks.push(tokio::spawn(members::join(sim.clone(), self.id, raft.clone())).abort_handle());
+        }
+        *running = Some(Life { number, raft, tasks });
     }
+}
+
+/// Where a member of a group that changes is reached.
+pub(super) fn address(id: u64) -> String {
+    format!("c{id}.simulated:7431")
 }
 
 /// What the member's thread does otherwise.
@@ -123,6 +154,13 @@ async fn pump(sim: Shared, id: u64, mut member: Simulated) {
         match member.turn(due) {
             Ok(true) => {}
             Ok(false) => return,
+            Err(RaftError::Removed { .. }) => {
+                // It would end with the sentence again and again, until its disk is emptied.
+                sim.note(format_args!("{} was removed", this.name));
+                this.installed.store(false, Ordering::Relaxed);
+                this.crash(&sim);
+                return;
+            }
             Err(error) => {
                 if !this.disk.has_failed() {
                     return sim.check("the log goes on", Err(format!("{}: {error}", this.name)));

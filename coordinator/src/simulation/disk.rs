@@ -46,6 +46,12 @@ impl Disk {
         Opened { disk: self.clone(), life: platter.life }
     }
 
+    /// Another disk is put in its place.
+    pub(super) fn replace(&self) {
+        let mut platter = self.platter();
+        *platter = Platter { life: platter.life + 1, ..Platter::default() };
+    }
+
     /// The power fails: the tail is torn. Whatever had it open gets errors from now on.
     pub(super) fn crash(&self, dice: &mut impl Rng) {
         let mut platter = self.platter();

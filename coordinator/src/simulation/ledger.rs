@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::invariants::{cancel_restores, commands_kept, members_agree, snapshot_is_replay};
+use super::invariants::{cancel_restores, commands_kept, members_agree, snapshot_is_replay, waves_in_order};
 use super::sim::Sim;
 use super::world::cluster_of;
 use crate::raft::simulated::{Applied, Simulated};
@@ -43,6 +43,8 @@ pub(super) struct Ledger {
     snapshots: BTreeMap<u64, u64>,
     /// Operations whose end was looked at.
     over: BTreeSet<String>,
+    /// Operations of a rollout that an operator let the next wave begin without.
+    excused: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -117,6 +119,7 @@ impl Ledger {
     fn apply(&mut self, sim: &Sim, applied: &Applied) {
         let Some(bytes) = &applied.command else {
             self.state.applied = applied.index;
+            applied.note_change(&mut self.state);
             return self.keep();
         };
         let envelope = Envelope::decode(bytes).unwrap();
@@ -127,10 +130,11 @@ impl Ledger {
             "log {} term {}: {}",
             applied.index,
             applied.term,
-            summary(&envelope, result.is_ok())
+            self.summary(&envelope, result.is_ok())
         ));
         if result.is_ok() {
             self.note_given(sim, &envelope.command, result.as_ref().ok());
+            self.note_many(sim, &before, &envelope.command);
         }
         self.note_changes(sim, &before);
         self.keep();
@@ -165,6 +169,28 @@ impl Ledger {
         sim.check("fences come from the log", twice);
     }
 
+    /// What is decided about many operations, with the state before it.
+    fn note_many(&mut self, sim: &Sim, before: &State, command: &Command) {
+        match command {
+            Command::Admit { operation, plan, .. } => {
+                sim.trace.count("admitted");
+                sim.world.lock().unwrap().of(operation).plans.insert(operation.clone(), plan.clone());
+                let checked = waves_in_order::check(before, operation, plan, &self.excused);
+                sim.check("waves come in order", checked);
+            }
+            Command::Proceed { name } => {
+                let Some(rollout) = before.rollouts.get(name).filter(|rollout| rollout.hold.is_none()) else {
+                    return;
+                };
+                self.excused.extend(rollout.failed(&before.operations));
+            }
+            Command::Abandon { host, operation } => {
+                sim.count("hosts abandoned", format_args!("{host} is abandoned in {operation}"));
+            }
+            _ => {}
+        }
+    }
+
     /// Ends of operations are looked at as soon as the log knows of them.
     fn note_changes(&mut self, sim: &Sim, before: &State) {
         for (id, operation) in &self.state.operations {
@@ -186,6 +212,25 @@ impl Ledger {
         }
     }
 
+    /// For people and for the trace.
+    fn summary(&self, envelope: &Envelope, accepted: bool) -> String {
+        let command = match &envelope.command {
+            Command::StartOperation { id, .. } => format!("StartOperation {id}"),
+            // Its plan has a random tag.
+            Command::Admit { operation, .. } => format!("Admit {operation}"),
+            Command::ApplyFleet { generation, .. } => format!("ApplyFleet {generation}"),
+            other => format!("{other:?}"),
+        };
+        // Chosen by coordinators, at random.
+        let tags = self.state.operations.values().map(|operation| &operation.plan.tag);
+        let command = tags.filter(|tag| !tag.is_empty()).fold(command, |text, tag| text.replace(tag, "TAG"));
+        let mut command: String = command.chars().take(220).collect();
+        if !accepted {
+            command.push_str(" (refused)");
+        }
+        format!("{} by {}", command, envelope.by)
+    }
+
     /// The side that takes the writes of an operation's cluster.
     pub(super) fn register(&self, operation: &str) -> Side {
         let of_cluster = |id: &str| cluster_of(id) == cluster_of(operation);
@@ -196,18 +241,6 @@ impl Ledger {
             _ => operation.traffic.writer,
         })
     }
-}
-
-fn summary(envelope: &Envelope, accepted: bool) -> String {
-    let command = match &envelope.command {
-        Command::StartOperation { id, .. } => format!("StartOperation {id}"),
-        other => format!("{other:?}"),
-    };
-    let mut command: String = command.chars().take(220).collect();
-    if !accepted {
-        command.push_str(" (refused)");
-    }
-    format!("{} by {}", command, envelope.by)
 }
 
 /// Where in the log it began: clocks jump.

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::sim::Shared;
+use crate::raft::Raft;
 use crate::raft::simulated::Letter;
 
 /// How long a stream between coordinators takes to be made again.
@@ -123,6 +124,12 @@ fn tell_later(letter: Letter) {
     tokio::spawn(letter.lost().tell());
 }
 
+/// In a group that changes, streams of those who do not belong to it are refused.
+fn admitted(sim: &Shared, letter: &Letter, receiver: &Raft) -> bool {
+    let sender = sim.coordinators[letter.from() as usize - 1].raft();
+    !sim.temper.grows || sender.is_none_or(|sender| letter.is_admitted(&sender, receiver))
+}
+
 async fn carry(sim: Shared, from: u64, to: u64, mut queue: mpsc::UnboundedReceiver<Posted>) {
     let (from_name, to_name) = (format!("c{from}"), format!("c{to}"));
     while let Some(Posted { arrives, breaks, life, letter }) = queue.recv().await {
@@ -130,7 +137,9 @@ async fn carry(sim: Shared, from: u64, to: u64, mut queue: mpsc::UnboundedReceiv
         let whole = sim.network.streams.lock().unwrap().get(&(from, to)).is_some_and(|s| s.breaks == breaks);
         let receiver = &sim.coordinators[to as usize - 1];
         match receiver.raft().filter(|_| receiver.life() == Some(life)) {
-            Some(raft) if whole && sim.network.passes(&from_name, &to_name) => {
+            Some(raft)
+                if whole && sim.network.passes(&from_name, &to_name) && admitted(&sim, &letter, &raft) =>
+            {
                 let (kind, term, index) = letter.what();
                 sim.note(format_args!("c{from} -> c{to}: {kind} term {term} index {index}"));
                 let snapshot = letter.is_snapshot();

@@ -7,12 +7,17 @@ use rand::Rng;
 use tokio::time::{sleep, timeout};
 
 use super::coordinator::{PATIENCE, breathe};
+use super::fleet;
 use super::invariants::heals;
 use super::network::trip;
 use super::sim::Shared;
 use super::world::cluster_of;
+use crate::plan::Phase;
 use crate::raft::{ProposeError, View};
-use crate::state::{Command, Operation, Rejection, Reply, Side, Status};
+use crate::state::{Command, NewOperation, NewRollout, Operation, Rejection, Reply, Side, Status, Wave};
+
+/// The rollout of seeds that have one.
+const ROLLOUT: &str = "rollout-000001";
 
 /// One for each cluster.
 pub(super) struct Operator {
@@ -39,6 +44,55 @@ impl Operator {
         }
     }
 
+    /// All clusters are to be upgraded in waves: the first one alone, then the others. For each cluster its operator.
+    pub(super) async fn roll_out(sim: &Shared) -> Vec<Operator> {
+        let spec = fleet::spec(&sim.fleet);
+        let clusters: Vec<&str> = spec.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        let mut operators: Vec<Operator> = clusters.iter().map(|name| Operator::new(sim, name)).collect();
+        if !sim.temper.rollout {
+            return operators;
+        }
+        let (toml, policy) = (sim.fleet.clone(), spec.policy(sim.wall("operator")));
+        let mut starter = Operator::new(sim, "rollout");
+        let _ = starter.ask(Command::ApplyFleet { toml, generation: 1, keeps: vec![], policy }).await;
+        let id = |cluster: &str| format!("{cluster}-000001");
+        let new = spec.clusters.iter().map(|cluster| NewOperation {
+            id: id(&cluster.name),
+            cluster: cluster.name.clone(),
+            old_major: cluster.old.version,
+            new_major: cluster.new.version,
+            hosts: cluster.agents().into_keys().collect(),
+        });
+        let soak_ms = sim.between(0, 20_000).as_millis() as u64;
+        let wave = |of: &[&str]| Wave { operations: of.iter().map(|name| id(name)).collect(), soak_ms };
+        let waves = vec![wave(&clusters[..1]), wave(&clusters[1..])];
+        let rollout = Some(NewRollout { id: ROLLOUT.to_owned(), waves });
+        let queue =
+            Command::Queue { operations: new.collect(), rollout, generation: 1, accept_warnings: true };
+        if starter.ask(queue).await.is_ok() {
+            for operator in &mut operators {
+                operator.begun = 1;
+                operator.operation = Some(id(&operator.cluster));
+            }
+            tokio::spawn(async move { starter.oversee().await });
+        }
+        operators
+    }
+
+    /// Holds the rollout and lets it go on, until faults end.
+    async fn oversee(mut self) {
+        while !self.sim.heals() {
+            sleep(self.sim.between(5_000, 30_000)).await;
+            let name = ROLLOUT.to_owned();
+            let command = if self.sim.chance(0.3) {
+                Command::Hold { name, at: None }
+            } else {
+                Command::Proceed { name }
+            };
+            let _ = self.ask(command).await;
+        }
+    }
+
     /// Until faults end.
     pub(super) async fn work(&mut self) {
         while !self.sim.heals() {
@@ -62,6 +116,12 @@ impl Operator {
             let Some(operation) = self.look().await else { return true };
             let id = operation.id.clone();
             let command = match operation.status {
+                _ if operation.place.hold.is_some() => Some(Command::Proceed { name: id }),
+                Status::Queued | Status::Running if self.lost().is_some() => {
+                    Some(Command::Cancel { operation: id })
+                }
+                Status::Queued => operation.place.rollout.clone().map(|name| Command::Proceed { name }),
+                _ if self.waits_for_lost(&operation) => self.abandon(&operation),
                 Status::Stopped(_) => Some(Command::Retry { operation: id }),
                 Status::AtGate if stays => return true,
                 Status::AtGate => match operation.traffic.writer {
@@ -79,15 +139,48 @@ impl Operator {
         false
     }
 
+    /// A host of the cluster that never comes back.
+    fn lost(&self) -> Option<String> {
+        self.sim.world.lock().unwrap().clusters[&self.cluster].lost.clone()
+    }
+
+    /// What it takes back there is never taken back.
+    fn waits_for_lost(&self, operation: &Operation) -> bool {
+        let (cancelling, finishing) = match &operation.status {
+            Status::Stopped(stop) => (stop.cancelling, stop.finishing),
+            status => (*status == Status::Cancelling, *status == Status::Finishing),
+        };
+        let Some(lost) = self.lost().filter(|host| !operation.abandoned.contains(host)) else { return false };
+        let mut left = operation.touched().map(|(id, _)| id).chain(operation.to_retire());
+        (cancelling || finishing)
+            && left.any(|id| operation.plan.step(id).is_some_and(|step| step.host == lost))
+    }
+
+    fn abandon(&self, operation: &Operation) -> Option<Command> {
+        Some(Command::Abandon { operation: operation.id.clone(), host: self.lost()? })
+    }
+
     /// What the operator of an operation in this status might want.
     fn think(&self, operation: &Operation) -> Option<Command> {
         let id = operation.id.clone();
         let writer = operation.traffic.writer;
+        let (lost, phases) = (self.lost(), [Phase::Convert, Phase::Upgrade, Phase::Replicate, Phase::Route]);
+        let stuck = self.waits_for_lost(operation);
+        let abandon = self.abandon(operation);
         self.sim.draw(|dice| {
             let roll = dice.random_range(0..100);
             let begin =
                 Command::BeginSwitchover { operation: id.clone(), to: writer.other(), accepted: vec![] };
+            let hold = |at| Some(Command::Hold { name: id.clone(), at });
             match &operation.status {
+                _ if operation.place.hold.is_some() && roll < 40 => Some(Command::Proceed { name: id }),
+                _ if stuck && roll < 50 => abandon,
+                Status::Queued | Status::Running if lost.is_some() && roll < 30 => {
+                    Some(Command::Cancel { operation: id })
+                }
+                Status::Queued if roll < 2 => Some(Command::Cancel { operation: id }),
+                Status::Queued | Status::Running | Status::AtGate if roll >= 97 => hold(None),
+                Status::Running if roll >= 94 => hold(Some(phases[dice.random_range(0..phases.len())])),
                 Status::Running if roll < 4 => Some(Command::Cancel { operation: id }),
                 Status::Running if roll < 6 => Some(begin),
                 Status::Stopped(_) if roll < 60 => Some(Command::Retry { operation: id }),
@@ -113,7 +206,7 @@ impl Operator {
             let of_cluster = |id: &str| cluster_of(id) == self.cluster;
             ledger.state.operations.iter().any(|(id, op)| of_cluster(id) && op.status == Status::Finished)
         };
-        if finished {
+        if finished || self.lost().is_some() {
             return;
         }
         self.begun += 1;
@@ -121,7 +214,8 @@ impl Operator {
         let hold = self.sim.between(2_000, 15_000).as_millis() as u64;
         let plan = self.sim.world.lock().unwrap().of(&id).plan(&id, hold);
         self.operation = Some(id.clone());
-        let _ = self.ask(Command::StartOperation { id, plan, generation: 0 }).await;
+        let generation = self.sim.ledger.lock().unwrap().state.generation();
+        let _ = self.ask(Command::StartOperation { id, plan, generation }).await;
     }
 
     /// The operation as the leader has it; none before there is one. A read after an acknowledged command sees it.

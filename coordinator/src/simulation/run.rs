@@ -9,12 +9,16 @@ use tokio::time::{sleep, timeout};
 
 use super::chaos;
 use super::invariants::heals;
+use super::members;
 use super::operators::Operator;
 use super::sim::{Shared, Sim};
 use crate::state::Side;
 
 /// Simulated time in which everything has to heal.
 const HEALS_WITHIN: Duration = Duration::from_secs(1_200);
+
+/// Simulated time in which a group that changes has everybody as voter.
+const LONGEST: Duration = Duration::from_secs(1_500);
 
 /// What came of a seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,14 +79,13 @@ async fn live(sim: &Shared) {
     chaos::repair(sim);
     tokio::spawn(clients(sim.clone()));
     tokio::spawn(chaos::rage(sim.clone()));
-    let clusters: Vec<String> = sim.world.lock().unwrap().clusters.keys().cloned().collect();
-    let operators = clusters.iter().map(|cluster| {
-        let mut operator = Operator::new(sim, cluster);
-        async move {
+    let operators = async {
+        let working = Operator::roll_out(sim).await.into_iter().map(|mut operator| async move {
             operator.work().await;
             operator
-        }
-    });
+        });
+        join_all(working).await
+    };
     let ends = async {
         sleep(sim.temper.safety).await;
         sim.note(format_args!("faults end"));
@@ -92,7 +95,10 @@ async fn live(sim: &Shared) {
         sleep(Duration::from_secs(61)).await;
         chaos::repair(sim);
     };
-    let (operators, ()) = tokio::join!(join_all(operators), ends);
+    let (operators, (), members) = tokio::join!(operators, ends, timeout(LONGEST, members::work(sim)));
+    if members.is_err() {
+        return sim.check("everything heals", Err("the group did not come to its end".to_owned()));
+    }
     let concluded =
         join_all(operators.into_iter().map(|mut operator| async move { operator.conclude().await }));
     match timeout(HEALS_WITHIN, concluded).await {

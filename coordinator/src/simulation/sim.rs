@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::agent::Host;
 use super::coordinator::Coordinator;
+use super::fleet;
 use super::ledger::Ledger;
 use super::network::Network;
 use super::temper::Temper;
@@ -23,6 +24,8 @@ use super::world::World;
 /// One run.
 pub(super) struct Sim {
     pub(super) temper: Temper,
+    /// The text of its fleet file.
+    pub(super) fleet: String,
     pub(super) trace: Trace,
     pub(super) network: Network,
     pub(super) ledger: Mutex<Ledger>,
@@ -45,7 +48,8 @@ impl Sim {
     pub(super) fn new(seed: u64, shown: bool) -> Sim {
         let mut dice = StdRng::seed_from_u64(seed);
         let temper = Temper::draw(&mut dice);
-        let world = World::new(temper.clusters);
+        let fleet = fleet::text(temper.clusters, temper.at_once);
+        let world = World::new(&fleet::spec(&fleet));
         let hosts = world.hosts().into_iter().map(|name| (name.clone(), Host::new(&name))).collect();
         let coordinators = (1..=temper.members).map(|id| Coordinator::new(id, &temper)).collect();
         Sim {
@@ -62,6 +66,7 @@ impl Sim {
             dice: Mutex::new(dice),
             skews: Mutex::default(),
             frozen: Mutex::default(),
+            fleet,
             temper,
         }
     }

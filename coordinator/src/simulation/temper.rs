@@ -10,7 +10,13 @@ use rand::rngs::StdRng;
 pub(super) struct Temper {
     /// Coordinators: one, three or five.
     pub(super) members: u64,
+    /// They are let in one after the other, and replaced again and again.
+    pub(super) grows: bool,
     pub(super) clusters: usize,
+    /// All of them are upgraded in waves.
+    pub(super) rollout: bool,
+    /// Operations that may be on their way to the gate at the same time.
+    pub(super) at_once: usize,
     /// Entries after which a member takes a snapshot.
     pub(super) compact_after: usize,
     /// How long faults go on.
@@ -31,6 +37,8 @@ pub(super) struct Temper {
     pub(super) blocked: f64,
     /// Calls that move traffic and fail.
     pub(super) stumbling: f64,
+    /// Images of a host that are taken while it fences a leader.
+    pub(super) imaging: f64,
     /// Longest act, in milliseconds.
     pub(super) longest_act: u64,
     /// Between two thoughts of an operator, in milliseconds.
@@ -50,6 +58,10 @@ pub(super) struct Weights {
     pub(super) jump: u32,
     pub(super) transfer: u32,
     pub(super) all_down: u32,
+    pub(super) image: u32,
+    pub(super) restore: u32,
+    pub(super) copy: u32,
+    pub(super) lose: u32,
 }
 
 impl Temper {
@@ -66,13 +78,23 @@ impl Temper {
             jump: some(2),
             transfer: some(3),
             all_down: some(1),
+            image: some(3),
+            restore: some(3),
+            copy: some(2),
+            lose: some(1),
         };
         let mut rate = |most: f64| if dice.random_bool(0.6) { dice.random_range(0.0..most) } else { 0.0 };
         let (loss, slow) = (rate(0.03), rate(0.05));
         let (failing, blocked, stumbling) = (rate(0.04), rate(0.05), rate(0.08));
+        let imaging = rate(1.0);
+        let rollout = dice.random_bool(0.3);
+        let members = [1, 3, 3, 3, 5][dice.random_range(0..5)];
         Temper {
-            members: [1, 3, 3, 3, 5][dice.random_range(0..5)],
-            clusters: dice.random_range(1..=2),
+            members,
+            grows: members > 1 && dice.random_bool(0.35),
+            clusters: if rollout { dice.random_range(2..=3) } else { dice.random_range(1..=2) },
+            rollout,
+            at_once: dice.random_range(1..=3),
             compact_after: dice.random_range(10..200),
             safety: Duration::from_secs(dice.random_range(60..240)),
             every: Duration::from_millis(dice.random_range(1500..12_000)),
@@ -83,6 +105,7 @@ impl Temper {
             failing,
             blocked,
             stumbling,
+            imaging,
             longest_act: [50, 500, 3_000][dice.random_range(0..3)],
             thinking: dice.random_range(1_000..8_000),
         }
@@ -102,6 +125,10 @@ impl Weights {
             jump,
             transfer,
             all_down,
+            image,
+            restore,
+            copy,
+            lose,
         } = self;
         crash_coordinator
             + fail_disk
@@ -113,5 +140,9 @@ impl Weights {
             + jump
             + transfer
             + all_down
+            + image
+            + restore
+            + copy
+            + lose
     }
 }

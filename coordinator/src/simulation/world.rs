@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use pgleap_proto::agent::InspectReply;
 use pgleap_proto::step::action::Kind;
 
 use super::invariants::{nothing_lost, one_runner, one_writer};
 use super::sim::Sim;
 use crate::check::testing::{self, Case};
-use crate::fleet::{BalancerSpec, PoolerKind, PoolerSpec, TrafficSpec};
+use crate::fleet::{ClusterSpec, FleetSpec, TrafficSpec};
 use crate::plan::{Phase, Plan, PlannedStep, build};
 use crate::state::{Side, Verb};
 
@@ -62,6 +63,8 @@ pub(super) struct Cluster {
     pub(super) acting: BTreeMap<(String, String), Verb>,
     /// By operation.
     pub(super) plans: BTreeMap<String, Arc<Plan>>,
+    /// A host that never comes back.
+    pub(super) lost: Option<String>,
 }
 
 /// The cluster of an operation.
@@ -70,9 +73,9 @@ pub(super) fn cluster_of(operation: &str) -> &str {
 }
 
 impl World {
-    pub(super) fn new(clusters: usize) -> World {
-        let name = |n| format!("k{n}");
-        World { clusters: (1..=clusters).map(|n| (name(n), Cluster::new(&name(n)))).collect() }
+    pub(super) fn new(fleet: &FleetSpec) -> World {
+        let clusters = fleet.clusters.iter().map(|spec| (spec.name.clone(), Cluster::new(spec)));
+        World { clusters: clusters.collect() }
     }
 
     /// Every host of every cluster.
@@ -86,33 +89,12 @@ impl World {
 }
 
 impl Cluster {
-    /// Two old nodes, two new ones, two poolers and a balancer.
-    fn new(name: &str) -> Cluster {
-        let mut cluster = testing::healthy().cluster;
-        cluster.name = name.to_owned();
-        let address = |host: &str| (host.to_owned(), format!("{host}:7432"));
-        for (n, node) in cluster.old.nodes.iter_mut().enumerate() {
-            node.name = format!("{name}-old-{n}");
-            (node.host, node.agent) = address(&format!("{name}o{n}"));
-            node.address.clone_from(&node.host);
-        }
-        for (n, node) in cluster.new.nodes.iter_mut().enumerate() {
-            node.name = format!("{name}-new-{n}");
-            (node.host, node.agent) = address(&format!("{name}n{n}"));
-            node.address.clone_from(&node.host);
-        }
-        let mut poolers = BTreeMap::new();
-        for n in 0..2 {
-            let (pooler, (host, agent)) = (format!("{name}-pool-{n}"), address(&format!("{name}p{n}")));
-            let kind = PoolerKind::Hook { name: pooler.clone(), drain_ms: 1 };
-            poolers.insert(pooler.clone(), PoolerState { to: Side::Old, paused: false });
-            cluster.poolers.push(PoolerSpec { name: pooler, host, agent, kind });
-        }
-        let (host, agent) = address(&format!("{name}p0"));
-        let balancer = BalancerSpec { name: format!("{name}-b"), host, agent, ..BalancerSpec::default() };
-        cluster.balancers.push(balancer);
+    /// Before any upgrade: the old side takes the writes.
+    fn new(cluster: &ClusterSpec) -> Cluster {
+        let poolers = cluster.poolers.iter().map(|pooler| pooler.name.clone());
+        let poolers = poolers.map(|name| (name, PoolerState { to: Side::Old, paused: false })).collect();
         Cluster {
-            case: testing::of(cluster),
+            case: testing::of(cluster.clone()),
             old: SideState { open: true, ..SideState::default() },
             new: SideState::default(),
             poolers,
@@ -120,6 +102,7 @@ impl Cluster {
             effects: BTreeMap::new(),
             acting: BTreeMap::new(),
             plans: BTreeMap::new(),
+            lost: None,
         }
     }
 
@@ -132,6 +115,17 @@ impl Cluster {
         let old = cluster.old.nodes.iter().map(|node| node.host.clone());
         let new = cluster.new.nodes.iter().map(|node| node.host.clone());
         old.chain(new).chain(cluster.poolers.iter().map(|pooler| pooler.host.clone())).collect()
+    }
+
+    /// What the agent of one of its hosts finds there.
+    pub(super) fn facts(&self, host: &str) -> Option<InspectReply> {
+        self.case.facts.replies.get(host).cloned()
+    }
+
+    /// One of its replicas, of either side, which nobody waits for at the gate.
+    pub(super) fn replica(&self, new: bool) -> String {
+        let cluster = &self.case.cluster;
+        if new { cluster.new.nodes[1].host.clone() } else { cluster.old.nodes[1].host.clone() }
     }
 
     /// The plan of its next operation.

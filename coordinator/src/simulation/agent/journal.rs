@@ -1,4 +1,5 @@
-//! What survives an agent: accepted fences with their outcomes, unsealed and sealed fences of leaders, pauses that are owed an end.
+//! What survives an agent: accepted fences with their outcomes, unsealed and sealed fences of leaders, pauses that are owed an end. An
+//! image of it may come back later.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +10,11 @@ use pgleap_proto::traffic::ArmPoolerRequest;
 pub(super) type Order = (u64, u64);
 
 /// One disk's worth.
+#[derive(Clone)]
 pub(super) struct Journal {
     id: String,
-    /// Every start of the agent, by its life; the latest is the present one.
-    starts: Vec<u64>,
+    /// Every start of the agent: its life, and the generation at which it began. The latest is the present one.
+    starts: Vec<(u64, u64)>,
     /// Counts what is written.
     generation: u64,
     /// Newest term of all.
@@ -64,20 +66,24 @@ impl Journal {
 
     /// Another start of the agent.
     pub(super) fn begin(&mut self, life: u64) {
-        self.starts.push(life);
         self.generation += 1;
+        self.starts.push((life, self.generation));
     }
 
     /// Who the agent is now.
     pub(super) fn identity(&self) -> AgentIdentity {
-        let incarnation = self.starts.last().map(u64::to_string).unwrap_or_default();
+        let incarnation = self.starts.last().map(|(life, _)| life.to_string()).unwrap_or_default();
         AgentIdentity { journal: self.id.clone(), incarnation, generation: self.generation }
     }
 
     /// Whether that is a point of its own life.
     pub(super) fn remembers(&self, known: &AgentIdentity) -> bool {
-        let started = self.starts.iter().any(|life| life.to_string() == known.incarnation);
-        known.journal == self.id && started && known.generation <= self.generation
+        let at = self.starts.iter().rposition(|(life, _)| life.to_string() == known.incarnation);
+        let line = at.map(|at| {
+            let ended = self.starts.get(at + 1).map_or(self.generation, |(_, next)| next - 1);
+            self.starts[at].1..=ended
+        });
+        known.journal == self.id && line.is_some_and(|line| line.contains(&known.generation))
     }
 
     /// Makes a start's fence durable, or refuses it. The outcome when exactly this start has ended.

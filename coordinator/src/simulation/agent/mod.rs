@@ -17,13 +17,14 @@ mod sides;
 mod steps;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use super::sim::{Shared, Sim};
-use journal::Journal;
+use journal::{Journal, Order};
 use poolers::Slot;
 use sides::Armed;
 use steps::{Job, Run};
@@ -35,11 +36,19 @@ type Slots = BTreeMap<(String, String), Arc<tokio::sync::Mutex<Slot>>>;
 pub(super) struct Host {
     pub(super) name: String,
     journal: Mutex<Journal>,
+    /// An image of it that was taken at some moment.
+    image: Mutex<Option<Journal>>,
+    /// Tickets of fences that the agent may lift, by operation: in the machine's memory.
+    memory: Mutex<BTreeMap<String, Order>>,
     process: Mutex<Option<Arc<Process>>>,
+    lost: AtomicBool,
     lives: Mutex<u64>,
     /// Programs that outlive the agent, by operation and step.
     jobs: Mutex<BTreeMap<(String, String), Job>>,
 }
+
+/// The state directory of an agent in whose place a copy answers.
+pub(super) struct Original(Journal);
 
 /// One life of the agent: what only its memory holds.
 struct Process {
@@ -70,7 +79,10 @@ impl Host {
         Host {
             name: name.to_owned(),
             journal: Mutex::new(Journal::new(name)),
+            image: Mutex::default(),
+            memory: Mutex::default(),
             process: Mutex::default(),
+            lost: AtomicBool::new(false),
             lives: Mutex::default(),
             jobs: Mutex::default(),
         }
@@ -95,12 +107,51 @@ impl Host {
     /// The machine goes down: every program of steps ends, too.
     pub(super) fn crash_machine(&self, sim: &Shared) -> bool {
         self.jobs.lock().unwrap().values().for_each(Job::kill);
+        self.memory.lock().unwrap().clear();
         self.crash(sim)
     }
 
-    /// Starts it unless it runs; what it owes is taken over.
+    /// Its state directory as it is now, for another time.
+    pub(super) fn take_image(&self, sim: &Shared) {
+        sim.note(format_args!("an image of {} is taken", self.name));
+        *self.image.lock().unwrap() = Some(self.journal.lock().unwrap().clone());
+    }
+
+    /// The machine goes down and comes back with what the image holds, if there is one. True when it was done.
+    pub(super) fn restore(&self, sim: &Shared) -> bool {
+        let Some(image) = self.image.lock().unwrap().clone() else { return false };
+        self.crash_machine(sim);
+        *self.journal.lock().unwrap() = image;
+        sim.count("agents restored", format_args!("{} is restored from an image", self.name));
+        true
+    }
+
+    /// From now on another agent answers in its place, which began with a copy of the state directory; what that was is given back.
+    pub(super) fn copy_answers(&self, sim: &Shared) -> Original {
+        let copied = self.image.lock().unwrap().clone();
+        self.crash(sim);
+        let mut journal = self.journal.lock().unwrap();
+        let copy = copied.unwrap_or_else(|| journal.clone());
+        sim.count("agents copied", format_args!("a copy answers in the place of {}", self.name));
+        Original(std::mem::replace(&mut *journal, copy))
+    }
+
+    /// The copy is gone, and the original answers again.
+    pub(super) fn original_answers(&self, sim: &Shared, original: Original) {
+        self.crash(sim);
+        sim.note(format_args!("{} answers for itself again", self.name));
+        *self.journal.lock().unwrap() = original.0;
+    }
+
+    /// It goes down and never comes back.
+    pub(super) fn lose(&self, sim: &Shared) {
+        self.crash_machine(sim);
+        self.lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Starts it unless it runs, or is lost; what it owes is taken over.
     pub(super) fn start(&self, sim: &Shared) {
-        if self.life().is_some() {
+        if self.life().is_some() || self.lost.load(Ordering::Relaxed) {
             return;
         }
         let life = {
@@ -160,6 +211,11 @@ impl AgentModel {
         if !self.process.tasks.lock().unwrap().dead {
             died.await;
         }
+    }
+
+    /// The tickets of fences that this agent may lift.
+    fn memory<T>(&self, work: impl FnOnce(&mut BTreeMap<String, Order>) -> T) -> T {
+        work(&mut self.sim().hosts[&self.host].memory.lock().unwrap())
     }
 
     /// Reads or writes what survives.

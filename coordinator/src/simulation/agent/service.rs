@@ -53,7 +53,10 @@ impl Agent for AgentModel {
     }
 
     async fn inspect(&self, _: Request<InspectRequest>) -> Result<Response<InspectReply>, Status> {
-        Err(Status::unimplemented("plans are made without looking here"))
+        let sim = self.sim();
+        let world = sim.world.lock().unwrap();
+        let facts = world.clusters.values().find_map(|cluster| cluster.facts(&self.host));
+        facts.map(Response::new).ok_or_else(|| Status::not_found("nobody knows this host"))
     }
 
     async fn rehearse(&self, _: Request<Rehearse>) -> Result<Response<Events>, Status> {

@@ -137,10 +137,15 @@ impl Call {
         let (side, deadline) = (source.side, Instant::now() + Duration::from_millis(request.hold_ms));
         let record = FenceRecord { ticket: self.ticket, sealed: false, side };
         self.agent.journal(|journal| journal.fences.insert(self.operation.clone(), record));
+        self.agent.memory(|memory| memory.insert(self.operation.clone(), self.ticket));
+        // Of all moments the one that matters.
+        if self.sim().fault(self.sim().temper.imaging) {
+            self.sim().hosts[&self.agent.host].take_image(&self.sim());
+        }
         let fenced = self.work().await;
         self.world(|sim, cluster| cluster.open(sim, side, fenced.is_err()));
         if let Err(why) = fenced {
-            self.agent.journal(|journal| journal.fences.remove(&self.operation));
+            self.agent.forget_fence(&self.operation);
             *held = None;
             return Err(why);
         }
@@ -184,6 +189,7 @@ impl Call {
         if Instant::now() >= deadline {
             return Err("the time of the fence is over".to_owned());
         }
+        self.agent.memory(|memory| memory.remove(&self.operation));
         self.agent.journal(|journal| {
             let record =
                 journal.fences.get_mut(&self.operation).filter(|record| record.ticket == self.ticket);
@@ -216,7 +222,7 @@ impl Call {
             return Err(format!("the {side} leader has no subscription"));
         }
         self.world(|sim, cluster| cluster.follow(sim, side, true));
-        self.agent.journal(|journal| journal.fences.remove(&self.operation));
+        self.agent.forget_fence(&self.operation);
         Ok(())
     }
 
@@ -236,7 +242,7 @@ impl Call {
                 self.world(|sim, cluster| cluster.follow(sim, side, true));
             }
         }
-        self.agent.journal(|journal| journal.fences.remove(&self.operation));
+        self.agent.forget_fence(&self.operation);
         Ok(())
     }
 }
@@ -254,18 +260,27 @@ impl AgentModel {
         let Some(record) = record.filter(|record| record.ticket == ticket && !record.sealed) else { return };
         sim.count("fences lifted by agents", format_args!("{}: lifts its fence", self.host));
         call.world(|sim, cluster| cluster.open(sim, record.side, true));
-        self.journal(|journal| journal.fences.remove(&operation));
+        self.forget_fence(&operation);
         if held.as_ref().is_some_and(|source| source.ticket == ticket) {
             *held = None;
         }
     }
 
-    /// Unsealed fences of an earlier life are lifted at once.
+    /// What the register says is in force, and needs no other memory.
+    fn forget_fence(&self, operation: &str) {
+        self.memory(|memory| memory.remove(operation));
+        self.journal(|journal| journal.fences.remove(operation));
+    }
+
+    /// Unsealed fences of an earlier life are lifted at once, unless only the disk knows them.
     pub(super) fn take_over_fences(&self) {
         let fences: Vec<(String, FenceRecord)> = self.journal(|journal| {
             journal.fences.iter().map(|(of, record)| (of.clone(), record.clone())).collect()
         });
-        for (operation, record) in fences.into_iter().filter(|(_, record)| !record.sealed) {
+        let own = |operation: &String, record: &FenceRecord| {
+            !record.sealed && self.memory(|memory| memory.get(operation) == Some(&record.ticket))
+        };
+        for (operation, record) in fences.into_iter().filter(|(operation, record)| own(operation, record)) {
             drop(self.spawn(self.clone().lift_later(operation, record.ticket, Instant::now())));
         }
     }

@@ -10,3 +10,4 @@ pub(super) mod one_runner;
 pub(super) mod one_writer;
 pub(super) mod pooler_follows_register;
 pub(super) mod snapshot_is_replay;
+pub(super) mod waves_in_order;

@@ -31,8 +31,11 @@ pub(in crate::simulation) fn check(
         Verb::Undo => {
             let mut later = plan.steps.iter().filter(|other| other.after.iter().any(|id| id == step));
             let left = later.find(|other| {
-                // What `finish` keeps stays when what it stood on goes.
-                other.finish == planned.finish && cluster.effect(operation, &other.id) != Effect::Absent
+                // What `finish` keeps stays when what it stood on goes; and nobody goes to a lost host.
+                let lost = cluster.lost.as_ref() == Some(&other.host);
+                !lost
+                    && other.finish == planned.finish
+                    && cluster.effect(operation, &other.id) != Effect::Absent
             });
             if let Some(left) = left {
                 return Err(format!("{operation} {step} is taken back, and {} after it is left", left.id));
