@@ -9,6 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::faults::{COORDINATOR_PLACES, SERVED, at_rest, begin, held, load};
 use crate::harness::coordinators::member_host;
+use crate::harness::eventually;
 use crate::harness::failpoints::COORDINATOR;
 use crate::harness::network::Network;
 use crate::scenario::Scenario;
@@ -78,45 +79,62 @@ impl Weather {
     }
 }
 
-/// What is cut while a switchover is held at a place.
+/// Between whom a cut is, while a switchover is held at a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cut {
+pub enum Between {
     /// The leading coordinator and everybody.
     Leader,
-    /// The same, but it still hears the others.
-    LeaderMuted,
-    /// All coordinators and a host with poolers.
-    Pooler,
-    /// The same, one way: the poolers' agent hears, and is not heard.
-    PoolerMuted,
+    /// The leading coordinator and the others: it still reaches every agent, and so do they.
+    Group,
+    /// All coordinators and every host with poolers.
+    Poolers,
     /// All coordinators and the host whose writes are moved away.
     Source,
     /// All coordinators and the host to which writes are moved.
     Target,
-    /// Source and target, and with them the databases.
+    /// Source and target: their agents, and the databases.
     Sides,
-    /// One host with poolers, and the agents of both sides.
+    /// One host with poolers, and the agents and databases of both sides.
     PoolerAndSides,
 }
 
-/// All kinds of cuts.
-pub const CUTS: [Cut; 8] = [
-    Cut::Leader,
-    Cut::LeaderMuted,
-    Cut::Pooler,
-    Cut::PoolerMuted,
-    Cut::Source,
-    Cut::Target,
-    Cut::Sides,
-    Cut::PoolerAndSides,
+/// All of them.
+pub const BETWEEN: [Between; 7] = [
+    Between::Leader,
+    Between::Group,
+    Between::Poolers,
+    Between::Source,
+    Between::Target,
+    Between::Sides,
+    Between::PoolerAndSides,
 ];
 
+/// Which way nothing passes, from the one named first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Neither.
+    Both,
+    /// It is not heard, and hears.
+    Muted,
+    /// It hears nothing, and is heard.
+    Deaf,
+}
+
+/// All of them.
+pub const WAYS: [Way; 3] = [Way::Both, Way::Muted, Way::Deaf];
+
 /// A cut at a place.
-pub type Partition = (&'static str, Cut);
+pub type Partition = (&'static str, Between, Way);
 
 /// Every cut at every place.
 pub fn all() -> Vec<Partition> {
-    COORDINATOR_PLACES.iter().flat_map(|place| CUTS.map(|cut| (*place, cut))).collect()
+    let mut all = Vec::new();
+    for place in COORDINATOR_PLACES {
+        for between in BETWEEN {
+            all.extend(WAYS.map(|way| (place, between, way)));
+        }
+    }
+    all
 }
 
 /// Some of them, other ones for each seed.
@@ -128,18 +146,14 @@ pub fn sample(seed: u64, count: usize) -> Vec<Partition> {
 /// Longest time that clients may wait while a cut lasts: the pause's deadline in the scenario, and what looking around takes.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether clients have to be served while the cut lasts. After the decision nobody else can tell the target to open (it is asked
-/// whether it is there as late as beside the seal), and poolers that reach neither side have no choice.
-fn served_meanwhile((place, cut): Partition) -> bool {
-    let position = |name: &str| COORDINATOR_PLACES.iter().position(|place| *place == name);
-    let decided = position(place) >= position("switchover.decided");
-    match cut {
-        Cut::Leader | Cut::LeaderMuted => true,
-        Cut::Pooler | Cut::PoolerMuted | Cut::Source => !decided,
-        Cut::Target => position(place) < position("switchover.sealed"),
-        Cut::Sides | Cut::PoolerAndSides => false,
-    }
+/// Whether clients have to be served while the cut lasts: always, but that nobody else can tell the target to open once the source is
+/// sealed (it is asked whether it is there as late as beside the seal). Then they wait, or are served when the word came through.
+fn served_meanwhile((place, between, _): Partition) -> bool {
+    between != Between::Target || !["switchover.sealed", "switchover.decided"].contains(&place)
 }
+
+/// What the agent of a pooler says when it may end a pause and nobody is open.
+const NOBODY: &str = "nobody takes writes for certain";
 
 /// One cut in one switchover, away from whatever side takes writes now, under a load of its own; and the proof.
 ///
@@ -152,7 +166,7 @@ pub async fn survive(scenario: &mut Scenario, partition: Partition, number: i32)
 }
 
 async fn meet(scenario: &mut Scenario, partition: Partition, number: i32) -> Result<()> {
-    let (place, cut) = partition;
+    let (place, between, way) = partition;
     let from = scenario.writer(Duration::from_secs(30)).await?;
     let watch = scenario.watch_sides();
     scenario.load(load(number)).await?;
@@ -160,15 +174,22 @@ async fn meet(scenario: &mut Scenario, partition: Partition, number: i32) -> Res
     scenario.fleet.hold(COORDINATOR, place)?;
     let verb = begin(scenario, from);
     held(scenario, place, &verb).await?;
-    for (sender, receiver) in links(scenario, from, cut).await? {
+    let said = said_by_poolers(scenario)?;
+    for (sender, receiver) in links(scenario, from, between, way).await? {
         scenario.fleet.base.network.cut(&sender, &receiver)?;
     }
     scenario.fleet.release(COORDINATOR, place)?;
     if served_meanwhile(partition) {
         scenario.write_more_within(30, DEADLINE).await.context("while the cut lasts")?;
     } else {
-        // Longer than the pause's deadline, so that whatever it ends has ended.
-        tokio::time::sleep(Duration::from_secs(8)).await;
+        let (before, poolers) = (scenario.acknowledged(), scenario.fleet.poolers.len());
+        let ended = eventually("the poolers to ask who is open, or clients to be served", DEADLINE, || {
+            let now = scenario.acknowledged();
+            let said =
+                said_by_poolers(scenario).map(|now| now.iter().zip(&said).filter(|(a, b)| a > b).count());
+            async move { Ok((said? == poolers || now > before + 30).then_some(())) }
+        });
+        ended.await.context("while the cut lasts")?;
     }
     scenario.fleet.base.network.mend_all()?;
     // Whether it succeeds or is taken back depends on the place; both are fine.
@@ -182,7 +203,16 @@ async fn meet(scenario: &mut Scenario, partition: Partition, number: i32) -> Res
     scenario.prove_both_sides(writer, &records).await
 }
 
-async fn links(scenario: &Scenario, from: Side, cut: Cut) -> Result<Vec<Link>> {
+/// How often each pooler's agent has said so until now.
+fn said_by_poolers(scenario: &Scenario) -> Result<Vec<usize>> {
+    let count = |host: &str| -> Result<usize> {
+        let log = scenario.fleet.base.join(format!("log/agent-{host}.log"));
+        Ok(std::fs::read_to_string(log)?.matches(NOBODY).count())
+    };
+    scenario.fleet.poolers.iter().map(|pooler| count(&pooler.name)).collect()
+}
+
+async fn links(scenario: &Scenario, from: Side, cut: Between, way: Way) -> Result<Vec<Link>> {
     let fleet = &scenario.fleet;
     let leader = member_host(fleet.leading_member().await?);
     let everybody: Vec<String> = fleet.host_names().into_iter().chain(fleet.member_hosts()).collect();
@@ -190,16 +220,22 @@ async fn links(scenario: &Scenario, from: Side, cut: Cut) -> Result<Vec<Link>> {
     let coordinators = fleet.member_hosts();
     let source = [scenario.leader(from).name.clone()];
     let target = [scenario.leader(from.other()).name.clone()];
-    let pooler = [fleet.poolers.first().context("no pooler")?.name.clone()];
-    Ok(match cut {
-        Cut::Leader => between(&[leader], &everybody, true),
-        Cut::LeaderMuted => between(&[leader], &everybody, false),
-        Cut::Pooler => between(&pooler, &coordinators, true),
-        Cut::PoolerMuted => between(&pooler, &coordinators, false),
-        Cut::Source => between(&source, &coordinators, true),
-        Cut::Target => between(&target, &coordinators, true),
-        Cut::Sides => between(&source, &target, true),
-        Cut::PoolerAndSides => between(&pooler, &[source, target].concat(), true),
+    let poolers: Vec<String> = fleet.poolers.iter().map(|pooler| pooler.name.clone()).collect();
+    let pooler = [poolers.first().context("no pooler")?.clone()];
+    let sides = [source.clone(), target.clone()].concat();
+    let (these, those) = match cut {
+        Between::Leader => (vec![leader], everybody),
+        Between::Group => (vec![leader], coordinators),
+        Between::Poolers => (poolers, coordinators),
+        Between::Source => (source.into(), coordinators),
+        Between::Target => (target.into(), coordinators),
+        Between::Sides => (source.into(), target.into()),
+        Between::PoolerAndSides => (pooler.into(), sides),
+    };
+    Ok(match way {
+        Way::Both => between(&these, &those, true),
+        Way::Muted => between(&these, &those, false),
+        Way::Deaf => between(&those, &these, false),
     })
 }
 
@@ -222,5 +258,6 @@ mod tests {
         assert!(days(1).iter().all(|links| !links.is_empty() && links.iter().all(|(a, b)| a != b)));
         assert_eq!(sample(1, 4), sample(1, 4));
         assert_ne!(sample(1, 4), sample(2, 4));
+        assert_eq!(all().len(), COORDINATOR_PLACES.len() * BETWEEN.len() * WAYS.len());
     }
 }
