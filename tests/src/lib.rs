@@ -16,6 +16,7 @@ pub mod partitions;
 pub mod readers;
 pub mod scenario;
 pub mod schema;
+pub mod secrets;
 pub mod snapshot;
 pub mod stalls;
 pub mod swarm;

@@ -1,7 +1,8 @@
 //! Everything that can die in the middle of a switchover dies, at every step of it; and what else goes wrong there.
 //!
 //! Claims, after each fault: clients are served again within the deadline, on exactly one side, never on both; poolers are
-//! paused nowhere; the other side follows; and every transaction is on both sides and their replicas exactly once.
+//! paused nowhere; the other side follows; and every transaction is on both sides and their replicas exactly once. In the whole run no
+//! secret comes into a log, an event, the audit log or a process's arguments, and what pgleap keeps is for its own user only.
 //!
 //! `make switchover-faults` takes the whole matrix; without `PGLEAP_FAULTS` a sample is run, another one for each commit.
 //! `PGLEAP_FAULTS` is `all`, a number, or the name of one fault; `PGLEAP_FAULT_SEED` chooses.
@@ -16,6 +17,7 @@ use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::postgres::connect;
 use pgleap_tests::ledger::{self, Ledger, Target};
 use pgleap_tests::scenario::Scenario;
+use pgleap_tests::secrets::Watch;
 use pgleap_tests::switching::{self, Side};
 
 /// Faults of a sample.
@@ -43,11 +45,13 @@ async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
     let faults = chosen(seed);
     ensure!(!faults.is_empty(), "PGLEAP_FAULTS names no fault");
     let mut scenario = Scenario::begin(switching::options(&settings())).await?;
+    let secrets = Watch::begin(&scenario.fleet).await?;
     scenario.to_the_gate().await?;
     for (number, fault) in (0..).zip(faults) {
         println!("{number}: {}", fault.name());
         faults::survive(&mut scenario, fault, number).await.with_context(|| fault.name())?;
     }
+    secrets.end(&scenario.fleet).await?;
     scenario.fleet.passed();
     Ok(())
 }
