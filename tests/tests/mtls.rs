@@ -2,7 +2,7 @@
 //!
 //! Claims: there is no plaintext; a certificate of another CA opens nothing; an agent obeys only coordinators and shows
 //! its files only to agents; the coordinator lets viewers read and operators act, and agents do neither; an agent that
-//! is not who the fleet file says is not taken for it.
+//! is not who the fleet file says is not taken for it; and a whole fleet changes its CA while an operation runs, without any restart.
 
 use std::time::Duration;
 
@@ -12,12 +12,17 @@ use pgleap_proto::agent::peer_client::PeerClient;
 use pgleap_proto::agent::{HelloRequest, ManifestRequest};
 use pgleap_proto::tls::{self, Role, TlsFiles};
 use pgleap_tests::harness::pgleap::Ran;
-use pgleap_tests::harness::{Fleet, FleetOptions};
+use pgleap_tests::harness::{Fleet, FleetOptions, eventually};
+use pgleap_tests::scenario::LIMIT;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 async fn fleet() -> Result<Fleet> {
-    let mut options = FleetOptions::default();
+    fleet_of(1).await
+}
+
+async fn fleet_of(coordinators: usize) -> Result<Fleet> {
+    let mut options = FleetOptions { coordinators, ..FleetOptions::default() };
     options.old.nodes.truncate(1);
     options.new_nodes.truncate(1);
     let fleet = Fleet::make(options).await?;
@@ -138,6 +143,103 @@ async fn an_agent_must_be_who_the_fleet_file_says() -> Result<()> {
         Err(error) => format!("{error:#}"),
     };
     ensure!(refused.contains("n1") && refused.contains("o1"), "{refused}");
+    fleet.passed();
+    Ok(())
+}
+
+/// Whether an agent takes this holder's certificate; what it then thinks of the call is another matter.
+async fn is_let_in(fleet: &Fleet, host: &str, holder: &str) -> bool {
+    let Ok(channel) = channel(fleet, host, holder).await else { return false };
+    match AgentClient::new(channel).hello(HelloRequest::default()).await {
+        Ok(_) => true,
+        Err(status) => {
+            !matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+        }
+    }
+}
+
+/// Waits until every agent and a coordinator take the certificates of these holders (a coordinator's and an operator's), or do not.
+async fn until_let_in(fleet: &Fleet, coordinator: &str, operator: &str, wanted: bool) -> Result<()> {
+    let what = format!("{coordinator} and {operator} to be let in: {wanted}");
+    eventually(&what, Duration::from_secs(60), || async {
+        for host in fleet.host_names() {
+            if is_let_in(fleet, &host, coordinator).await != wanted {
+                return Ok(None);
+            }
+        }
+        let ran = as_holder(fleet, operator, &["status"]).await?;
+        ensure!(matches!(ran.code, 0 | 4), "{}", ran.text());
+        Ok(((ran.code == 0) == wanted).then_some(()))
+    })
+    .await
+}
+
+/// As docs/security.md says: both CAs are trusted, certificates of the new one, only the new one is trusted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_changes_its_ca_while_an_operation_runs() -> Result<()> {
+    let mut fleet = fleet_of(3).await?;
+    let pki = fleet.base.join("pki");
+    let path = |name: &str| pki.join(name).to_string_lossy().into_owned();
+    let (old, new) = (path("ca/ca.crt"), path("ca2/ca.crt"));
+    let pgleap = fleet.base.join("bin/pgleap");
+    let mut holders = vec![("coordinator".to_owned(), "c1".to_owned(), "coordinator".to_owned())];
+    holders.push(("operator".to_owned(), "alice".to_owned(), "operator".to_owned()));
+    holders.extend(fleet.host_names().into_iter().map(|host| {
+        let directory = format!("agent-{host}");
+        ("agent".to_owned(), host, directory)
+    }));
+
+    let place = fleet.hold_phase("upgrade").await?;
+    fleet.pgleap_ok(&["start", "ledger", "--accept-warnings"]).await?;
+    fleet.held(&place.process, &place.name, LIMIT).await?;
+
+    // Of the old CA, and nobody renews them.
+    fleet.issue(&path("ca"), "coordinator", "c1", "old-coordinator").await?;
+    fleet.issue(&path("ca"), "operator", "alice", "old-operator").await?;
+    fleet.base.run(&pgleap, &["pki", "init", "--dir", &path("ca2")]).await?;
+    let trust = async |directory: &str, cas: &[&str]| -> Result<()> {
+        let out = path(directory);
+        let mut arguments = vec!["pki", "trust", "--out", &out];
+        cas.iter().for_each(|ca| arguments.extend(["--ca", *ca]));
+        fleet.base.run(&pgleap, &arguments).await.map(drop)
+    };
+    let issue = async |role: &str, name: &str, directory: &str, cas: &[&str]| -> Result<()> {
+        let (ca, out) = (path("ca2"), path(directory));
+        let mut arguments = vec!["pki", "issue", "--dir", &ca, "--role", role, "--name", name, "--out", &out];
+        cas.iter().for_each(|ca| arguments.extend(["--trust", *ca]));
+        fleet.base.run(&pgleap, &arguments).await.map(drop)
+    };
+    let both = [old.as_str(), new.as_str()];
+    for (role, name, prefix) in [("coordinator", "c1", "coordinator"), ("operator", "alice", "operator")] {
+        issue(role, name, &format!("both-{prefix}"), &both).await?;
+        issue(role, name, &format!("new-{prefix}"), &[&new]).await?;
+        trust(&format!("old-{prefix}"), &both).await?;
+    }
+    ensure!(!is_let_in(&fleet, "n1", "both-coordinator").await, "a CA is trusted that nobody put there");
+
+    for (_, _, directory) in &holders {
+        trust(directory, &both).await?;
+    }
+    until_let_in(&fleet, "both-coordinator", "both-operator", true).await?;
+    for (role, name, directory) in &holders {
+        issue(role, name, directory, &both).await?;
+    }
+    // They trust only the new one: so it is certificates of the new one that daemons show.
+    until_let_in(&fleet, "new-coordinator", "new-operator", true).await?;
+    until_let_in(&fleet, "old-coordinator", "old-operator", true).await?;
+    for (_, _, directory) in &holders {
+        trust(directory, &[&new]).await?;
+    }
+    until_let_in(&fleet, "old-coordinator", "old-operator", false).await?;
+    until_let_in(&fleet, "new-coordinator", "new-operator", true).await?;
+
+    // Everybody has to connect anew to the next leader, and it to them; nobody was started again.
+    fleet.kill_leader().await?;
+    fleet.release(&place.process, &place.name)?;
+    fleet.wait_done(LIMIT).await?;
+    for host in fleet.host_names() {
+        ensure!(!fleet.has_ended(&host), "the agent of {host} has ended");
+    }
     fleet.passed();
     Ok(())
 }
