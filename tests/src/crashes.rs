@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use pgleap_coordinator::plan::Finish;
+use pgleap_coordinator::plan::table::TABLE;
 use pgleap_proto::failpoint::{STEP_PLACES, UNDO_PLACES};
 use pgleap_proto::fleet::{OperationStatus, PlanReply};
 use rand::SeedableRng;
@@ -60,6 +62,26 @@ pub fn mixed(seed: u64) -> impl FnMut(&str) -> Crash {
     move |_| all.choose(&mut dice).copied().unwrap_or(Crash { victim: Victim::Agent, place: 0 })
 }
 
+/// What an operation does while it is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    /// Its steps.
+    Upgrade,
+    /// Every step is taken back.
+    Cancel,
+    /// Those are taken back that were needed only while there were two sides; the old one stays.
+    Finish,
+}
+
+impl Course {
+    /// Whether it comes to a step of the plan, by the step table.
+    fn comes_to(self, phase: &str, step: &str) -> bool {
+        let name = step.trim_start_matches(phase).trim_start_matches('.').split('/').next();
+        let mut rows = TABLE.iter().filter(|row| row.phase.to_string() == phase && Some(row.name) == name);
+        self != Course::Finish || rows.any(|row| row.finish == Finish::TakeBack)
+    }
+}
+
 /// What will be met at one step.
 #[derive(Debug, Clone)]
 struct Armed {
@@ -83,18 +105,17 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Prepares a crash for every step of the plan, or for its undo. To be called before the operation is started, or
-    /// cancelled.
+    /// Prepares a crash for every step of the plan that the course comes to, or for its undo. To be called before that begins.
     ///
     /// # Errors
     /// When there is no plan.
-    pub async fn arm(fleet: &Fleet, undo: bool, mut choose: impl FnMut(&str) -> Crash) -> Result<Storm> {
+    pub async fn arm(fleet: &Fleet, course: Course, mut choose: impl FnMut(&str) -> Crash) -> Result<Storm> {
         let printed = fleet.pgleap_ok(&["plan", &fleet.name, "--json"]).await?;
         let plan: PlanReply = serde_json::from_str(&printed)?;
         ensure!(!plan.steps.is_empty(), "the plan has no steps");
-        let places = if undo { UNDO_PLACES } else { STEP_PLACES };
+        let places = if course == Course::Upgrade { STEP_PLACES } else { UNDO_PLACES };
         let mut armed = Vec::new();
-        for step in plan.steps {
+        for step in plan.steps.into_iter().filter(|step| course.comes_to(&step.phase, &step.id)) {
             let crash = choose(&step.id);
             let place = format!("{}@{}", places[crash.place], step.id.replace('/', ":"));
             match crash.victim {
@@ -103,6 +124,7 @@ impl Storm {
             }
             armed.push(Armed { step: step.id, host: step.host, crash, place, met: false });
         }
+        ensure!(armed.len() > 2, "{course:?} comes to {armed:?} only");
         Ok(Storm { armed, stops: Vec::new(), killed: Vec::new() })
     }
 

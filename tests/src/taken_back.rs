@@ -1,4 +1,5 @@
-//! What a cancel has to leave behind: the old cluster as it was found, and nothing of the new one.
+//! What a cancel has to leave behind: the old cluster as it was found, and nothing of the new one; and what a finish: one side without
+//! anything of pgleap.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use anyhow::{Result, ensure};
 use crate::harness::eventually;
 use crate::scenario::Scenario;
 use crate::snapshot::Snapshot;
+use crate::switching::Side;
 
 impl Scenario {
     /// Every node of the old cluster as it is now.
@@ -63,6 +65,28 @@ impl Scenario {
                 let space = space?.path();
                 ensure!(std::fs::read_dir(&space)?.count() == 0, "{} is not empty", space.display());
             }
+        }
+        Ok(())
+    }
+
+    /// No slot, publication, subscription, schema, origin or fence of pgleap on the leader of the side that stays after `finish`.
+    ///
+    /// # Errors
+    /// Names what is, or says that clients cannot write there.
+    pub async fn nothing_is_left(&self, side: Side) -> Result<()> {
+        let leader = self.leader(side);
+        ensure!(self.open_sides().await.contains(&side), "clients cannot write to {}", leader.name);
+        let all = "SELECT string_agg(what, ', ') FROM (
+            SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE slot_type = 'logical'
+            UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
+            UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin
+            UNION ALL SELECT 'publication ' || pubname FROM pg_publication
+            UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'pgleap%'
+            UNION ALL SELECT 'rule ' || line_number || ' ' || auth_method FROM pg_hba_file_rules
+                WHERE auth_method = 'reject') AS left_over (what)";
+        for database in self.databases.iter().map(String::as_str).chain(["postgres"]) {
+            let left = leader.value(database, all).await?;
+            ensure!(left.is_none(), "left in {database} of {}: {}", leader.name, left.unwrap_or_default());
         }
         Ok(())
     }

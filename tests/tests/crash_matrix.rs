@@ -1,16 +1,18 @@
-//! A whole upgrade, and a whole cancel, with a death at every step.
+//! A whole upgrade and its finish, and a whole cancel, with a death at every step; in a fleet with a pooler and a balancer.
 //!
 //! Claims: each operation ends completed or cleanly cancelled, whatever dies at whichever step: the agent (at five points of
 //! its step), the leading coordinator of three, the PostgreSQL servers of the step's host; every transaction is there
-//! exactly once; a cancelled operation leaves the old cluster as it was.
+//! exactly once; a cancelled operation leaves the old cluster as it was, and nothing of a finished one is left on the side that stays.
 //!
 //! `make crash-matrix` goes through every way to die, one upgrade each; without `PGLEAP_CRASHES` one upgrade and one cancel
 //! are run, with another choice at each step for each commit. `PGLEAP_CRASHES` is `all`, or names one: `Agent0`, `Postgres2`;
 //! `PGLEAP_CRASH_SEED` chooses.
 
 use anyhow::{Context, Result, ensure};
-use pgleap_tests::crashes::{self, Crash, Storm, Victim};
+use pgleap_tests::crashes::{self, Course, Crash, Storm, Victim};
+use pgleap_tests::harness::TrafficOptions;
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
+use pgleap_tests::switching::Side;
 use pgleap_tests::{faults, ledger};
 
 const SEED: &str = "PGLEAP_CRASH_SEED";
@@ -18,6 +20,8 @@ const SEED: &str = "PGLEAP_CRASH_SEED";
 fn options() -> Options {
     let mut options = Options { rate: 0.0, ..Options::default() };
     options.fleet.coordinators = 3;
+    let pooler_hosts = vec!["p1".to_owned()];
+    options.fleet.traffic = Some(TrafficOptions { pooler_hosts, processes: 1, ..Default::default() });
     options
 }
 
@@ -49,19 +53,25 @@ async fn an_upgrade_survives_a_death_at_every_step() -> Result<()> {
 }
 
 /// What was met on the way.
-async fn upgrade(choose: impl FnMut(&str) -> Crash) -> Result<String> {
+async fn upgrade(mut choose: impl FnMut(&str) -> Crash) -> Result<String> {
     let mut scenario = Scenario::begin(options()).await?;
     scenario.load(ledger::Options { rate: 60.0, ..ledger::Options::default() }).await?;
-    let mut storm = Storm::arm(&scenario.fleet, false, choose).await?;
+    let mut storm = Storm::arm(&scenario.fleet, Course::Upgrade, &mut choose).await?;
     scenario.start().await?;
     let done = |status: &pgleap_proto::fleet::OperationStatus| {
         status.steps_total > 0 && status.steps_done == status.steps_total
     };
     storm.rage(&mut scenario.fleet, done).await?;
     scenario.prove_what_was_written().await?;
-    let report = storm.report(&scenario.fleet).await?;
+    let upgraded = storm.report(&scenario.fleet).await?;
+
+    let mut storm = Storm::arm(&scenario.fleet, Course::Finish, choose).await?;
+    scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes", "--no-wait"]).await?;
+    storm.rage(&mut scenario.fleet, |status| status.state == "finished").await?;
+    let finished = storm.report(&scenario.fleet).await?;
+    scenario.nothing_is_left(Side::Old).await?;
     scenario.fleet.passed();
-    Ok(report)
+    Ok(format!("{upgraded}\nfinish: {finished}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +90,7 @@ async fn a_cancel_survives_a_death_at_every_step() -> Result<()> {
             return crash;
         }
     };
-    let mut storm = Storm::arm(&scenario.fleet, true, agents).await?;
+    let mut storm = Storm::arm(&scenario.fleet, Course::Cancel, agents).await?;
     scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes"]).await?;
     storm.rage(&mut scenario.fleet, |status| status.state == "cancelled").await?;
     println!("{}", storm.report(&scenario.fleet).await?);
