@@ -66,6 +66,12 @@ pub trait Driver: Send + std::fmt::Debug {
     /// What is to be paused now.
     async fn aliases(&mut self, ends: &Ends) -> Result<Vec<String>>;
 
+    /// Server processes of the source in which something is under way: what a pause would wait for. Nobody waits meanwhile; a driver that
+    /// cannot tell says none.
+    async fn in_use(&mut self, _ends: &Ends) -> Result<Vec<i32>> {
+        Ok(Vec::new())
+    }
+
     /// Pauses all of these or none. `hold` is how long they may stay so.
     ///
     /// # Errors

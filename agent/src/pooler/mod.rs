@@ -23,7 +23,8 @@ use std::time::Duration;
 use pgleap_proto::failpoint;
 use pgleap_proto::tls::TlsIdentity;
 use pgleap_proto::traffic::{
-    ArmPoolerReply, ArmPoolerRequest, PauseReply, PauseRequest, ResumeReply, ResumeRequest, Side,
+    ArmPoolerReply, ArmPoolerRequest, InUseReply, InUseRequest, PauseReply, PauseRequest, ResumeReply,
+    ResumeRequest, Side,
 };
 use tokio::time::Instant;
 
@@ -130,16 +131,32 @@ impl Poolers {
         .await
     }
 
+    /// What would hold up a pause now. Clients notice nothing of it.
+    pub(crate) async fn in_use(&self, ticket: Admitted, request: InUseRequest) -> Result<InUseReply> {
+        let key = (ticket.operation.clone(), request.pooler);
+        self.detached(key, move |poolers, key, mut slot| async move {
+            let ready = poolers.armed(&mut slot.ready, &ticket, &key)?;
+            let ends = ends(&ready.request, End::Target)?;
+            Ok(InUseReply { pids: ready.driver.in_use(&ends).await? })
+        })
+        .await
+    }
+
+    /// What was armed under this very ticket.
+    fn armed<'s>(&self, ready: &'s mut Option<Ready>, ticket: &Admitted, key: &Key) -> Result<&'s mut Ready> {
+        ready.as_mut().filter(|ready| ready.ticket == *ticket).ok_or_else(|| {
+            StepError::new(format!(
+                "pooler {} on host {} is not armed for this try (the agent may have been restarted); arm it again",
+                key.1, self.config.host
+            ))
+        })
+    }
+
     pub(crate) async fn pause(&self, ticket: Admitted, request: PauseRequest) -> Result<PauseReply> {
         let key = (ticket.operation.clone(), request.pooler.clone());
         self.detached(key, move |poolers, key, mut slot| async move {
             let Slot { ready, owed } = &mut *slot;
-            let ready = ready.as_mut().filter(|ready| ready.ticket == ticket).ok_or_else(|| {
-                StepError::new(format!(
-                    "pooler {} on host {} is not armed for this try (the agent may have been restarted); arm it again",
-                    key.1, poolers.config.host
-                ))
-            })?;
+            let ready = poolers.armed(ready, &ticket, &key)?;
             let ends = ends(&ready.request, End::Target)?;
             let aliases = ready.driver.aliases(&ends).await?;
             // Before anything is paused: whatever happens from here on, the pause has an end.

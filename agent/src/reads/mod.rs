@@ -112,6 +112,11 @@ fn observed(sample: Sample) -> ObserveReply {
         lag_bytes,
         lag_ms,
         reason,
+        writer: i32::from(match sample.writer {
+            Some(Side::Old) => wire::Side::Old,
+            Some(Side::New) => wire::Side::New,
+            None => wire::Side::Unspecified,
+        }),
         ..Default::default()
     };
     if let Ok(server) = sample.server {

@@ -6,9 +6,9 @@ use pgleap_proto::traffic::traffic_server::Traffic;
 use pgleap_proto::traffic::{
     AbortReply, AbortRequest, ArmPoolerReply, ArmPoolerRequest, ArmSourceReply, ArmSourceRequest,
     ArmTargetReply, ArmTargetRequest, BlockersReply, BlockersRequest, FenceReply, FenceRequest, FollowReply,
-    FollowRequest, LeadReply, LeadRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest,
-    ResumeReply, ResumeRequest, RouteReadsReply, RouteReadsRequest, SealReply, SealRequest, SettleReply,
-    SettleRequest, Ticket,
+    FollowRequest, InUseReply, InUseRequest, LeadReply, LeadRequest, ObserveReply, ObserveRequest,
+    PauseReply, PauseRequest, ResumeReply, ResumeRequest, RouteReadsReply, RouteReadsRequest, SealReply,
+    SealRequest, SettleReply, SettleRequest, Ticket,
 };
 use tonic::{Code, Request, Response, Status};
 
@@ -86,6 +86,7 @@ macro_rules! service {
 
 service! {
     arm_pooler(ArmPoolerRequest) -> ArmPoolerReply: poolers.arm, "arm a pooler";
+    in_use(InUseRequest) -> InUseReply: poolers.in_use, "see what is in use";
     pause(PauseRequest) -> PauseReply: poolers.pause, "pause a pooler";
     resume(ResumeRequest) -> ResumeReply: poolers.resume, "resume a pooler";
     arm_source(ArmSourceRequest) -> ArmSourceReply: sides.arm_source, "arm a leader";

@@ -8,7 +8,7 @@ use super::sessions::Sessions;
 use super::view::View;
 use super::{Call, following, lead, locks};
 use crate::error::{Doing, Result, StepError};
-use crate::fence;
+use crate::fence::{self, Content};
 use crate::pg::ctl::{self, ServerState};
 use crate::pg::sql;
 
@@ -20,6 +20,9 @@ pub(super) async fn run(call: &Call, request: AbortRequest) -> Result<AbortReply
     let writer = writer.ok_or_else(|| StepError::new("the request does not say which side takes writes"))?;
     let view = View::of(&call.config, request.cluster, request.side)?;
     let _held = locks::hold(view.node()).await;
+    if request.unopened {
+        check_unopened(&view).await?;
+    }
     let running = ctl::state(view.node()).await? != ServerState::Stopped;
     let mut notes =
         if view.side == writer { open(&view, running).await? } else { close(call, &view, running).await? };
@@ -29,7 +32,20 @@ pub(super) async fn run(call: &Call, request: AbortRequest) -> Result<AbortReply
     // What the register says is in force now, and needs no other memory.
     call.records.remove(&call.ticket.operation)?;
     pgleap_proto::failpoint::reach("side.aborted").await.doing(|| "taking a switchover back")?;
-    Ok(AbortReply { notes })
+    Ok(AbortReply { notes, unopened: request.unopened })
+}
+
+/// Only Lead takes this side's fence away, and nothing puts it back but what says so in its turn: where it lies, nobody was let in
+/// since the switchover began. The file is looked at, as the server may not run any more.
+async fn check_unopened(view: &View) -> Result<()> {
+    let content = fence::hba_file(view.node()).await?.content()?;
+    match content {
+        Content::Fenced { operation, .. } if operation == view.cluster.operation => Ok(()),
+        _ => Err(StepError::new(format!(
+            "node {} was opened to clients, and what they wrote is there: it is not given up; start it",
+            view.node().name
+        ))),
+    }
 }
 
 /// This side takes writes: it follows nobody, and clients get in. One that is a standby by now (its cluster failed over within the try)

@@ -39,6 +39,10 @@ fn a_long_transaction_is_named_and_nothing_stays_paused() {
         let load = Load::start(bouncer.port, &["app", "shop"], 2);
         load.more(50).await;
         world.arm(&pooler, Side::New).await.unwrap();
+        // Known beforehand, and clients notice nothing of it.
+        let seen = world.in_use(&pooler).await.unwrap();
+        assert!(seen.contains(&pid.unwrap()), "{seen:?} lacks {pid:?}");
+        assert!(paused(&bouncer).await.is_empty());
         let reply = world.pause(&pooler, 300, 60_000).await.unwrap();
         assert!(!reply.paused && reply.reason.contains("b1"), "{reply:?}");
         assert!(reply.blocking_pids.contains(&pid.unwrap()), "{reply:?} lacks {pid:?}");
@@ -47,6 +51,10 @@ fn a_long_transaction_is_named_and_nothing_stays_paused() {
         // Tried again in the same try once it is gone.
         load.more(50).await;
         long.simple_query("COMMIT").await.unwrap();
+        eventually("it is in nobody's way", async || {
+            !world.in_use(&pooler).await.unwrap().contains(&pid.unwrap())
+        })
+        .await;
         assert!(world.pause(&pooler, 10_000, 60_000).await.unwrap().paused);
         assert_eq!(paused(&bouncer).await, ["app", "shop"]);
         assert_eq!(records(world), 1);

@@ -9,8 +9,8 @@ use pgleap_proto::node::Node;
 use pgleap_proto::tls::{self, Role, TlsFiles, TlsIdentity};
 use pgleap_proto::traffic::traffic_client::TrafficClient;
 use pgleap_proto::traffic::{
-    ArmPoolerReply, ArmPoolerRequest, Leader, PauseReply, PauseRequest, PgBouncer, Pooler, ResumeReply,
-    ResumeRequest, Side, Ticket, pooler,
+    ArmPoolerReply, ArmPoolerRequest, InUseRequest, Leader, PauseReply, PauseRequest, PgBouncer, Pooler,
+    ResumeReply, ResumeRequest, Side, Ticket, pooler,
 };
 use tonic::Status;
 use tonic::transport::Channel;
@@ -174,6 +174,12 @@ impl World {
         let (ticket, pooler) = (self.ticket(), pooler.name.clone());
         let request = PauseRequest { ticket, pooler, acquire_ms, hold_ms };
         self.traffic().pause(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Server processes that would hold up a pause.
+    pub async fn in_use(&self, pooler: &Pooler) -> Result<Vec<i32>, Status> {
+        let request = InUseRequest { ticket: self.ticket(), pooler: pooler.name.clone() };
+        Ok(self.traffic().in_use(request).await?.into_inner().pids)
     }
 
     pub async fn resume(&self, pooler: &Pooler, to: Side) -> Result<ResumeReply, Status> {

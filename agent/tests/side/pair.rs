@@ -20,8 +20,8 @@ use pgleap_proto::step::{Action, CreateMarker, FenceNode};
 use pgleap_proto::tls::{Role, TlsIdentity};
 use pgleap_proto::traffic::{
     AbortReply, AbortRequest, ArmSourceReply, ArmSourceRequest, ArmTargetReply, ArmTargetRequest,
-    Cluster as Sided, FenceReply, FenceRequest, FollowReply, FollowRequest, LeadRequest, Leader, SealRequest,
-    SequenceState, SettleReply, SettleRequest, Side, SideDatabase, SlotAt,
+    BlockersReply, BlockersRequest, Cluster as Sided, FenceReply, FenceRequest, FollowReply, FollowRequest,
+    LeadRequest, Leader, SealRequest, SequenceState, SettleReply, SettleRequest, Side, SideDatabase, SlotAt,
 };
 
 use crate::certificates::Authority;
@@ -312,8 +312,32 @@ impl Pair {
             cluster: Some(self.cluster.clone()),
             side: side.into(),
             writer: writer.into(),
+            unopened: false,
         };
         self.sides.abort(ticket.clone(), request).await
+    }
+
+    /// As [`Pair::abort`] for the other side, if the side was never opened.
+    pub async fn give_up(&self, ticket: &Admitted, side: Side) -> Result<AbortReply> {
+        let request = AbortRequest {
+            ticket: None,
+            cluster: Some(self.cluster.clone()),
+            side: side.into(),
+            writer: other(side).into(),
+            unopened: true,
+        };
+        self.sides.abort(ticket.clone(), request).await
+    }
+
+    /// Transactions of these processes on the old leader.
+    pub async fn blockers(&self, pids: &[i32], terminate_after_ms: u64) -> Result<BlockersReply> {
+        let request = BlockersRequest {
+            ticket: None,
+            node: Some(self.old.node.clone()),
+            pids: pids.to_vec(),
+            terminate_after_ms,
+        };
+        self.sides.blockers(self.ticket(), request).await
     }
 
     /// Up to the decision.

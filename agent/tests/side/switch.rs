@@ -3,7 +3,7 @@
 use pgleap_proto::traffic::Side;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::client::{Crowd, is_kept_out};
+use crate::client::{Crowd, connect, is_kept_out};
 use crate::pair::{DATABASES, Pair, TAG, hba, other};
 use crate::{eventually, scenario};
 
@@ -99,6 +99,8 @@ fn what_is_taken_back_is_as_before_at_every_stage() {
                     pair.seal(&ticket, fenced.lsn).await.unwrap();
                 }
             }
+            // It was never opened, so it may be given up.
+            assert!(pair.give_up(&ticket, Side::New).await.unwrap().unopened);
             for _ in 0..2 {
                 pair.abort(&ticket, Side::New, Side::Old).await.unwrap();
                 pair.abort(&ticket, Side::Old, Side::Old).await.unwrap();
@@ -109,11 +111,43 @@ fn what_is_taken_back_is_as_before_at_every_stage() {
         }
         crowd.more(50).await;
         pair.switch(Side::Old).await;
+        // What clients write there from now on is nowhere else.
+        let refused = pair.give_up(&pair.ticket(), Side::New).await.unwrap_err();
+        assert!(refused.message.contains("was opened to clients"), "{refused}");
+        assert!(is_kept_out(&pair.old.node).await && !is_kept_out(&pair.new.node).await);
         crowd.more(50).await;
         let account = crowd.stop().await;
         caught_up(&pair, Side::New).await;
         account.check(&pair.old);
         account.check(&pair.new);
+    });
+}
+
+#[test]
+fn who_holds_up_a_pause_is_ended_by_age_and_nobody_else() {
+    scenario("switch::who_holds_up_a_pause_is_ended_by_age_and_nobody_else", async || {
+        let pair = Pair::new(15, 18).await;
+        let (holder, bystander) =
+            (connect(&pair.old.node, "app").await.unwrap(), connect(&pair.old.node, "app").await.unwrap());
+        let mut pids = Vec::new();
+        for client in [&holder, &bystander] {
+            client.batch_execute("BEGIN; INSERT INTO t (v) VALUES ('held')").await.unwrap();
+            pids.push(client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get::<_, i32>(0));
+        }
+        // Younger than the limit: named, and left alone. None at all: the same.
+        for limit in [3_600_000, 0] {
+            let told = pair.blockers(&pids[..1], limit).await.unwrap().blockers;
+            assert_eq!(
+                told.iter().map(|one| (one.pid, one.terminated)).collect::<Vec<_>>(),
+                [(pids[0], false)]
+            );
+            holder.query_one("SELECT 1", &[]).await.unwrap();
+        }
+        let told = pair.blockers(&pids[..1], 1).await.unwrap().blockers;
+        assert_eq!(told.iter().map(|one| (one.pid, one.terminated)).collect::<Vec<_>>(), [(pids[0], true)]);
+        eventually("it is ended", async || holder.query_one("SELECT 1", &[]).await.is_err()).await;
+        // As old, but in nobody's way.
+        bystander.batch_execute("COMMIT").await.unwrap();
     });
 }
 

@@ -9,7 +9,7 @@ use super::{Connection, Outcome};
 
 #[derive(Debug, Args)]
 pub struct Abandon {
-    /// Cluster or operation, which is being cancelled or finished
+    /// Cluster or operation, which is being cancelled or finished, or whose switchover cannot end without the host
     name: String,
     /// Host that never comes back, as in the fleet file
     host: String,
@@ -22,8 +22,10 @@ impl Abandon {
     pub(super) async fn run(self, connection: &Connection, out: &mut Out) -> Outcome {
         if !self.yes {
             let question = format!(
-                "Abandon host {}: nothing is taken back there any more. Should its PostgreSQL ever run again, its slots keep WAL until \
-                 its disk is full, and it may be closed to clients; `pgleap events {}` lists what is left.",
+                "Abandon host {}: nothing waits for it, and nothing is taken back there any more. Should its PostgreSQL ever run again, its \
+                 slots keep WAL until its disk is full, and it may be closed to clients; `pgleap events {}` lists what is left. If \
+                 writes were just decided for a leader on it that let nobody in, the other cluster takes them again: be sure that it can \
+                 serve no client any more.",
                 self.host, self.name
             );
             let unasked = "what abandon leaves behind is left for ever; say --yes to mean it";

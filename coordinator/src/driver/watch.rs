@@ -123,6 +123,7 @@ impl WatchRun {
                 cluster: Some(self.moving.cluster.clone()),
                 side: side.message(),
                 writer: writer.message(),
+                unopened: false,
             };
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
             client?.abort(request).await.map(Response::into_inner).map_err(|status| explain_status(&status))

@@ -1,14 +1,16 @@
 //! PURE: what is not taken back because its host never comes back. What of it lies in the catalogs of the side that stays is
-//! taken back all the same, by whoever leads that side now.
+//! taken back all the same, by whoever leads that side now. A switchover does not wait for such a host either; and when it is that of
+//! a target which was decided for and let nobody in, the decision itself is taken back. That is the only other way the register moves.
 
 use std::collections::BTreeSet;
 
 use super::Reply;
 use super::operation::{Operation, Status, Stop};
 use super::rejection::Rejection;
-use super::traffic::Side;
+use super::switchover::{current, refused};
+use super::traffic::{Side, Stage};
 use super::transition::{Occasion, enter, note};
-use crate::plan::PlannedStep;
+use crate::plan::{Moving, PlannedStep};
 
 impl Operation {
     /// The side that is left at the end, as far as that is decided.
@@ -36,28 +38,7 @@ pub(super) fn abandon(
     host: &str,
 ) -> Result<Reply, Rejection> {
     let id = operation.id.clone();
-    let before: BTreeSet<String> = open(operation).map(str::to_owned).collect();
-    let news = operation.abandoned.insert(host.to_owned());
-    let after: BTreeSet<&str> = open(operation).collect();
-    let left =
-        operation.plan.steps.iter().filter(|s| before.contains(&s.id) && !after.contains(s.id.as_str()));
-    let left: Vec<&PlannedStep> = left.collect();
-    if left.is_empty() {
-        if news {
-            operation.abandoned.remove(host);
-        }
-        return Err(Rejection::Illegal {
-            status: operation.status_name(),
-            why: format!("there is nothing to be taken back on host {host}"),
-            operation: id,
-        });
-    }
-    let left = left.iter().filter_map(|step| match &step.undo {
-        _ if step.finish.ends().is_some() => Some(format!("{} (its server is not stopped)", step.id)),
-        undo => Some(format!("{} ({})", step.id, undo.as_ref()?)),
-    });
-    let left: Vec<String> = left.collect();
-    let left = if left.is_empty() { "nothing".to_owned() } else { left.join("; ") };
+    let left = give_up_steps(operation, host)?;
     note(operation, occasion, "", "abandoned", &format!("host {host}; not taken back there: {left}"));
     let next = match &operation.status {
         Status::Stopped(Stop { finishing: true, .. }) => Some(Status::Finishing),
@@ -68,4 +49,106 @@ pub(super) fn abandon(
         enter(operation, occasion, next);
     }
     Ok(Reply::Operation { id })
+}
+
+/// A host is lost while there are two sides. A switchover that cannot end goes on without it; whether a decision for it is taken back
+/// is for who looks where it was. At the gate only what is no node may be given up: poolers and balancers, without which
+/// writes can be moved.
+pub(super) fn give_up(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    host: &str,
+) -> Result<Reply, Rejection> {
+    let id = operation.id.clone();
+    let Some(moving) = operation.plan.moving() else {
+        return Err(refused(operation, "its plan was made by an older pgleap, which could not move traffic"));
+    };
+    let leads = |side: Side| moving.leader(side).host == host;
+    let serves =
+        moving.poolers.iter().any(|at| at.host == host) || moving.balancers.iter().any(|at| at.host == host);
+    let stage = operation.traffic.switchover.as_ref().map(|switchover| switchover.stage);
+    match stage {
+        None if moving.nodes.iter().any(|(_, at)| at.host == host) => {
+            let why = format!(
+                "host {host} has a node of it, and can be abandoned once the operation is being cancelled or finished"
+            );
+            return Err(refused(operation, &why));
+        }
+        Some(Stage::Waiting | Stage::Trying) => {
+            let why = "the switchover is not decided, and a try ends by itself; `pgleap cancel` between two tries gives it up";
+            return Err(refused(operation, why));
+        }
+        _ if !serves && !leads(Side::Old) && !leads(Side::New) => {
+            return Err(refused(operation, &format!("nothing waits for host {host}")));
+        }
+        _ => {}
+    }
+    let left = give_up_steps(operation, host)?;
+    let message = format!("host {host}; it is not waited for any more; not taken back there: {left}");
+    note(operation, occasion, "", "abandoned", &message);
+    Ok(Reply::Operation { id })
+}
+
+/// The register goes back to the side that it came from, of which clients have lost nothing: what was decided for is not there, and never
+/// let anybody in.
+pub(super) fn take_back(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    attempt: u64,
+    evidence: &[String],
+) -> Result<Reply, Rejection> {
+    let term = occasion.position.term;
+    let moving = operation.plan.moving();
+    let switchover = current(operation, Stage::Decided, attempt)?.clone();
+    let (to, from) = (switchover.to, switchover.to.other());
+    let lost = |moving: &Moving, side: Side| operation.abandoned.contains(&moving.leader(side).host);
+    let why = match &moving {
+        _ if switchover.led => "clients were let in by then, and may have written there",
+        _ if switchover.ticket.term != term => "another coordinator leads by now",
+        Some(moving) if !lost(moving, to) => "its host is not given up (`pgleap abandon`)",
+        Some(moving) if lost(moving, from) => "the host it came from is given up, too",
+        Some(_) => "",
+        None => "the plan cannot move traffic",
+    };
+    if !why.is_empty() {
+        return Err(refused(operation, &format!("the decision for the {to} cluster stands: {why}")));
+    }
+    let host = moving.map(|moving| moving.leader(to).host.clone()).unwrap_or_default();
+    let reason = format!(
+        "host {host}, on which the {to} cluster was to take the writes, was given up, and let no client in as far as anybody can see: the \
+         {from} cluster, which had everything up to then, takes them again"
+    );
+    let switchover = current(operation, Stage::Decided, attempt)?;
+    switchover.stage = Stage::Undoing;
+    switchover.again = false;
+    switchover.positions.clear();
+    switchover.reason.clone_from(&reason);
+    switchover.evidence = evidence.to_vec();
+    operation.traffic.writer = from;
+    let told: Vec<&str> =
+        std::iter::once(reason.as_str()).chain(evidence.iter().map(String::as_str)).collect();
+    note(operation, occasion, "", "decision-taken-back", &told.join("\n"));
+    Ok(Reply::Accepted)
+}
+
+/// From now on nothing is taken back on the host; what that leaves there, in words.
+fn give_up_steps(operation: &mut Operation, host: &str) -> Result<String, Rejection> {
+    let before: BTreeSet<String> = open(operation).map(str::to_owned).collect();
+    let news = operation.abandoned.insert(host.to_owned());
+    let after: BTreeSet<&str> = open(operation).collect();
+    let left =
+        operation.plan.steps.iter().filter(|s| before.contains(&s.id) && !after.contains(s.id.as_str()));
+    let left: Vec<&PlannedStep> = left.collect();
+    if left.is_empty() {
+        if news {
+            operation.abandoned.remove(host);
+        }
+        return Err(refused(operation, &format!("there is nothing to be taken back on host {host}")));
+    }
+    let left = left.iter().filter_map(|step| match &step.undo {
+        _ if step.finish.ends().is_some() => Some(format!("{} (its server is not stopped)", step.id)),
+        undo => Some(format!("{} ({})", step.id, undo.as_ref()?)),
+    });
+    let left: Vec<String> = left.collect();
+    Ok(if left.is_empty() { "nothing".to_owned() } else { left.join("; ") })
 }

@@ -203,6 +203,9 @@ impl State {
             | Command::Decide { .. }
             | Command::SwitchoverFailed { .. }
             | Command::SwitchoverUndone { .. }
+            | Command::SwitchoverNoted { .. }
+            | Command::SwitchoverLed { .. }
+            | Command::TakeBack { .. }
             | Command::SwitchoverServed { .. }
             | Command::SwitchoverDone { .. }
             | Command::Disturbed { .. }

@@ -164,6 +164,31 @@ pub enum Command {
         /// Of the ticket under which it was taken back.
         attempt: u64,
     },
+    /// What agents noted while they got ready, for the operator.
+    SwitchoverNoted {
+        /// Operation id.
+        operation: String,
+        /// Of the try.
+        attempt: u64,
+        /// Who, and what.
+        notes: Vec<String>,
+    },
+    /// After the decision the target has let clients in: from here on they may have written there.
+    SwitchoverLed {
+        /// Operation id.
+        operation: String,
+        /// Of the ticket under which it was told to.
+        attempt: u64,
+    },
+    /// The register moves back: the operator has given up the host of a target that let nobody in, and it is not there.
+    TakeBack {
+        /// Operation id.
+        operation: String,
+        /// Of the ticket under which it was looked for.
+        attempt: u64,
+        /// What was seen.
+        evidence: Vec<String>,
+    },
     /// After the decision clients are served again, but the other side does not follow yet.
     SwitchoverServed {
         /// Operation id.

@@ -231,6 +231,15 @@ impl State {
             Command::SwitchoverUndone { operation, attempt } => {
                 self.traffic(occasion, operation, Move::Undone { attempt: *attempt })
             }
+            Command::SwitchoverNoted { operation, attempt, notes } => {
+                self.traffic(occasion, operation, Move::Noted { attempt: *attempt, notes })
+            }
+            Command::SwitchoverLed { operation, attempt } => {
+                self.traffic(occasion, operation, Move::Led { attempt: *attempt })
+            }
+            Command::TakeBack { operation, attempt, evidence } => {
+                self.traffic(occasion, operation, Move::TakeBack { attempt: *attempt, evidence })
+            }
             Command::SwitchoverServed { operation, attempt } => {
                 self.traffic(occasion, operation, Move::Served { attempt: *attempt })
             }

@@ -8,7 +8,7 @@
 //! | what an operator asked for is in the audit log, accepted or refused | `check_audit` |
 //! | snapshot and rest of the log give the same state as the whole log | `a_snapshot_anywhere_changes_nothing` |
 //! | cancel takes every started step back, last first | `cancel_takes_back_in_reverse` |
-//! | the register moves by a decision only, at most one for each switchover, in the term of its try | `check_register` |
+//! | the register moves by a decision only, at most one for each switchover, in the term of its try; and back from one that let nobody in | `check_register` |
 //! | what was taken back is never decided | `the_register_moves_by_rightful_decisions_only` |
 //! | finish takes back what the plan says, last first, and nothing else | `finish_takes_back_what_is_marked` |
 //! | whatever happened, retry and honest agents bring it to the gate | `it_can_always_be_finished` |
@@ -90,6 +90,11 @@ enum Kind {
     Decide,
     Failed(bool),
     Undone,
+    Noted,
+    Led,
+    /// The new leader's host is given up.
+    GiveUp,
+    TakeBack,
     Served,
     Done,
     Finish,
@@ -105,6 +110,10 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         3 => Just(Kind::Decide),
         2 => any::<bool>().prop_map(Kind::Failed),
         2 => Just(Kind::Undone),
+        1 => Just(Kind::Noted),
+        1 => Just(Kind::Led),
+        1 => Just(Kind::GiveUp),
+        1 => Just(Kind::TakeBack),
         1 => Just(Kind::Served),
         2 => Just(Kind::Done),
         1 => Just(Kind::Finish),
@@ -220,6 +229,10 @@ fn traffic(operation: String, what: Kind, attempt: u64) -> Command {
             Command::SwitchoverFailed { operation, attempt, reason, evidence, again }
         }
         Kind::Undone => Command::SwitchoverUndone { operation, attempt },
+        Kind::Noted => Command::SwitchoverNoted { operation, attempt, notes: vec!["told once".into()] },
+        Kind::Led => Command::SwitchoverLed { operation, attempt },
+        Kind::GiveUp => Command::Abandon { operation, host: "g".into() },
+        Kind::TakeBack => Command::TakeBack { operation, attempt, evidence: vec!["not there".into()] },
         Kind::Served => Command::SwitchoverServed { operation, attempt },
         Kind::Done => Command::SwitchoverDone { operation, attempt, pause_us: Some(1), timings: Vec::new() },
         Kind::Finish => Command::Finish { operation, decommission: attempt % 2 == 1 },
@@ -386,7 +399,10 @@ proptest! {
                 continue;
             }
             let plan = state.operations[&operation].plan.clone();
+            let known = state.operations[&operation].clone();
             let marked = plan.steps.iter().rev().filter(|step| step.finish == Finish::TakeBack);
+            // On a host that was given up while writes were moved nothing is taken back.
+            let marked = marked.filter(|step| !known.abandoned.contains(&step.host));
             let expected: Vec<String> = marked.map(|step| step.id.clone()).collect();
             let index = state.applied + 1;
             let finish = Command::Finish { operation: operation.clone(), decommission: false };
@@ -469,8 +485,9 @@ struct Gate(State);
 
 impl Gate {
     fn new() -> Gate {
-        let steps = [("o", Some(Side::Old)), ("n", Some(Side::New)), ("b", None)];
-        let steps = steps.map(|(id, side)| movable(step(id, "h", "x:1", &[]), side)).into();
+        let steps = [("o", "h", Some(Side::Old)), ("n", "g", Some(Side::New)), ("b", "h", None)];
+        let steps =
+            steps.map(|(id, host, side)| movable(step(id, host, &format!("{host}:1"), &[]), side)).into();
         let mut state = started(steps);
         run_to_rest(&mut state, "c-1");
         assert_eq!(state.operations["c-1"].status, Status::AtGate);

@@ -18,6 +18,9 @@ pub(super) enum Move<'a> {
     Decide { attempt: u64, positions: &'a [SlotAt] },
     Failed { attempt: u64, reason: &'a str, evidence: &'a [String], again: bool },
     Undone { attempt: u64 },
+    Noted { attempt: u64, notes: &'a [String] },
+    Led { attempt: u64 },
+    TakeBack { attempt: u64, evidence: &'a [String] },
     Served { attempt: u64 },
     Done { attempt: u64, pause_us: Option<u64>, timings: &'a [Timing] },
     Finish { decommission: bool },
@@ -66,6 +69,20 @@ pub(super) fn begin(
         let why = format!("the {to} cluster takes the writes already");
         return Err(refused(operation, &why));
     }
+    if let Some(at) = [&moving.old, &moving.new].into_iter().find(|at| operation.abandoned.contains(&at.host))
+    {
+        let why = format!(
+            "host {} of {} was given up (`pgleap abandon`), so nothing can be moved between the two clusters any more: {}",
+            at.host,
+            at.what.name,
+            if operation.traffic.writer == Side::Old {
+                "`pgleap cancel`, then start again"
+            } else {
+                "`pgleap finish`"
+            }
+        );
+        return Err(refused(operation, &why));
+    }
     let reads_before = operation.traffic.reads;
     if !moving.balancers.is_empty() {
         operation.traffic.reads = if to == Side::New { 100 } else { 0 };
@@ -82,6 +99,8 @@ pub(super) fn begin(
         evidence: Vec::new(),
         again: false,
         positions: Vec::new(),
+        led: false,
+        notes: Vec::new(),
         served: false,
         reads_before,
     });
@@ -182,6 +201,33 @@ pub(super) fn undone(
     } else {
         end(operation, occasion, None);
     }
+    Ok(Reply::Accepted)
+}
+
+/// Agents noted something while they got ready: each of it is told once, however many tries there are.
+pub(super) fn noted(
+    operation: &mut Operation,
+    occasion: Occasion<'_>,
+    attempt: u64,
+    notes: &[String],
+) -> Result<Reply, Rejection> {
+    let switchover = current(operation, Stage::Trying, attempt)?;
+    let mut news: Vec<String> = Vec::new();
+    for told in notes {
+        if !switchover.notes.contains(told) {
+            switchover.notes.push(told.clone());
+            news.push(told.clone());
+        }
+    }
+    for told in news {
+        note(operation, occasion, "", "note", &told);
+    }
+    Ok(Reply::Accepted)
+}
+
+/// From here on clients may have written on the target: its decision stands for good.
+pub(super) fn led(operation: &mut Operation, attempt: u64) -> Result<Reply, Rejection> {
+    current(operation, Stage::Decided, attempt)?.led = true;
     Ok(Reply::Accepted)
 }
 
@@ -319,12 +365,16 @@ fn new_ticket(operation: &mut Operation, occasion: Occasion<'_>) -> Ticket {
     ticket
 }
 
-fn under_way(operation: &mut Operation) -> Result<&mut Switchover, Rejection> {
+pub(super) fn under_way(operation: &mut Operation) -> Result<&mut Switchover, Rejection> {
     let missing = refused(operation, "no switchover is under way");
     operation.traffic.switchover.as_mut().ok_or(missing)
 }
 
-fn current(operation: &mut Operation, stage: Stage, attempt: u64) -> Result<&mut Switchover, Rejection> {
+pub(super) fn current(
+    operation: &mut Operation,
+    stage: Stage,
+    attempt: u64,
+) -> Result<&mut Switchover, Rejection> {
     let found = operation.traffic.switchover.as_ref().map(|found| (found.stage, found.ticket.attempt));
     if found == Some((stage, attempt)) {
         return under_way(operation);

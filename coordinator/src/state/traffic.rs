@@ -60,6 +60,12 @@ pub struct Switchover {
     pub again: bool,
     /// From the decision: where the side that follows begins.
     pub positions: Vec<SlotAt>,
+    /// After the decision: the target has let clients in.
+    #[serde(default)]
+    pub led: bool,
+    /// What agents noted so far, so that each is told once.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// After the decision: clients are served, and only the side that is to follow is waited for.
     #[serde(default)]
     pub served: bool,

@@ -95,6 +95,9 @@ pub(super) fn apply(
         (Status::Stopped(stop), H::Abandon { host }) if stop.cancelling || stop.finishing => {
             abandon::abandon(operation, occasion, host)?
         }
+        (Status::AtGate | Status::Switching, H::Abandon { host }) if operation.plan.moving().is_some() => {
+            abandon::give_up(operation, occasion, host)?
+        }
         (_, H::Doubted { host, doubt }) if operation.is_active() => {
             identity::doubted(operation, occasion, host, doubt);
             Reply::Accepted
@@ -136,6 +139,13 @@ pub(super) fn apply(
         }
         (Status::Switching, H::Traffic(Move::Undone { attempt })) => {
             switchover::undone(operation, occasion, attempt)?
+        }
+        (Status::Switching, H::Traffic(Move::Noted { attempt, notes })) => {
+            switchover::noted(operation, occasion, attempt, notes)?
+        }
+        (Status::Switching, H::Traffic(Move::Led { attempt })) => switchover::led(operation, attempt)?,
+        (Status::Switching, H::Traffic(Move::TakeBack { attempt, evidence })) => {
+            abandon::take_back(operation, occasion, attempt, evidence)?
         }
         (Status::Switching, H::Traffic(Move::Served { attempt })) => {
             switchover::served(operation, occasion, attempt)?
@@ -329,7 +339,8 @@ fn illegal(operation: &Operation, happening: Happening<'_>) -> Rejection {
             "the new cluster takes the writes: `pgleap reverse` first, or `pgleap finish`".to_owned()
         }
         (_, H::Abandon { .. }) => {
-            "a host can be abandoned once the operation is being cancelled or finished".to_owned()
+            "a host can be abandoned once the operation is being cancelled or finished, or while a switchover cannot end without it"
+                .to_owned()
         }
         (_, H::Retry) => "only a stopped operation can be retried".to_owned(),
         (_, H::Started { step, .. }) => format!("step {step} cannot be started"),

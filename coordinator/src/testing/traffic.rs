@@ -21,8 +21,10 @@ pub(crate) enum Answer {
     Fail(&'static str),
     /// As if the agent were not there.
     Away,
-    /// A pause that these processes hold up.
+    /// A pause that these processes hold up, or would.
     Blocked(Vec<i32>),
+    /// Done, with something to tell.
+    Notes(&'static str),
     /// Answers when the sender says true, or is gone.
     Hold(watch::Receiver<bool>),
 }
@@ -47,6 +49,7 @@ pub(crate) struct Traffics {
     standby: Mutex<bool>,
     open: Mutex<bool>,
     fenced: Mutex<bool>,
+    writer: Mutex<i32>,
 }
 
 impl FakeAgent {
@@ -77,6 +80,11 @@ impl FakeAgent {
     /// No server of this host lets clients in.
     pub(crate) fn keep_out(&self) {
         *self.traffics().fenced.lock().unwrap() = true;
+    }
+
+    /// The side that this agent finds open.
+    pub(crate) fn sees_writer(&self, side: i32) {
+        *self.traffics().writer.lock().unwrap() = side;
     }
 
     async fn admit(
@@ -119,6 +127,13 @@ fn side(side: i32) -> String {
     Side::try_from(side).unwrap().as_str_name().to_lowercase()
 }
 
+fn notes(answer: Option<Answer>) -> Vec<String> {
+    match answer {
+        Some(Answer::Notes(note)) => vec![note.to_owned()],
+        _ => Vec::new(),
+    }
+}
+
 fn pooler(pooler: &Option<Pooler>) -> String {
     pooler.as_ref().unwrap().name.clone()
 }
@@ -148,6 +163,7 @@ macro_rules! calls {
                     timeline: 1,
                     system_identifier: 7,
                     lag_bytes: 10,
+                    writer: *self.traffics().writer.lock().unwrap(),
                     ..ObserveReply::default()
                 }))
             }
@@ -156,17 +172,25 @@ macro_rules! calls {
 }
 
 calls! {
-    arm_pooler(ArmPoolerRequest) -> ArmPoolerReply: |r| pooler(&r.pooler), |_a| ArmPoolerReply::default();
+    arm_pooler(ArmPoolerRequest) -> ArmPoolerReply: |r| pooler(&r.pooler), |a| ArmPoolerReply { notes: notes(a), ..ArmPoolerReply::default() };
+    in_use(InUseRequest) -> InUseReply: |r| r.pooler.clone(), |a| match a {
+        Some(Answer::Blocked(pids)) => InUseReply { pids },
+        _ => InUseReply::default(),
+    };
     pause(PauseRequest) -> PauseReply: |r| r.pooler.clone(), |a| match a {
         Some(Answer::Blocked(blocking_pids)) => PauseReply { blocking_pids, reason: "in use".into(), ..PauseReply::default() },
         _ => PauseReply { paused: true, ..PauseReply::default() },
     };
     resume(ResumeRequest) -> ResumeReply: |r| format!("{} to {}", r.pooler, side(r.to)), |_a| ResumeReply::default();
-    arm_source(ArmSourceRequest) -> ArmSourceReply: |r| side(r.side), |_a| ArmSourceReply {
+    arm_source(ArmSourceRequest) -> ArmSourceReply: |r| side(r.side), |a| ArmSourceReply {
+        notes: notes(a),
         sequences: vec![SequenceState { name: "s".into(), ..SequenceState::default() }],
         ..ArmSourceReply::default()
     };
-    arm_target(ArmTargetRequest) -> ArmTargetReply: |r| format!("{} with {}", side(r.side), r.sequences.len()), |_a| ArmTargetReply::default();
+    arm_target(ArmTargetRequest) -> ArmTargetReply: |r| format!("{} with {}", side(r.side), r.sequences.len()), |a| ArmTargetReply {
+        notes: notes(a),
+        ..ArmTargetReply::default()
+    };
     fence(FenceRequest) -> FenceReply: |_r| String::new(), |_a| FenceReply {
         lsn: 500,
         mark: 42,
@@ -180,9 +204,12 @@ calls! {
     seal(SealRequest) -> SealReply: |r| r.lsn.to_string(), |_a| SealReply::default();
     lead(LeadRequest) -> LeadReply: |r| side(r.side), |_a| LeadReply::default();
     follow(FollowRequest) -> FollowReply: |r| format!("{} from {}", side(r.side), r.positions[0].lsn), |_a| FollowReply::default();
-    abort(AbortRequest) -> AbortReply: |r| format!("{} for {}", side(r.side), side(r.writer)), |_a| AbortReply::default();
+    abort(AbortRequest) -> AbortReply: |r| {
+        let unopened = if r.unopened { ", unopened" } else { "" };
+        format!("{} for {}{unopened}", side(r.side), side(r.writer))
+    }, |_a| AbortReply { unopened: r.unopened, ..AbortReply::default() };
     blockers(BlockersRequest) -> BlockersReply: |r| format!("{:?}", r.pids), |_a| BlockersReply {
-        blockers: vec![Blocker { pid: 77, database: "app".into(), user: "u".into(), query: "SELECT pg_sleep(60)".into(), ..Blocker::default() }],
+        blockers: vec![Blocker { pid: 77, database: "app".into(), user: "u".into(), age_ms: 60_000, query: "SELECT pg_sleep(60)".into(), ..Blocker::default() }],
     };
     route_reads(RouteReadsRequest) -> RouteReadsReply: |r| r.percent.to_string(), |_a| RouteReadsReply {
         effective_percent: r.percent,

@@ -41,6 +41,7 @@ macro_rules! refuse {
 
 refuse! {
     arm_pooler(ArmPoolerRequest) -> ArmPoolerReply;
+    in_use(InUseRequest) -> InUseReply;
     pause(PauseRequest) -> PauseReply;
     resume(ResumeRequest) -> ResumeReply;
     arm_source(ArmSourceRequest) -> ArmSourceReply;

@@ -219,6 +219,11 @@ impl Driver for PgBouncerDriver {
         Ok(at.into_iter().map(|database| database.name.clone()).collect())
     }
 
+    async fn in_use(&mut self, ends: &Ends) -> Result<Vec<i32>> {
+        let aliases = self.aliases(ends).await?;
+        look::busy(self.control().await?, &aliases).await
+    }
+
     async fn pause(&mut self, _ends: &Ends, aliases: &[String], limit: Duration) -> Result<Pause> {
         let end = tokio::time::Instant::now() + limit;
         let definition = self.definition.clone();

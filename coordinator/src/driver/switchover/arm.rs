@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use pgleap_proto::traffic::{
-    ArmPoolerRequest, ArmSourceRequest, ArmTargetRequest, ObserveRequest, RouteReadsRequest,
+    ArmPoolerRequest, ArmSourceRequest, ArmTargetRequest, ObserveRequest, RouteReadsRequest, SequenceState,
 };
 use tokio::time::Instant;
 
 use super::calls::Party;
-use super::{Failure, Hand, millis};
+use super::{Failure, Hand, Over, millis};
 use crate::plan::Side;
+use crate::state::Command;
 
 /// Longest wait for an agent to get ready; comparing and pre-setting many sequences takes a while.
 const ARM: Duration = Duration::from_secs(60);
@@ -33,12 +34,13 @@ impl Hand<'_> {
         let (from, to) = (self.switchover.to.other(), self.switchover.to);
         let source = self.connect(self.moving.leader(from), format!("the {from} leader"));
         let target = self.connect(self.moving.leader(to), format!("the {to} leader"));
-        let poolers =
-            self.moving.poolers.iter().map(|at| self.connect(at, format!("pooler {}", at.what.name)));
+        let poolers = self.poolers().map(|at| self.connect(at, format!("pooler {}", at.what.name)));
         let (source, target, poolers) = tokio::try_join!(source, target, try_join_all(poolers))?;
         let armed = Armed { source, target, poolers };
         self.move_reads().await?;
-        let (_, sequences) = tokio::try_join!(self.arm_poolers(&armed), self.arm_source(&armed))?;
+        let (mut notes, (sequences, told)) =
+            tokio::try_join!(self.arm_poolers(&armed), self.arm_source(&armed))?;
+        notes.extend(told);
         let request = ArmTargetRequest {
             ticket: Some(self.ticket.clone()),
             cluster: Some(self.moving.cluster.clone()),
@@ -50,14 +52,31 @@ impl Hand<'_> {
         let mut client = armed.target.client.clone();
         let until = Instant::now() + LAG + ARM;
         match armed.target.answer(until, "get ready to lead", client.arm_target(request)).await {
-            Ok(_) => Ok(armed),
+            Ok(reply) => {
+                notes.extend(armed.target.notes(reply.notes));
+                self.note(notes).await?;
+                Ok(armed)
+            }
             Err(failure) => Err(self.is_it_lag(&armed, failure).await),
         }
     }
 
-    async fn arm_poolers(&self, armed: &Armed) -> Result<(), Failure> {
+    /// Brings into the log what agents noted: it may be what the operator has to know before it is decided, so it is there by then.
+    async fn note(&self, notes: Vec<String>) -> Result<(), Failure> {
+        let known = self.run.latest().map(|(_, switchover)| switchover.notes).unwrap_or_default();
+        if notes.iter().all(|note| known.contains(note)) {
+            return Ok(());
+        }
+        let (operation, attempt) = (self.ticket.operation.clone(), self.ticket.attempt);
+        let noted = self.run.propose(Command::SwitchoverNoted { operation, attempt, notes }).await;
+        let over = |Over| Failure::lasting("another coordinator leads by now".to_owned());
+        noted.map(drop).map_err(over)
+    }
+
+    /// What they noted.
+    async fn arm_poolers(&self, armed: &Armed) -> Result<Vec<String>, Failure> {
         let (from, to) = (self.switchover.to.other(), self.switchover.to);
-        let asked = self.moving.poolers.iter().zip(&armed.poolers).map(|(at, party)| {
+        let asked = self.poolers().zip(&armed.poolers).map(|(at, party)| {
             let request = ArmPoolerRequest {
                 ticket: Some(self.ticket.clone()),
                 pooler: Some(at.what.clone()),
@@ -67,15 +86,17 @@ impl Hand<'_> {
             };
             let mut client = party.client.clone();
             async move {
-                party
-                    .answer(Instant::now() + ARM, "get ready to be repointed", client.arm_pooler(request))
-                    .await
+                let until = Instant::now() + ARM;
+                let reply =
+                    party.answer(until, "get ready to be repointed", client.arm_pooler(request)).await?;
+                Ok(party.notes(reply.notes))
             }
         });
-        try_join_all(asked).await.map(drop)
+        Ok(try_join_all(asked).await?.into_iter().flatten().collect())
     }
 
-    async fn arm_source(&self, armed: &Armed) -> Result<Vec<pgleap_proto::traffic::SequenceState>, Failure> {
+    /// Its sequences, and what it noted.
+    async fn arm_source(&self, armed: &Armed) -> Result<(Vec<SequenceState>, Vec<String>), Failure> {
         let request = ArmSourceRequest {
             ticket: Some(self.ticket.clone()),
             cluster: Some(self.moving.cluster.clone()),
@@ -85,7 +106,7 @@ impl Hand<'_> {
         let mut client = armed.source.client.clone();
         let until = Instant::now() + ARM;
         let reply = armed.source.answer(until, "get ready to hand over", client.arm_source(request)).await?;
-        Ok(reply.sequences)
+        Ok((reply.sequences, armed.source.notes(reply.notes)))
     }
 
     /// Lag may pass; everything else that keeps the target from getting ready lasts.
@@ -107,7 +128,8 @@ impl Hand<'_> {
     async fn move_reads(&self) -> Result<(), Failure> {
         let percent = if self.switchover.to == Side::New { 100 } else { 0 };
         let until = Instant::now() + READS;
-        let moved = self.moving.balancers.iter().map(|at| async move {
+        let balancers = self.moving.balancers.iter();
+        let moved = balancers.filter(|at| !self.operation.abandoned.contains(&at.host)).map(|at| async move {
             let party = self.connect(at, format!("balancer {}", at.what.name)).await?;
             loop {
                 let request = RouteReadsRequest {

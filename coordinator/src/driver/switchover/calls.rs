@@ -28,6 +28,11 @@ pub(super) struct Party {
 }
 
 impl Party {
+    /// What it noted, with who noted it.
+    pub(super) fn notes(&self, notes: Vec<String>) -> Vec<String> {
+        notes.into_iter().map(|note| format!("{} (host {}): {note}", self.name, self.host)).collect()
+    }
+
     /// Waits for one answer, not beyond `until`.
     pub(super) async fn answer<T>(
         &self,
@@ -69,7 +74,7 @@ impl Hand<'_> {
     }
 
     /// Asks until it is done: where there is no other way than forward, or back. Others are not held up by it, and the status
-    /// tells who is waited for.
+    /// tells who is waited for. None when it could not be done, and the operator has given up the host.
     ///
     /// Over when the ticket is of the past, or this coordinator leads no more.
     pub(super) async fn insist<T, A, F>(
@@ -78,13 +83,15 @@ impl Hand<'_> {
         name: &str,
         what: &str,
         call: impl Fn(TrafficCalls) -> F,
-    ) -> Result<T, Over>
+    ) -> Result<Option<T>, Over>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
         let mut greeted = false;
         loop {
+            // Known before it is asked: it is asked once more at least.
+            let given_up = self.is_given_up(&at.host);
             let why = match self.run.agents.traffic(&at.host, &at.agent).await {
                 Err(error) => error.cause,
                 Ok(client) => match tokio::time::timeout(ANSWER, call(client)).await {
@@ -92,7 +99,7 @@ impl Hand<'_> {
                         self.run.live.traffic(&self.ticket.operation, |now| {
                             now.waiting.remove(name);
                         });
-                        return Ok(reply.into_inner());
+                        return Ok(Some(reply.into_inner()));
                     }
                     Ok(Err(status)) => {
                         if status.code() == Code::Aborted {
@@ -118,15 +125,29 @@ impl Hand<'_> {
             if self.run.raft.latest().leading != Some(self.run.term) {
                 return Err(Over);
             }
+            if given_up {
+                tracing::warn!(host = at.host, why, "{name} was to {what}, and is not waited for any more");
+                return Ok(None);
+            }
             self.waits(at, name, what, &why);
             backoff.wait().await;
         }
     }
 
-    fn waits<T>(&self, at: &Placed<T>, name: &str, what: &str, why: &str) {
+    /// Whether the operator has given up a host, as the log says now.
+    pub(super) fn is_given_up(&self, host: &str) -> bool {
+        let state = self.run.raft.latest().state;
+        state.operations.get(&self.ticket.operation).is_some_and(|known| known.abandoned.contains(host))
+    }
+
+    pub(super) fn waits<T>(&self, at: &Placed<T>, name: &str, what: &str, why: &str) {
         self.run.live.traffic(&self.ticket.operation, |now| {
             let since = now.waiting.get(name).map_or_else(Timestamp::now, |waiting| waiting.since);
-            let why = format!("{name} (host {}) is to {what} since {since:.0}: {why}", at.host);
+            let (host, operation) = (&at.host, &self.ticket.operation);
+            let why = format!(
+                "{name} (host {host}) is to {what} since {since:.0}: {why}; if host {host} never comes back: pgleap abandon {operation} \
+                 {host}"
+            );
             now.waiting.insert(name.to_owned(), TrafficWait { since, why });
         });
     }

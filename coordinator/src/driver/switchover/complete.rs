@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use pgleap_proto::traffic::{FollowRequest, LeadRequest};
+use pgleap_proto::traffic::{FollowRequest, LeadReply, LeadRequest};
 use tokio::time::Instant;
 
 use super::{Hand, Measured, Over, micros, reach};
@@ -30,11 +30,20 @@ impl Hand<'_> {
             cluster: Some(self.moving.cluster.clone()),
             side: to.message(),
         };
+        if let Some(lost) = self.is_lost().await {
+            return self.take_back(lost).await;
+        }
         let led = self.insist(self.moving.leader(to), &name, "take the writes", |mut client| {
             let request = request.clone();
             async move { client.lead(request).await }
         });
-        let led = led.await?;
+        let led = match led.await? {
+            Some(led) => led,
+            // Clients were let in before it was lost: all that is left is to end what the others are waited for.
+            None if self.has_led() => LeadReply::default(),
+            // What becomes of the decision is looked at under a new ticket, which makes every call that was sent under this one void.
+            None => return Err(Over),
+        };
         let mut own = Measured { since: began, timings: Vec::new() };
         own.add("lead", began);
         own.extend("lead", led.timings);
@@ -62,35 +71,40 @@ impl Hand<'_> {
                 let request = request.clone();
                 async move { client.follow(request).await }
             });
-            let followed = followed.await?;
+            let followed = followed.await?.unwrap_or_default();
             reach("switchover.followed").await?;
             Ok::<_, Over>(followed)
         };
         // A pooler whose host is away must not keep the other side from following for long.
         let mut clients = pin!(clients);
         let mut follow = pin!(follow);
-        let ((pause_us, took), followed) = match tokio::time::timeout(PATIENCE, &mut clients).await {
-            Ok(resumed) => {
-                let resumed = resumed?;
-                // It may never follow any more: then the log has to know that nothing else is waited for.
-                let followed = match tokio::time::timeout(SERVED, &mut follow).await {
-                    Ok(followed) => followed?,
-                    Err(_) => {
+        let served = async {
+            Ok::<_, Over>(match tokio::time::timeout(PATIENCE, &mut clients).await {
+                Ok(resumed) => {
+                    let resumed = resumed?;
+                    // It may never follow any more: then the log has to know that nothing else is waited for.
+                    let followed = match tokio::time::timeout(SERVED, &mut follow).await {
+                        Ok(followed) => followed?,
+                        Err(_) => {
+                            self.served().await?;
+                            follow.await?
+                        }
+                    };
+                    (resumed, followed)
+                }
+                Err(_) => {
+                    let clients = async {
+                        let resumed = clients.await?;
                         self.served().await?;
-                        follow.await?
-                    }
-                };
-                (resumed, followed)
-            }
-            Err(_) => {
-                let clients = async {
-                    let resumed = clients.await?;
-                    self.served().await?;
-                    Ok(resumed)
-                };
-                tokio::try_join!(clients, follow)?
-            }
+                        Ok(resumed)
+                    };
+                    tokio::try_join!(clients, follow)?
+                }
+            })
         };
+        // That clients may have written there is in the log beside all that, so that nobody waits for it.
+        let ((), served) = tokio::join!(self.led(), served);
+        let ((pause_us, took), followed) = served?;
         own.timings.push(super::timing("resume", took));
         own.extend("follow", followed.timings);
 

@@ -8,6 +8,8 @@
 mod arm;
 mod calls;
 mod complete;
+mod in_use;
+mod lost;
 mod pause;
 mod undo;
 
@@ -19,13 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgleap_proto::failpoint;
-use pgleap_proto::traffic::{self, Timing};
+use pgleap_proto::traffic::{self, Pooler, Timing};
 use tokio::time::Instant;
 
 use super::agents::Agents;
 use super::backoff::{Backoff, jittered};
 use super::live::Live;
-use crate::plan::Moving;
+use crate::plan::{Moving, Placed};
 use crate::raft::{ProposeError, Raft};
 use crate::state::traffic::{Switchover, Ticket};
 use crate::state::{Command, Operation, Reply, Stage, Status};
@@ -157,7 +159,13 @@ impl Hand<'_> {
     async fn barrier(&self) -> Result<Sealed, Failure> {
         let armed = self.arm().await?;
         checkpoint("switchover.armed").await?;
+        self.nobody_in_the_way(&armed).await?;
         self.pause(&armed).await
+    }
+
+    /// Those that take part: all whose host is not given up.
+    fn poolers(&self) -> impl Iterator<Item = &Placed<Pooler>> {
+        self.moving.poolers.iter().filter(|at| !self.operation.abandoned.contains(&at.host))
     }
 }
 

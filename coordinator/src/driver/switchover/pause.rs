@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::{join_all, try_join};
 use pgleap_proto::traffic::{
-    BlockersRequest, FenceRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest, Pooler,
+    Blocker, BlockersRequest, FenceRequest, ObserveReply, ObserveRequest, PauseReply, PauseRequest, Pooler,
     SealRequest, SettleRequest, SlotAt, Timing, pooler,
 };
 use tokio::time::Instant;
@@ -87,7 +87,7 @@ impl Hand<'_> {
         let acquire = Duration::from_millis(traffic.acquire_ms);
         // An agent needs a moment more than the pooler.
         let answer = (Instant::now() + acquire + Duration::from_secs(1)).min(until);
-        let asked = self.moving.poolers.iter().zip(&armed.poolers).map(|(at, party)| {
+        let asked = self.poolers().zip(&armed.poolers).map(|(at, party)| {
             let request = PauseRequest {
                 ticket: Some(self.ticket.clone()),
                 pooler: at.what.name.clone(),
@@ -119,7 +119,8 @@ impl Hand<'_> {
             .map(|(name, reply)| format!("pooler {name}: {}", reply.reason))
             .collect();
         let pids = blocked.iter().flat_map(|(_, reply)| reply.blocking_pids.iter().copied()).collect();
-        evidence.extend(self.blockers(armed, pids).await);
+        let blockers = self.blockers(armed, pids, Instant::now() + ASK).await;
+        evidence.extend(blockers.iter().map(told_of));
         let reason = format!(
             "the pause was not acquired within {} ms by {}: {}",
             traffic.acquire_ms,
@@ -129,8 +130,8 @@ impl Hand<'_> {
         Err(Failure { reason, evidence, again: true })
     }
 
-    /// Who they are, a line each; those older than the plan allows are ended.
-    async fn blockers(&self, armed: &Armed, pids: Vec<i32>) -> Vec<String> {
+    /// Who they are; those older than the plan allows are ended. Nobody when that cannot be told in time.
+    pub(super) async fn blockers(&self, armed: &Armed, pids: Vec<i32>, until: Instant) -> Vec<Blocker> {
         let request = BlockersRequest {
             ticket: Some(self.ticket.clone()),
             node: Some(self.moving.leader(self.switchover.to.other()).what.clone()),
@@ -138,24 +139,24 @@ impl Hand<'_> {
             terminate_after_ms: self.operation.plan.traffic.terminate_blockers_ms,
         };
         let mut client = armed.source.client.clone();
-        let asked =
-            armed.source.answer(Instant::now() + ASK, "name the blockers", client.blockers(request)).await;
-        let Ok(reply) = asked else { return Vec::new() };
-        let line = |blocker: pgleap_proto::traffic::Blocker| {
-            let ended = if blocker.terminated { ", ended" } else { "" };
-            format!(
-                "pid {} ({} as {}, {}, {} for {:.1} s{ended}): {}",
-                blocker.pid,
-                blocker.database,
-                blocker.user,
-                if blocker.application.is_empty() { "no application name" } else { &blocker.application },
-                blocker.state,
-                blocker.age_ms as f64 / 1000.0,
-                blocker.query
-            )
-        };
-        reply.blockers.into_iter().map(line).collect()
+        let asked = armed.source.answer(until, "name the blockers", client.blockers(request)).await;
+        asked.map(|reply| reply.blockers).unwrap_or_default()
     }
+}
+
+/// PURE: one line of evidence.
+pub(super) fn told_of(blocker: &Blocker) -> String {
+    let ended = if blocker.terminated { ", ended" } else { "" };
+    format!(
+        "pid {} ({} as {}, {}, {} for {:.1} s{ended}): {}",
+        blocker.pid,
+        blocker.database,
+        blocker.user,
+        if blocker.application.is_empty() { "no application name" } else { &blocker.application },
+        blocker.state,
+        blocker.age_ms as f64 / 1000.0,
+        blocker.query
+    )
 }
 
 /// PURE: a hook says itself what it waits for, and so does a PgBouncer that refused.

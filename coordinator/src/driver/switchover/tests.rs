@@ -1,6 +1,8 @@
 //! Switchovers with real log files and agents over mutual TLS that act out a script. Host h1 has the old leader, a pooler and the
 //! balancer; host h2 the new leader and a pooler.
 
+mod lost;
+
 use std::sync::Arc;
 
 use pgleap_proto::node::Node;

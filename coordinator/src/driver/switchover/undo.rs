@@ -1,4 +1,4 @@
-//! Back to the source, after the log has ruled out the decision for ever.
+//! Back to the source, after the log has ruled out the decision for ever. A host that was given up is not waited for.
 
 use futures::future::join_all;
 use pgleap_proto::traffic::{AbortRequest, ResumeRequest};
@@ -28,6 +28,7 @@ impl Hand<'_> {
             cluster: Some(self.moving.cluster.clone()),
             side: side.message(),
             writer: self.switchover.to.other().message(),
+            unopened: false,
         };
         let what = if side == self.switchover.to { "go on following" } else { "be opened" };
         let name = format!("the {side} leader");

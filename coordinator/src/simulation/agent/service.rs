@@ -139,6 +139,7 @@ macro_rules! calls {
 
 calls! {
     arm_pooler(ArmPoolerRequest) -> ArmPoolerReply: |call, r| call.arm_pooler(r).await.map(|()| ArmPoolerReply::default());
+    in_use(InUseRequest) -> InUseReply: |_call, _r| Ok(InUseReply::default());
     pause(PauseRequest) -> PauseReply: |call, r| call.pause(r).await;
     resume(ResumeRequest) -> ResumeReply: |call, r| call.resume(r).await.map(|()| ResumeReply::default());
     arm_source(ArmSourceRequest) -> ArmSourceReply: |call, r| call.arm_source(r).await.map(|()| ArmSourceReply::default());

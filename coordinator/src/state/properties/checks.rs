@@ -62,13 +62,29 @@ pub(super) fn check_start(before: &State, command: &Command, position: Position,
     }
 }
 
-/// Who takes writes changes by a decision only, and a decision is what it has to be.
+/// Who takes writes changes by a decision only, and a decision is what it has to be; or goes back, once for a decision, from one that
+/// let nobody in and whose host is given up.
 pub(super) fn check_register(before: &State, after: &State, command: &Command, position: Position) {
     for (id, new) in &after.operations {
         let Some(old) = before.operations.get(id) else {
             assert_eq!((new.traffic.writer, new.traffic.count), (Side::Old, 0));
             continue;
         };
+        if let Command::TakeBack { attempt, .. } = command
+            && old.traffic.writer != new.traffic.writer
+        {
+            let (was, is) =
+                (old.traffic.switchover.as_ref().unwrap(), new.traffic.switchover.as_ref().unwrap());
+            assert_eq!(
+                (was.stage, is.stage, was.led, is.again),
+                (Stage::Decided, Stage::Undoing, false, false)
+            );
+            assert_eq!((was.ticket.term, was.ticket.attempt), (position.term, *attempt));
+            assert_eq!((old.traffic.writer, new.traffic.writer), (was.to, was.to.other()));
+            let host = &old.plan.moving().unwrap().leader(was.to).host.clone();
+            assert!(old.abandoned.contains(host), "nobody gave up {host}");
+            continue;
+        }
         if old.traffic.count == new.traffic.count {
             assert_eq!(old.traffic.writer, new.traffic.writer, "the register moved without a decision");
             continue;

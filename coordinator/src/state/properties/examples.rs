@@ -245,3 +245,55 @@ fn a_host_that_never_comes_back_holds_up_no_cancel_and_is_named_with_what_is_lef
     assert_eq!(run_to_rest(&mut gate.0, "c-1"), ["c", "a"]);
     assert_eq!(gate.operation().status, Status::Cancelled);
 }
+
+#[test]
+fn a_decision_for_a_host_that_is_lost_goes_back_unless_it_let_clients_in() {
+    let mut gate = Gate::new();
+    assert!(
+        gate.refused(5, Kind::GiveUp, 0).contains("once the operation is being cancelled"),
+        "at the gate"
+    );
+    let attempt = gate.begin(5, Side::New);
+    assert!(gate.refused(5, Kind::GiveUp, 0).contains("is not decided"));
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    assert!(gate.refused(5, Kind::TakeBack, attempt).contains("not given up"), "without consent");
+    gate.traffic(5, Kind::GiveUp, 0).unwrap();
+    assert_eq!(gate.operation().traffic.writer, Side::New, "consent alone moves nothing");
+    assert!(gate.refused(6, Kind::TakeBack, attempt).contains("another coordinator leads"));
+    let attempt = gate.start(6);
+    gate.traffic(6, Kind::TakeBack, attempt).unwrap();
+    gate.refused(6, Kind::TakeBack, attempt);
+    gate.refused(6, Kind::Led, attempt);
+    gate.traffic(6, Kind::Undone, attempt).unwrap();
+    let operation = gate.operation();
+    assert_eq!((operation.traffic.writer, operation.status.clone()), (Side::Old, Status::AtGate));
+    let last = operation.traffic.last.clone().unwrap();
+    assert!(!last.decided && last.reason.contains("host g") && last.evidence == ["not there"], "{last:#?}");
+    assert!(operation.events.iter().any(|event| event.kind == "decision-taken-back"));
+    assert!(gate.refused(6, Kind::Begin(Side::New), 0).contains("`pgleap cancel`, then start again"));
+    gate.cancel().unwrap();
+
+    let mut gate = Gate::new();
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    gate.traffic(5, Kind::Led, attempt).unwrap();
+    gate.traffic(5, Kind::GiveUp, 0).unwrap();
+    assert!(gate.refused(5, Kind::TakeBack, attempt).contains("may have written there"));
+}
+
+#[test]
+fn what_agents_note_is_an_event_once() {
+    let mut gate = Gate::new();
+    let mut attempt = gate.begin(5, Side::New);
+    for _ in 0..2 {
+        gate.traffic(5, Kind::Noted, attempt).unwrap();
+        gate.traffic(5, Kind::Noted, attempt).unwrap();
+        gate.traffic(5, Kind::Failed(true), attempt).unwrap();
+        gate.refused(5, Kind::Noted, attempt);
+        gate.traffic(5, Kind::Undone, attempt).unwrap();
+        attempt = gate.start(5);
+    }
+    let told: Vec<_> = gate.operation().events.iter().filter(|event| event.kind == "note").collect();
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0].message, "told once");
+}
