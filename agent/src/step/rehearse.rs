@@ -276,7 +276,10 @@ async fn run_dump(cx: &Context, name: &str, dump: &Program, upstream: &Conninfo)
             continue;
         }
         let cure = if said("permission denied") {
-            format!("; make role {} a superuser or a member of pg_read_all_data", upstream.user)
+            format!(
+                "; make role {} a superuser or, from PostgreSQL 14 on, a member of pg_read_all_data",
+                upstream.user
+            )
         } else {
             String::new()
         };

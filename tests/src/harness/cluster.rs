@@ -140,10 +140,12 @@ impl Cluster {
     }
 
     async fn make_roles(&self) -> Result<()> {
-        let roles = format!(
-            "GRANT pg_read_all_data TO {REPLICATOR}; CREATE ROLE {APP} LOGIN PASSWORD {}",
-            literal(PASSWORD)
-        );
+        // Before 14 there is no role that reads everything.
+        let reads = match self.options.version.as_str() {
+            "13" => format!("ALTER ROLE {REPLICATOR} SUPERUSER"),
+            _ => format!("GRANT pg_read_all_data TO {REPLICATOR}"),
+        };
+        let roles = format!("{reads}; CREATE ROLE {APP} LOGIN PASSWORD {}", literal(PASSWORD));
         self.primary().execute("postgres", &roles).await
     }
 
