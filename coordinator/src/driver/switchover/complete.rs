@@ -48,6 +48,7 @@ impl Hand<'_> {
         own.add("lead", began);
         own.extend("lead", led.timings);
         reach("switchover.led").await?;
+        self.led().await?;
 
         let (_, decided) = self.run.latest().ok_or(Over)?;
         let request = FollowRequest {
@@ -102,9 +103,7 @@ impl Hand<'_> {
                 }
             })
         };
-        // That clients may have written there is in the log beside all that, so that nobody waits for it.
-        let ((), served) = tokio::join!(self.led(), served);
-        let ((pause_us, took), followed) = served?;
+        let ((pause_us, took), followed) = served.await?;
         own.timings.push(super::timing("resume", took));
         own.extend("follow", followed.timings);
 

@@ -34,12 +34,13 @@ impl Hand<'_> {
         self.run.latest().is_none_or(|(_, switchover)| switchover.led)
     }
 
-    /// Brings that into the log. Nobody waits for it; a refusal means that another coordinator leads, which finds out by itself.
-    pub(super) async fn led(&self) {
-        if !self.has_led() {
-            let (operation, attempt) = (self.ticket.operation.clone(), self.ticket.attempt);
-            let _ = self.run.propose(Command::SwitchoverLed { operation, attempt }).await;
+    /// Brings that into the log, before any pooler sends clients there: what they wrote must never be taken for nothing.
+    pub(super) async fn led(&self) -> Result<(), Over> {
+        if self.has_led() {
+            return Ok(());
         }
+        let (operation, attempt) = (self.ticket.operation.clone(), self.ticket.attempt);
+        self.run.propose(Command::SwitchoverLed { operation, attempt }).await.map(drop)
     }
 
     /// Why the decision is to be taken back; none when it stands.
