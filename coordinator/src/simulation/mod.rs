@@ -61,8 +61,8 @@ use run::Report;
 const SAMPLE: u64 = 12;
 /// And so many that are other ones for each commit.
 const OF_COMMIT: u64 = 12;
-/// From so many seeds on, every kind of fault and of end must have happened.
-const ENOUGH: u64 = 40;
+/// From so many seeds on, every kind of fault and of end must have happened: some take several rare things together.
+const ENOUGH: u64 = 400;
 /// Seeds that found defects of pgleap, with what they found.
 const PINNED: &[(u64, &str)] = &[];
 
