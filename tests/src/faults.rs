@@ -46,6 +46,12 @@ pub enum Whose {
     Target,
     /// Of a pooler.
     Pooler,
+    /// Of the poolers of another host.
+    SecondPooler,
+    /// Of the balancer.
+    Balancer,
+    /// Of a replica of the side that is to take writes.
+    Replica,
 }
 
 /// What is killed, always by SIGKILL, and started again.
@@ -94,7 +100,8 @@ impl Fault {
 
 /// The whole matrix.
 pub fn all() -> Vec<Fault> {
-    let agents = [Whose::Source, Whose::Target, Whose::Pooler].map(Victim::Agent);
+    use Whose::{Balancer, Pooler, Replica, SecondPooler, Source, Target};
+    let agents = [Source, Target, Pooler, SecondPooler, Balancer, Replica].map(Victim::Agent);
     let victims = [Victim::Coordinator, Victim::Pooler, Victim::Source, Victim::Target];
     let victims: Vec<Victim> = victims.into_iter().chain(agents).collect();
     let kills = COORDINATOR_PLACES
@@ -158,7 +165,7 @@ async fn meet(scenario: &mut Scenario, fault: Fault, number: i32) -> Result<()> 
             verb.end(SWITCH_LIMIT).await?;
         }
         Fault::AgentDies { place, whose } => {
-            let host = host(scenario, from, whose);
+            let host = host(scenario, from, whose)?;
             if place == "side.aborted" {
                 // Something has to go wrong for a switchover to be taken back.
                 scenario.fleet.fail(COORDINATOR, "switchover.fenced")?;
@@ -178,7 +185,7 @@ async fn meet(scenario: &mut Scenario, fault: Fault, number: i32) -> Result<()> 
 }
 
 /// Some clients, whose numbers no other fault's clients have.
-pub(crate) fn load(number: i32) -> ledger::Options {
+pub fn load(number: i32) -> ledger::Options {
     ledger::Options {
         light: true,
         workers: 4,
@@ -188,20 +195,32 @@ pub(crate) fn load(number: i32) -> ledger::Options {
     }
 }
 
-pub(crate) fn begin(scenario: &Scenario, from: Side) -> Running {
+/// The verb that moves writes away from a side, under way.
+pub fn begin(scenario: &Scenario, from: Side) -> Running {
     scenario.fleet.begin(&[from.verb(), &scenario.fleet.name, "--accept", ACCEPT])
 }
 
-fn host(scenario: &Scenario, from: Side, whose: Whose) -> String {
-    match whose {
-        Whose::Source => scenario.leader(from).name.clone(),
-        Whose::Target => scenario.leader(from.other()).name.clone(),
-        Whose::Pooler => scenario.fleet.poolers[0].name.clone(),
-    }
+fn host(scenario: &Scenario, from: Side, whose: Whose) -> Result<String> {
+    let fleet = &scenario.fleet;
+    let name = match whose {
+        Whose::Source => Some(&scenario.leader(from).name),
+        Whose::Target => Some(&scenario.leader(from.other()).name),
+        Whose::Pooler => fleet.poolers.first().map(|host| &host.name),
+        Whose::SecondPooler => fleet.poolers.get(1).map(|host| &host.name),
+        Whose::Balancer => fleet.balancer.as_ref().map(|balancer| &balancer.host),
+        Whose::Replica => {
+            let nodes = if from == Side::Old { &fleet.new } else { &fleet.old.nodes };
+            nodes.get(1).map(|node| &node.name)
+        }
+    };
+    name.cloned().with_context(|| format!("the fleet has no host for {whose:?}"))
 }
 
 /// Waits until the coordinator is held; fails at once when the verb ends before.
-pub(crate) async fn held(scenario: &Scenario, place: &str, verb: &Running) -> Result<()> {
+///
+/// # Errors
+/// When it does not come there.
+pub async fn held(scenario: &Scenario, place: &str, verb: &Running) -> Result<()> {
     let come = eventually(&format!("the coordinator to come to {place}"), SWITCH_LIMIT, || async {
         let held = scenario.fleet.is_held(COORDINATOR, place)?;
         Ok((held || verb.has_ended()).then_some(held))
@@ -229,7 +248,7 @@ async fn kill_and_start(scenario: &mut Scenario, from: Side, victim: Victim) -> 
     match victim {
         Victim::Coordinator => bail!("the coordinator is not killed while it is held"),
         Victim::Agent(whose) => {
-            let host = host(scenario, from, whose);
+            let host = host(scenario, from, whose)?;
             scenario.fleet.kill_agent(&host);
             scenario.fleet.start_agent(&host).await
         }
@@ -270,7 +289,7 @@ mod tests {
     #[test]
     fn samples_differ_by_seed_and_keep_the_order_of_the_matrix() {
         let all = all();
-        assert_eq!(all.len(), COORDINATOR_PLACES.len() * 7 + AGENT_PLACES.len());
+        assert_eq!(all.len(), COORDINATOR_PLACES.len() * 10 + AGENT_PLACES.len());
         let names: std::collections::BTreeSet<String> = all.iter().map(|fault| fault.name()).collect();
         assert_eq!(names.len(), all.len(), "two faults of one name");
         let place = |fault: &Fault| all.iter().position(|other| other == fault).unwrap();

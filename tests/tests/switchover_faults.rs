@@ -1,8 +1,10 @@
 //! Everything that can die in the middle of a switchover dies, at every step of it; and what else goes wrong there.
 //!
 //! Claims, after each fault: clients are served again within the deadline, on exactly one side, never on both; poolers are
-//! paused nowhere; the other side follows; and every transaction is on both sides and their replicas exactly once. In the whole run no
-//! secret comes into a log, an event, the audit log or a process's arguments, and what pgleap keeps is for its own user only.
+//! paused nowhere; the other side follows; and every transaction is on both sides and their replicas exactly once. And what ends it all
+//! does so after all that, too: `finish` after `reverse` leaves nothing on the old side; a target that is lost for good right after the decision
+//! is given up for the source, and `cancel` brings the reads back. In the whole run no secret comes into a log, an event, the audit log or a
+//! process's arguments, and what pgleap keeps is for its own user only.
 //!
 //! `make switchover-faults` takes the whole matrix; without `PGLEAP_FAULTS` a sample is run, another one for each commit.
 //! `PGLEAP_FAULTS` is `all`, a number, or the name of one fault; `PGLEAP_FAULT_SEED` chooses.
@@ -14,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgleap_tests::faults::{self, Fault, SERVED, at_rest};
 use pgleap_tests::harness::eventually;
+use pgleap_tests::harness::failpoints::COORDINATOR;
 use pgleap_tests::harness::postgres::connect;
-use pgleap_tests::ledger::{self, Ledger, Target};
+use pgleap_tests::ledger::{self, Ledger, Record, Target};
 use pgleap_tests::scenario::Scenario;
 use pgleap_tests::secrets::Watch;
-use pgleap_tests::switching::{self, Side};
+use pgleap_tests::switching::{self, SWITCH_LIMIT, Side};
 
 /// Faults of a sample.
 const SAMPLE: usize = 7;
@@ -52,6 +55,7 @@ async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
         faults::survive(&mut scenario, fault, number).await.with_context(|| fault.name())?;
     }
     secrets.end(&scenario.fleet).await?;
+    the_target_is_lost_for_good(&mut scenario).await.context("the target is lost for good")?;
     scenario.fleet.passed();
     Ok(())
 }
@@ -72,19 +76,99 @@ async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
     let records = scenario.stop_load().await?;
     ensure!(records[0].failed() == 0, "transactions failed: {:?}", records[0].failures());
     scenario.prove_both_sides(writer, &records).await?;
+    back_and_finished(&mut scenario, &records).await?;
     scenario.fleet.passed();
     Ok(())
 }
 
-/// PAUSE waits for it in vain: it is named, everything is resumed, and clients go on where they were.
+/// After `reverse` the old side stays: nothing of pgleap is left there, and nothing is missing.
+async fn back_and_finished(scenario: &mut Scenario, before: &[Record]) -> Result<()> {
+    if at_rest(scenario).await? == Side::New {
+        ensure!(scenario.switch().await?.to == Side::Old, "reverse led elsewhere");
+    }
+    scenario
+        .load(ledger::Options { light: true, rate: 100.0, first_worker: 700, ..Default::default() })
+        .await?;
+    scenario.write_more(50).await?;
+    scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes"]).await?;
+    scenario.write_more(50).await?;
+    let after = scenario.stop_load().await?;
+    ensure!(after[0].failed() == 0, "transactions failed: {:?}", after[0].failures());
+    let all = [before, &after].concat();
+    scenario.nothing_is_left(Side::Old).await?;
+    scenario.prove_on(&[scenario.leader(Side::Old)], &all).await
+}
+
+/// The host of the new leader is lost for good between the decision and its opening, with a part of the reads on the new side. Clients wait
+/// until that is said; then they go on where they were with everything that was acknowledged, and `cancel` brings the reads back.
+async fn the_target_is_lost_for_good(scenario: &mut Scenario) -> Result<()> {
+    if at_rest(scenario).await? == Side::New {
+        scenario.switch().await?;
+    }
+    let name = scenario.fleet.name.clone();
+    scenario.fleet.pgleap_ok(&["switch-reads", &name, "--percent", "50"]).await?;
+    let both = || async { Ok((reads_of(scenario).await? == (true, true)).then_some(())) };
+    eventually("reads on both sides", SERVED, both).await?;
+    scenario.load(faults::load(900)).await?;
+    scenario.write_more(30).await?;
+    let place = "switchover.decided";
+    scenario.fleet.hold(COORDINATOR, place)?;
+    let verb = faults::begin(scenario, Side::Old);
+    faults::held(scenario, place, &verb).await?;
+    let lost = scenario.leader(Side::New).clone();
+    scenario.fleet.kill_agent(&lost.name);
+    lost.kill().await?;
+    scenario.fleet.release(COORDINATOR, place)?;
+    let way_out = format!("if host {} never comes back: pgleap abandon", lost.name);
+    eventually("the status to name the way out", SERVED, || async {
+        Ok(scenario.fleet.pgleap(&["status", &name]).await?.text().contains(&way_out).then_some(()))
+    })
+    .await?;
+    ensure!(scenario.open_sides().await.is_empty(), "somebody takes writes");
+    scenario.fleet.pgleap_ok(&["abandon", &name, &lost.name, "--yes"]).await?;
+    let ran = verb.end(SWITCH_LIMIT).await?;
+    ensure!(ran.code == 6 && ran.text().contains("was given up"), "{}: {}", ran.code, ran.text());
+    scenario.write_more_within(30, SERVED).await?;
+    ensure!(scenario.writer(SERVED).await? == Side::Old, "writes are elsewhere");
+    scenario.poolers_point_to(Side::Old).await?;
+    let again = scenario.try_switch(Side::Old).await?;
+    ensure!(again.code == 1 && again.text().contains("was given up"), "{}: {}", again.code, again.text());
+    scenario.fleet.pgleap_ok(&["cancel", &name, "--yes", "--wait"]).await?;
+    ensure!(reads_of(scenario).await? == (true, false), "reads are still sent to the new side");
+    scenario.write_more(30).await?;
+    let records = scenario.stop_load().await?;
+    scenario.prove_on(&[scenario.leader(Side::Old)], &records).await?;
+    scenario.nothing_is_left(Side::Old).await
+}
+
+/// Whether the balancer sends reads to the old side, and to the new one.
+async fn reads_of(scenario: &Scenario) -> Result<(bool, bool)> {
+    let servers = scenario.fleet.balancer.as_ref().context("no balancer")?.servers().await?;
+    let of = |new: bool| {
+        let is_new = |name: &str| scenario.fleet.new.iter().any(|node| node.name == name);
+        servers.iter().any(|(name, weight, _)| is_new(name) == new && *weight > 0)
+    };
+    Ok((of(false), of(true)))
+}
+
+/// PAUSE would wait for it in vain: it is named, nobody is paused, and clients go on where they were.
 async fn a_long_transaction(scenario: &Scenario, from: Side) -> Result<()> {
     let pooled = scenario.fleet.pooled("shop").into_iter().next().context("no pooler")?;
     let client = connect(&pooled).await?;
     client.batch_execute("BEGIN; INSERT INTO load.marks VALUES (gen_random_uuid())").await?;
     let pid: i32 = client.query_typed_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    // Older than the pause may take: seen beforehand, so that nobody is paused in vain.
+    let old = format!(
+        "SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND clock_timestamp() - xact_start > '1 s'"
+    );
+    eventually("a transaction older than the pause may take", SERVED, || async {
+        Ok(scenario.leader(from).value("postgres", &old).await?.map(drop))
+    })
+    .await?;
     let ran = scenario.try_switch(from).await?;
     ensure!(ran.code != 0, "it went through: {}", ran.text());
     ensure!(ran.text().contains(&pid.to_string()), "pid {pid} is not named: {}", ran.text());
+    ensure!(ran.text().contains("no client waited"), "clients were paused: {}", ran.text());
     scenario.poolers_point_to(from).await?;
     scenario.write_more_within(50, SERVED).await?;
     ensure!(at_rest(scenario).await? == from, "writes were moved");
