@@ -258,28 +258,6 @@ impl Scenario {
         Ok(())
     }
 
-    /// No slot, publication, subscription, schema, origin or fence of pgleap on the leader of that side.
-    ///
-    /// # Errors
-    /// When something is left, or clients cannot write there.
-    pub async fn nothing_is_left(&self, side: Side) -> Result<()> {
-        let leader = self.leader(side);
-        ensure!(self.open_sides().await.contains(&side), "clients cannot write to {}", leader.name);
-        let all = "SELECT string_agg(what, ', ') FROM (
-            SELECT 'slot ' || slot_name FROM pg_replication_slots WHERE slot_type = 'logical'
-            UNION ALL SELECT 'subscription ' || subname FROM pg_subscription
-            UNION ALL SELECT 'origin ' || roname FROM pg_replication_origin
-            UNION ALL SELECT 'publication ' || pubname FROM pg_publication
-            UNION ALL SELECT 'schema ' || nspname FROM pg_namespace WHERE nspname LIKE 'pgleap%'
-            UNION ALL SELECT 'rule ' || line_number || ' ' || auth_method FROM pg_hba_file_rules
-                WHERE auth_method = 'reject') AS left_over (what)";
-        for database in self.databases.iter().map(String::as_str).chain(["postgres"]) {
-            let left = leader.value(database, all).await?;
-            ensure!(left.is_none(), "left in {database} of {}: {}", leader.name, left.unwrap_or_default());
-        }
-        Ok(())
-    }
-
     /// Watches until it is ended that never both sides are open at once.
     pub fn watch_sides(&self) -> SideWatch {
         let database = self.databases.first().cloned().unwrap_or_default();
