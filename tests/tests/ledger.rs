@@ -94,8 +94,9 @@ async fn finds_every_fault_and_no_other() -> Result<()> {
         let verdict = spoil(change).await?;
         assert!(verdict.wrong_state.iter().any(|text| text.contains(table)), "{table}: {}", verdict.faults());
     }
-    // The other database was left alone throughout.
-    assert!(judge().await?.faults().lines().all(|line| !line.contains("☃")));
+    // The other database was left alone throughout. (Values have a ☃ in them, too.)
+    let faults = judge().await?.faults();
+    assert!(faults.lines().all(|line| !line.trim_start().starts_with("we\"ird ☃: ")), "{faults}");
     base.passed();
     Ok(())
 }
