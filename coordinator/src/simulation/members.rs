@@ -31,13 +31,14 @@ pub(super) async fn work(sim: &Shared) {
     }
 }
 
-/// `members add`, then a start with an empty disk, until it votes.
+/// An empty disk, `members add`, then a start, until it votes. In this order: what runs there already asks to be taken in by itself, and
+/// a disk that is emptied after that would be lost to the group.
 async fn let_in(sim: &Shared, id: u64) {
+    let machine = &sim.coordinators[id as usize - 1];
+    machine.replace(sim);
     let added = Wish::Add { member: id, address: address(id) };
     sim.count("members added", format_args!("c{id} is to be let in"));
     change(sim, added).await;
-    let machine = &sim.coordinators[id as usize - 1];
-    machine.replace(sim);
     machine.start(sim);
     let votes = |view: &View| view.group.members.iter().any(|member| member.id == id && member.voter);
     until(sim, votes).await;
