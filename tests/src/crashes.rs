@@ -200,6 +200,7 @@ impl Storm {
         let missed = |server: &Server| {
             said("connecting to".into()) && said(format!("node {} ", server.name))
                 || said("does not run".into()) && said(format!("port {} ", server.port))
+                || said(format!("node {} ({}) is stopped", server.name, server.data_dir.display()))
         };
         if let Some(at) = self.killed.iter().rposition(missed) {
             let server = self.killed.remove(at);

@@ -39,10 +39,9 @@ impl StartReplicaStep {
         upstream::identify(self.node()?, self.upstream()?).await
     }
 
-    /// A session with the replica, once it is known to be one of the right major.
-    async fn session(&self) -> Result<Session> {
+    /// The session, when it is one with the replica, of the right major.
+    async fn known(&self, session: Session) -> Result<Session> {
         let node = self.node()?;
-        let session = sql::connect_any(node).await?;
         let query = "SELECT pg_catalog.pg_is_in_recovery(),
                             pg_catalog.current_setting('server_version_num')::int / 10000";
         let row =
@@ -88,10 +87,8 @@ impl Step for StartReplicaStep {
             return Ok(Probe::Ready);
         }
         // An agent that was killed while it started the replica finds it so; the act waits, and tells from the log what is wrong.
-        if sql::connect_any(node).await.is_err() {
-            return Ok(Probe::Ready);
-        }
-        let receiver = standby::receiver(&self.session().await?).await?;
+        let Ok(session) = sql::connect_any(node).await else { return Ok(Probe::Ready) };
+        let receiver = standby::receiver(&self.known(session).await?).await?;
         let there = Goal::all_of(&leader, leader.timeline).reached(&receiver);
         Ok(if there { Probe::Done(output(&receiver)) } else { Probe::Ready })
     }
@@ -114,7 +111,8 @@ impl Step for StartReplicaStep {
     }
 
     async fn verify(&self, _cx: &Context) -> Result<Output> {
-        let receiver = standby::receiver(&self.session().await?).await?;
+        let session = sql::connect_any(self.node()?).await?;
+        let receiver = standby::receiver(&self.known(session).await?).await?;
         let timeline = self.identify().await?.timeline;
         // Not "caught up with now": there is always a little more.
         if (Goal { lsn: Lsn::INVALID, timeline }).reached(&receiver) {

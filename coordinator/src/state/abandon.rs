@@ -1,16 +1,15 @@
 //! PURE: what is not taken back because its host never comes back. What of it lies in the catalogs of the side that stays is
-//! taken back all the same, by whoever leads that side now. A switchover does not wait for such a host either; and when it is that of
-//! a target which was decided for and let nobody in, the decision itself is taken back. That is the only other way the register moves.
+//! taken back all the same, by whoever leads that side now. A switchover does not wait for such a host either.
 
 use std::collections::BTreeSet;
 
 use super::Reply;
 use super::operation::{Operation, Status, Stop};
 use super::rejection::Rejection;
-use super::switchover::{current, refused};
+use super::switchover::refused;
 use super::traffic::{Side, Stage};
 use super::transition::{Occasion, enter, note};
-use crate::plan::{Moving, PlannedStep};
+use crate::plan::PlannedStep;
 
 impl Operation {
     /// The side that is left at the end, as far as that is decided.
@@ -87,48 +86,6 @@ pub(super) fn give_up(
     let message = format!("host {host}; it is not waited for any more; not taken back there: {left}");
     note(operation, occasion, "", "abandoned", &message);
     Ok(Reply::Operation { id })
-}
-
-/// The register goes back to the side that it came from, of which clients have lost nothing: what was decided for is not there, and never
-/// let anybody in.
-pub(super) fn take_back(
-    operation: &mut Operation,
-    occasion: Occasion<'_>,
-    attempt: u64,
-    evidence: &[String],
-) -> Result<Reply, Rejection> {
-    let term = occasion.position.term;
-    let moving = operation.plan.moving();
-    let switchover = current(operation, Stage::Decided, attempt)?.clone();
-    let (to, from) = (switchover.to, switchover.to.other());
-    let lost = |moving: &Moving, side: Side| operation.abandoned.contains(&moving.leader(side).host);
-    let why = match &moving {
-        _ if switchover.led => "clients were let in by then, and may have written there",
-        _ if switchover.ticket.term != term => "another coordinator leads by now",
-        Some(moving) if !lost(moving, to) => "its host is not given up (`pgleap abandon`)",
-        Some(moving) if lost(moving, from) => "the host it came from is given up, too",
-        Some(_) => "",
-        None => "the plan cannot move traffic",
-    };
-    if !why.is_empty() {
-        return Err(refused(operation, &format!("the decision for the {to} cluster stands: {why}")));
-    }
-    let host = moving.map(|moving| moving.leader(to).host.clone()).unwrap_or_default();
-    let reason = format!(
-        "host {host}, on which the {to} cluster was to take the writes, was given up, and let no client in as far as anybody can see: the \
-         {from} cluster, which had everything up to then, takes them again"
-    );
-    let switchover = current(operation, Stage::Decided, attempt)?;
-    switchover.stage = Stage::Undoing;
-    switchover.again = false;
-    switchover.positions.clear();
-    switchover.reason.clone_from(&reason);
-    switchover.evidence = evidence.to_vec();
-    operation.traffic.writer = from;
-    let told: Vec<&str> =
-        std::iter::once(reason.as_str()).chain(evidence.iter().map(String::as_str)).collect();
-    note(operation, occasion, "", "decision-taken-back", &told.join("\n"));
-    Ok(Reply::Accepted)
 }
 
 /// From now on nothing is taken back on the host; what that leaves there, in words.

@@ -15,6 +15,7 @@ pub mod rejection;
 pub mod requests;
 pub mod rollout;
 mod switchover;
+mod take_back;
 pub mod traffic;
 mod transition;
 

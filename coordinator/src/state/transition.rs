@@ -12,6 +12,7 @@ use super::next::{StepToRun, runnable};
 use super::operation::{Operation, Run, Status, StepRecord, StepState, Stop};
 use super::rejection::Rejection;
 use super::switchover::{self, Move};
+use super::take_back;
 use super::traffic::Side;
 
 /// What can happen to an operation that exists.
@@ -145,7 +146,7 @@ pub(super) fn apply(
         }
         (Status::Switching, H::Traffic(Move::Led { attempt })) => switchover::led(operation, attempt)?,
         (Status::Switching, H::Traffic(Move::TakeBack { attempt, evidence })) => {
-            abandon::take_back(operation, occasion, attempt, evidence)?
+            take_back::take_back(operation, occasion, attempt, evidence)?
         }
         (Status::Switching, H::Traffic(Move::Served { attempt })) => {
             switchover::served(operation, occasion, attempt)?

@@ -20,6 +20,8 @@ const LAG: Duration = Duration::from_secs(30);
 /// How long reads may take to be where they are wanted.
 const READS: Duration = Duration::from_secs(30);
 const READS_AGAIN: Duration = Duration::from_millis(250);
+/// How long a balancer may take for one answer.
+const READS_ANSWER: Duration = Duration::from_secs(5);
 
 /// Everyone is ready and connected.
 pub(super) struct Armed {
@@ -138,7 +140,9 @@ impl Hand<'_> {
                     percent,
                 };
                 let mut client = party.client.clone();
-                let reply = party.answer(until, "move the reads", client.route_reads(request)).await?;
+                // The last question is not cut short: its answer says why they are not where they are wanted.
+                let answer = until.max(Instant::now() + READS_ANSWER);
+                let reply = party.answer(answer, "move the reads", client.route_reads(request)).await?;
                 self.run.live.reads(&self.ticket.operation, &at.what.name, reply.clone());
                 if reply.effective_percent == percent {
                     return Ok(());

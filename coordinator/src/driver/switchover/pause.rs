@@ -119,7 +119,7 @@ impl Hand<'_> {
             .map(|(name, reply)| format!("pooler {name}: {}", reply.reason))
             .collect();
         let pids = blocked.iter().flat_map(|(_, reply)| reply.blocking_pids.iter().copied()).collect();
-        let blockers = self.blockers(armed, pids, Instant::now() + ASK).await;
+        let blockers = self.blockers(armed, pids, Instant::now() + ASK).await.unwrap_or_default();
         evidence.extend(blockers.iter().map(told_of));
         let reason = format!(
             "the pause was not acquired within {} ms by {}: {}",
@@ -130,8 +130,13 @@ impl Hand<'_> {
         Err(Failure { reason, evidence, again: true })
     }
 
-    /// Who they are; those older than the plan allows are ended. Nobody when that cannot be told in time.
-    pub(super) async fn blockers(&self, armed: &Armed, pids: Vec<i32>, until: Instant) -> Vec<Blocker> {
+    /// Who they are; those older than the plan allows are ended.
+    pub(super) async fn blockers(
+        &self,
+        armed: &Armed,
+        pids: Vec<i32>,
+        until: Instant,
+    ) -> Result<Vec<Blocker>, Failure> {
         let request = BlockersRequest {
             ticket: Some(self.ticket.clone()),
             node: Some(self.moving.leader(self.switchover.to.other()).what.clone()),
@@ -140,7 +145,7 @@ impl Hand<'_> {
         };
         let mut client = armed.source.client.clone();
         let asked = armed.source.answer(until, "name the blockers", client.blockers(request)).await;
-        asked.map(|reply| reply.blockers).unwrap_or_default()
+        Ok(asked?.blockers)
     }
 }
 
