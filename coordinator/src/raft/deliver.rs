@@ -18,7 +18,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{MembershipError, ProposeError, Raft, Wish, group, wire};
+use super::group::{self, Stranger};
+use super::{MembershipError, ProposeError, Raft, Wish, wire};
 use crate::audit::Auditor;
 use crate::state::audit::Note;
 
@@ -45,7 +46,7 @@ impl RaftService {
         RaftService { raft, audit, streams: Arc::default(), stop }
     }
 
-    fn admit(&self, hello: &Hello) -> Result<(), Status> {
+    fn admit(&self, hello: &Hello) -> Result<Option<Stranger>, Status> {
         let view = self.raft.view.borrow();
         group::admit(&view.group, view.member, self.raft.identity(), hello).map_err(|error| {
             let removed = matches!(error, MembershipError::Removed(_));
@@ -108,7 +109,9 @@ impl raft_server::Raft for RaftService {
         if hello.address.len() > NAME_BYTES {
             return Err(Status::invalid_argument("the address is too long"));
         }
-        self.admit(&hello)?;
+        if let Some(stranger) = self.admit(&hello)? {
+            self.raft.meet(stranger)?;
+        }
         self.note_address(&hello);
         let end = self.replace(hello.from);
         let (acks, answers) = mpsc::channel(8);

@@ -87,6 +87,7 @@ impl<T: Transport> Engine<T> {
                 // Who asks and went away does not need the answer.
                 Input::Transfer(to, passed) => drop(passed.send(node.transfer(to))),
                 Input::Introduce(group) => node.introduce(group),
+                Input::Meet(stranger) => node.meet(stranger),
                 Input::Statuses(answer) => drop(answer.send(node.statuses())),
                 Input::Unreachable { member, why } => node.unreachable(member, why),
                 Input::SnapshotEnded { member, arrived } => node.snapshot_ended(member, arrived),

@@ -177,10 +177,11 @@ pub(super) fn entry(kind: ConfChangeType, change: &Change) -> ConfChange {
 }
 
 /// The group after an entry. One without our context (there is none but in tests) changes nothing here.
-pub(super) fn apply(group: &mut Group, entry: &ConfChange) {
+pub(super) fn apply(group: &mut Group, index: u64, entry: &ConfChange) {
     let Ok(Change { member: Some(member), request_id, .. }) = Change::decode(entry.context.as_ref()) else {
         return;
     };
+    group.as_of = index;
     group.members.retain(|m| m.id != member.id);
     if entry.get_change_type() == ConfChangeType::RemoveNode {
         if !member.identity.is_empty() {
@@ -200,10 +201,24 @@ fn keep(list: &mut Vec<String>, item: String, most: usize) {
     list.drain(..list.len().saturating_sub(most));
 }
 
+/// Another member of whom this one has not read in its log yet: who that is and where, by its own word.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stranger {
+    member: Member,
+    /// Of its group, which is newer.
+    as_of: u64,
+}
+
 /// Whether a stream that begins so may bring messages to the member `me` with the data directory `identity`.
 ///
-/// A sender that this member does not know may be one that was added while it was away, so it is let in.
-pub(super) fn admit(group: &Group, me: u64, identity: &str, hello: &Hello) -> Result<(), MembershipError> {
+/// Who was away does not know yet who came meanwhile, in another's place, too, and may be needed by them before it can read it: a sender
+/// whose group is newer is let in, and is to be answered where it says it is. A lost disk cannot say that: it has no group until it has joined.
+pub(super) fn admit(
+    group: &Group,
+    me: u64,
+    identity: &str,
+    hello: &Hello,
+) -> Result<Option<Stranger>, MembershipError> {
     if hello.to != me || hello.to_identity != identity {
         return Err(MembershipError::NotMe { asked: hello.to, member: me });
     }
@@ -213,9 +228,50 @@ pub(super) fn admit(group: &Group, me: u64, identity: &str, hello: &Hello) -> Re
     if group.removed.contains(&hello.from_identity) {
         return Err(MembershipError::Removed(hello.from));
     }
-    match find(group, hello.from) {
-        Some(known) if known.identity != hello.from_identity => Err(MembershipError::LostDisk(known.clone())),
-        _ => Ok(()),
+    let Hello { from: id, from_identity: identity, address, as_of, .. } = hello.clone();
+    let newer = as_of > group.as_of;
+    match find(group, id) {
+        Some(known) if known.identity == identity => Ok(None),
+        Some(known) if !newer => Err(MembershipError::LostDisk(known.clone())),
+        _ => {
+            let member = Member { id, address, identity, voter: false };
+            Ok(newer.then_some(Stranger { member, as_of }))
+        }
+    }
+}
+
+/// Notes one; who is known by the log does not need it any more.
+pub(super) fn meet(strangers: &mut Vec<Stranger>, group: &Group, stranger: Stranger) {
+    strangers.retain(|other| other.member.id != stranger.member.id);
+    strangers.push(stranger);
+    strangers.retain(|stranger| stranger.as_of > group.as_of);
+}
+
+/// The group with strangers in their places: whom this member answers.
+pub(super) fn with(group: &Group, strangers: &[Stranger]) -> Group {
+    let mut group = group.clone();
+    for Stranger { member, .. } in strangers.iter().filter(|stranger| stranger.as_of > group.as_of) {
+        group.members.retain(|other| other.id != member.id);
+        group.members.push(member.clone());
+    }
+    group
+}
+
+/// The others to whom a member speaks: not to one that has not joined, which could not be told from one that lost its disk.
+pub(super) fn others(group: &Group, member: u64) -> impl Iterator<Item = &Member> {
+    group.members.iter().filter(move |other| other.id != member && !other.identity.is_empty())
+}
+
+/// How `from` begins a stream to another member.
+pub(super) fn hello(group: &Group, from: u64, identity: &str, address: &str, to: &Member) -> Hello {
+    Hello {
+        group: group.id.clone(),
+        from,
+        from_identity: identity.to_owned(),
+        to: to.id,
+        to_identity: to.identity.clone(),
+        address: address.to_owned(),
+        as_of: group.as_of,
     }
 }
 
@@ -260,15 +316,15 @@ mod tests {
         let join =
             |identity: &str| Wish::Join { member: 2, identity: identity.into(), address: "h:1".into() };
         let (kind, joined) = wish(&group, join("b")).unwrap().unwrap();
-        apply(&mut group, &entry(kind, &Change { member: Some(joined), ..Change::default() }));
+        apply(&mut group, 1, &entry(kind, &Change { member: Some(joined), ..Change::default() }));
         assert_eq!(wish(&group, join("b")), Ok(None));
         assert!(matches!(wish(&group, join("c")), Err(MembershipError::LostDisk(_))));
         let (kind, gone) = wish(&group, Wish::Remove { member: 2 }).unwrap().unwrap();
-        apply(&mut group, &entry(kind, &Change { member: Some(gone), ..Change::default() }));
+        apply(&mut group, 1, &entry(kind, &Change { member: Some(gone), ..Change::default() }));
         assert_eq!(wish(&group, join("b")), Err(MembershipError::Unknown(2)));
         let add = Wish::Add { member: 2, address: "127.0.0.1:2".into() };
         let (kind, added) = wish(&group, add.clone()).unwrap().unwrap();
-        apply(&mut group, &entry(kind, &Change { member: Some(added), ..Change::default() }));
+        apply(&mut group, 1, &entry(kind, &Change { member: Some(added), ..Change::default() }));
         assert_eq!(wish(&group, add), Ok(None));
         assert_eq!(wish(&group, join("b")), Err(MembershipError::Removed(2)));
         assert!(wish(&group, join("c")).unwrap().is_some());
@@ -284,25 +340,50 @@ mod tests {
         assert_eq!(wish(&three, Wish::Remove { member: 1 }), Err(MembershipError::RemovesLeader(1)));
     }
 
-    #[test]
-    fn streams_are_let_in_by_identity() {
-        let mut group = group(vec![member(1, "a", true), member(2, "b", true)]);
-        group.removed.push("old".into());
-        let hello = |from: u64, identity: &str| Hello {
+    fn hello_of(from: u64, identity: &str, as_of: u64) -> Hello {
+        Hello {
             group: "g".into(),
             from,
             from_identity: identity.into(),
             to: 1,
             to_identity: "a".into(),
-            address: String::new(),
+            address: "there:1".into(),
+            as_of,
+        }
+    }
+
+    #[test]
+    fn streams_are_let_in_by_identity() {
+        let mut group = group(vec![member(1, "a", true), member(2, "b", true)]);
+        group.removed.push("old".into());
+        group.as_of = 7;
+        let admit = |hello: &Hello| admit(&group, 1, "a", hello);
+        assert_eq!(admit(&hello_of(2, "b", 7)), Ok(None));
+        assert_eq!(admit(&hello_of(3, "new", 7)), Ok(None));
+        assert!(matches!(admit(&hello_of(2, "x", 7)), Err(MembershipError::LostDisk(_))));
+        assert_eq!(admit(&hello_of(3, "old", 8)), Err(MembershipError::Removed(3)));
+        let other_disk = Hello { to_identity: "z".into(), ..hello_of(2, "b", 7) };
+        assert!(matches!(admit(&other_disk), Err(MembershipError::NotMe { .. })));
+        let other_group = Hello { group: "h".into(), ..hello_of(2, "b", 7) };
+        assert_eq!(admit(&other_group), Err(MembershipError::OtherGroup(1)));
+    }
+
+    #[test]
+    fn who_came_meanwhile_is_let_in_and_answered_until_the_log_tells() {
+        let mut group = group(vec![member(1, "a", true), member(2, "b", true)]);
+        group.as_of = 7;
+        let mut strangers = Vec::new();
+        for (id, identity) in [(2, "x"), (3, "y")] {
+            let stranger = admit(&group, 1, "a", &hello_of(id, identity, 8)).unwrap().unwrap();
+            meet(&mut strangers, &group, stranger);
+        }
+        let answered = |group: &Group| {
+            let known = with(group, &strangers);
+            others(&known, 1).map(|other| other.identity.clone()).collect::<Vec<_>>()
         };
-        assert_eq!(admit(&group, 1, "a", &hello(2, "b")), Ok(()));
-        assert_eq!(admit(&group, 1, "a", &hello(3, "new")), Ok(()));
-        assert!(matches!(admit(&group, 1, "a", &hello(2, "x")), Err(MembershipError::LostDisk(_))));
-        assert_eq!(admit(&group, 1, "a", &hello(3, "old")), Err(MembershipError::Removed(3)));
-        assert!(matches!(admit(&group, 1, "z", &hello(2, "b")), Err(MembershipError::NotMe { .. })));
-        let other = Hello { group: "h".into(), ..hello(2, "b") };
-        assert_eq!(admit(&group, 1, "a", &other), Err(MembershipError::OtherGroup(1)));
+        assert_eq!(answered(&group), ["x", "y"]);
+        group.as_of = 8;
+        assert_eq!(answered(&group), ["b"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use pgleap_proto::raft::{Group as Members, Hello};
+use pgleap_proto::raft::Group as Members;
 use raft::eraftpb::{Message, MessageType};
 use tokio::sync::oneshot;
 
@@ -121,22 +121,22 @@ impl Net {
     }
 
     /// What both ends of a stream look at before they speak.
-    fn admitted(&self, from: u64, to: u64) -> bool {
+    fn admitted(&mut self, from: u64, to: u64) -> bool {
         let (Some((sender, _)), Some((receiver, _))) = (self.nodes.get(&from), self.nodes.get(&to)) else {
             return false;
         };
-        let known = group::find(&sender.group, to).filter(|member| !member.identity.is_empty());
-        known.is_some_and(|known| {
-            let hello = Hello {
-                group: sender.group.id.clone(),
-                from,
-                from_identity: sender.identity().to_owned(),
-                to,
-                to_identity: known.identity.clone(),
-                address: String::new(),
-            };
-            group::admit(&receiver.group, to, receiver.identity(), &hello).is_ok()
-        })
+        let known = sender.known();
+        let Some(other) = group::others(&known, from).find(|other| other.id == to) else { return false };
+        let address = format!("127.0.0.1:{from}");
+        let hello = group::hello(&known, from, sender.identity(), &address, other);
+        match group::admit(&receiver.group, to, receiver.identity(), &hello) {
+            Ok(stranger) => {
+                let (receiver, _) = self.nodes.get_mut(&to).unwrap();
+                stranger.into_iter().for_each(|stranger| receiver.meet(stranger));
+                true
+            }
+            Err(_) => false,
+        }
     }
 
     fn until(&mut self, what: &str, condition: impl Fn(&Net) -> bool) {
@@ -260,6 +260,31 @@ fn a_lost_disk_is_refused_until_the_member_is_added_again() {
     net.start_on(net.config(3), "3").unwrap();
     let refused = net.join(3).unwrap_err();
     assert!(matches!(refused, ProposeError::Membership(MembershipError::Removed(3))), "{refused}");
+}
+
+/// Five members; 5 is away while 4 is replaced, and then 4, 3 and 5 are all that is left, with 4 as the only one who reaches the others.
+#[test]
+fn one_that_was_away_works_with_who_came_in_anothers_place_meanwhile() {
+    let mut net = Net::three();
+    net.let_in(4, "4");
+    net.let_in(5, "5");
+    net.all_agree();
+    let away = net.nodes.remove(&5).unwrap();
+    if net.new_leader() == 4 {
+        net.nodes.get_mut(&4).unwrap().0.transfer(1).unwrap();
+        net.until("another leads", |net| net.leader().is_some_and(|leader| leader != 4));
+    }
+    net.nodes.remove(&4);
+    net.wish(&Wish::Remove { member: 4 }).unwrap();
+    net.let_in(4, "another");
+    net.apply();
+    let applied = |net: &Net| net.nodes[&4].0.state().generation() == net.generation;
+    net.until("it has caught up", applied);
+    net.nodes.retain(|id, _| [3, 4].contains(id));
+    net.cut.extend([(3, 5), (5, 3)]);
+    net.nodes.insert(5, away);
+    net.all_agree();
+    assert_eq!(net.leader(), Some(4));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use raft::eraftpb::{ConfChange, ConfChangeType};
 use raft::{ProgressState, SnapshotStatus, StateRole};
 
 use super::error::{Leader, MembershipError, ProposeError, RaftError};
-use super::group::{self, Asked, Wish};
+use super::group::{self, Asked, Stranger, Wish};
 use super::node::{Answer, Node};
 use super::transport::{Transport, Undelivered};
 use crate::state::Reply;
@@ -62,11 +62,11 @@ impl<T: Transport> Node<T> {
     }
 
     /// A configuration change was committed.
-    pub(super) fn changed(&mut self, entry: &ConfChange) -> Result<(), RaftError> {
+    pub(super) fn changed(&mut self, index: u64, entry: &ConfChange) -> Result<(), RaftError> {
         self.conf = self.raw.apply_conf_change(entry)?;
         let known = group::find(&self.group, entry.node_id).is_some();
         let mut group = Group::clone(&self.group);
-        group::apply(&mut group, entry);
+        group::apply(&mut group, index, entry);
         self.regroup(group);
         let kind = entry.get_change_type();
         if kind == ConfChangeType::RemoveNode {
@@ -87,8 +87,19 @@ impl<T: Transport> Node<T> {
     pub(super) fn regroup(&mut self, group: Group) {
         if *self.group != group {
             self.group = Arc::new(group);
-            self.transport.members(&self.group);
+            self.transport.members(&self.known());
         }
+    }
+
+    /// Another member is there of whom the log does not tell yet.
+    pub(super) fn meet(&mut self, stranger: Stranger) {
+        group::meet(&mut self.strangers, &self.group, stranger);
+        self.transport.members(&self.known());
+    }
+
+    /// Whom this member answers.
+    pub(super) fn known(&self) -> Group {
+        group::with(&self.group, &self.strangers)
     }
 
     /// What the leader told a member that has nothing yet: whom to listen to. The log will tell it again.

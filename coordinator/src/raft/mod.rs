@@ -38,8 +38,8 @@ use tokio::sync::{oneshot, watch};
 pub use data_dir::FILE_NAME;
 pub use deliver::RaftService;
 pub use error::{LEADER_KEY, LOST_DISK, Leader, MembershipError, ProposeError, RaftError};
-use group::Asked;
 pub use group::Wish;
+use group::{Asked, Stranger};
 pub use join::join;
 pub use peers::Peers;
 pub use transport::{Alone, Transport, Undelivered};
@@ -134,6 +134,7 @@ enum Input {
     Change { wish: Wish, asked: Box<Asked>, answer: Answer },
     Transfer(u64, Passed),
     Introduce(Group),
+    Meet(Stranger),
     Statuses(oneshot::Sender<Vec<MemberStatus>>),
     Unreachable { member: u64, why: String },
     SnapshotEnded { member: u64, arrived: bool },
@@ -288,6 +289,11 @@ impl Raft {
     /// When it is stopping or busy.
     pub fn introduce(&self, group: Group) -> Result<(), ProposeError> {
         self.input(Input::Introduce(group))
+    }
+
+    /// Another member is there of whom the log does not tell yet.
+    fn meet(&self, stranger: Stranger) -> Result<(), ProposeError> {
+        self.input(Input::Meet(stranger))
     }
 
     /// The wall clock by which it proposes.

@@ -13,9 +13,10 @@ use slog::Drain as _;
 use tokio::sync::oneshot;
 
 use super::error::{ProposeError, RaftError};
+use super::group::{self, Stranger};
 use super::store::Store;
 use super::transport::Transport;
-use super::{Member, Reports, View, group};
+use super::{Member, Reports, View};
 use crate::state::{Envelope, Position, Reply, State};
 
 /// Where the answer to a proposal goes.
@@ -39,6 +40,8 @@ pub(super) struct Node<T> {
     pub(super) conf: ConfState,
     /// The members as of `state.applied`.
     pub(super) group: Arc<Group>,
+    /// Members of whom the log does not tell yet.
+    pub(super) strangers: Vec<Stranger>,
     pub(super) transport: T,
     pub(super) member: u64,
     /// Where others reach it; empty when that does not matter.
@@ -119,6 +122,7 @@ impl<T: Transport> Node<T> {
             state,
             conf,
             group: Arc::new(group),
+            strangers: Vec::new(),
             transport,
             member: member.id,
             address: member.address.clone(),
@@ -258,7 +262,7 @@ impl<T: Transport> Node<T> {
                 }
                 EntryType::EntryConfChange => {
                     let change = ConfChange::parse_from_bytes(&entry.data).map_err(raft::Error::from)?;
-                    self.changed(&change)?;
+                    self.changed(entry.index, &change)?;
                     self.state.applied = entry.index;
                     if let Some((asked, note)) = group::audited(&change) {
                         let at = asked.at.unwrap_or_default();

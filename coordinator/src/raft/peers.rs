@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use pgleap_proto::MAX_MESSAGE_BYTES;
 use pgleap_proto::raft::raft_client::RaftClient;
-use pgleap_proto::raft::{Ack, Group, Hello, Member, Packet, ack, packet};
+use pgleap_proto::raft::{Ack, Group, Member, Packet, ack, packet};
 use pgleap_proto::tls::{self, Role, TlsIdentity};
 use raft::eraftpb::{Message, MessageType};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::deliver::REMOVED_KEY;
 use super::transport::{Transport, Undelivered};
-use super::{Reports, wire};
+use super::{Reports, group, wire};
 use crate::driver::{explain, explain_status};
 
 /// Messages that may wait for one member; more are dropped.
@@ -42,6 +42,8 @@ pub struct Peers {
     me: Me,
     runtime: Handle,
     reports: Option<Reports>,
+    /// As it is now, for streams that begin later.
+    group: watch::Sender<Group>,
     queues: HashMap<u64, Queue>,
 }
 
@@ -73,7 +75,8 @@ impl Peers {
     /// For this member, which others reach at `address`. To be made inside the runtime that shall carry the streams.
     pub fn new(member: u64, address: &str, tls: TlsIdentity) -> Peers {
         let me = Me { member, address: address.to_owned(), identity: String::new(), tls };
-        Peers { me, runtime: Handle::current(), reports: None, queues: HashMap::new() }
+        let (group, _) = watch::channel(Group::default());
+        Peers { me, runtime: Handle::current(), reports: None, group, queues: HashMap::new() }
     }
 }
 
@@ -84,9 +87,8 @@ impl Transport for Peers {
     }
 
     fn members(&mut self, group: &Group) {
-        // Nobody speaks to a member that has not joined: it could not be told from one that lost its disk.
-        let wanted = |m: &&Member| m.id != self.me.member && !m.identity.is_empty();
-        let wanted: Vec<&Member> = group.members.iter().filter(wanted).collect();
+        self.group.send_replace(group.clone());
+        let wanted: Vec<&Member> = group::others(group, self.me.member).collect();
         self.queues.retain(|_, queue| {
             queue.group == group.id
                 && wanted.iter().any(|m| {
@@ -98,7 +100,7 @@ impl Transport for Peers {
             let (messages, queue) = mpsc::channel(QUEUE);
             let stream = Stream {
                 me: self.me.clone(),
-                group: group.id.clone(),
+                group: self.group.subscribe(),
                 to: to.clone(),
                 reports: reports.clone(),
             };
@@ -128,7 +130,8 @@ fn is_snapshot(message: &Message) -> bool {
 /// The stream to one member, made again whenever it breaks.
 struct Stream {
     me: Me,
-    group: String,
+    group: watch::Receiver<Group>,
+    /// As it was known when the messages were made: what is meant for one data directory goes to no other.
     to: Member,
     reports: Reports,
 }
@@ -193,14 +196,8 @@ impl Stream {
 
     async fn connect(&self) -> Result<(mpsc::Sender<Packet>, Streaming<Ack>), String> {
         let mut client = client(&self.to.address, &self.me.tls).await?;
-        let hello = Hello {
-            group: self.group.clone(),
-            from: self.me.member,
-            from_identity: self.me.identity.clone(),
-            to: self.to.id,
-            to_identity: self.to.identity.clone(),
-            address: self.me.address.clone(),
-        };
+        let Me { member, address, identity, .. } = &self.me;
+        let hello = group::hello(&self.group.borrow(), *member, identity, address, &self.to);
         let (packets, outgoing) = mpsc::channel(4);
         let gone = || "it ended the stream".to_owned();
         let hello = Packet { kind: Some(packet::Kind::Hello(hello)) };

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use pgleap_proto::raft::Hello;
+use pgleap_proto::raft::{Group, Hello};
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, Entry, EntryType, Message, MessageType};
 use redb::StorageBackend;
@@ -23,6 +23,8 @@ pub(crate) const EVERY: std::time::Duration = TICK;
 /// A message on its way, and where its sender hears what became of it.
 pub(crate) struct Letter {
     message: Message,
+    /// How the stream began that carries it: it goes to the data directory it was meant for, or to none.
+    hello: Option<Hello>,
     reports: Reports,
 }
 
@@ -52,24 +54,17 @@ impl Letter {
         Receipt { arrived, ..receipt }
     }
 
-    /// What both ends of a stream look at before they speak; who was removed is told so.
-    pub(crate) fn is_admitted(&self, sender: &Raft, receiver: &Raft) -> bool {
-        let own = sender.latest().group;
-        let known = group::find(&own, self.to()).filter(|member| !member.identity.is_empty());
-        let Some(known) = known else { return false };
-        let hello = Hello {
-            group: own.id.clone(),
-            from: self.from(),
-            from_identity: sender.identity().to_owned(),
-            to: self.to(),
-            to_identity: known.identity.clone(),
-            address: String::new(),
-        };
-        let admitted = group::admit(&receiver.latest().group, self.to(), receiver.identity(), &hello);
-        if matches!(admitted, Err(MembershipError::Removed(_))) {
-            self.reports.removed();
+    /// Whether the receiver lets in the stream that carries it; who was removed is told so.
+    pub(crate) fn is_admitted(&self, receiver: &Raft) -> bool {
+        let Some(hello) = &self.hello else { return false };
+        match group::admit(&receiver.latest().group, self.to(), receiver.identity(), hello) {
+            Ok(stranger) => stranger.is_none_or(|stranger| receiver.meet(stranger).is_ok()),
+            Err(MembershipError::Removed(_)) => {
+                self.reports.removed();
+                false
+            }
+            Err(_) => false,
         }
-        admitted.is_ok()
     }
 
     /// What the sender is told when it does not arrive.
@@ -101,24 +96,33 @@ impl Receipt {
 /// A transport that hands everything to a function.
 pub(crate) struct Post {
     carry: Arc<dyn Fn(Letter) + Send + Sync>,
+    identity: String,
+    group: Group,
     reports: Option<Reports>,
 }
 
 impl Post {
     pub(crate) fn new(carry: impl Fn(Letter) + Send + Sync + 'static) -> Post {
-        Post { carry: Arc::new(carry), reports: None }
+        Post { carry: Arc::new(carry), identity: String::new(), group: Group::default(), reports: None }
     }
 }
 
 impl Transport for Post {
-    fn attach(&mut self, _identity: &str, reports: Reports) {
+    fn attach(&mut self, identity: &str, reports: Reports) {
+        self.identity = identity.to_owned();
         self.reports = Some(reports);
+    }
+
+    fn members(&mut self, group: &Group) {
+        self.group = group.clone();
     }
 
     fn send(&mut self, messages: Vec<Message>) -> Vec<Undelivered> {
         let reports = self.reports.as_ref().expect("it was attached");
         for message in messages {
-            (self.carry)(Letter { message, reports: reports.clone() });
+            let to = group::others(&self.group, message.from).find(|other| other.id == message.to);
+            let hello = to.map(|to| group::hello(&self.group, message.from, &self.identity, "", to));
+            (self.carry)(Letter { message, hello, reports: reports.clone() });
         }
         Vec::new()
     }

@@ -313,6 +313,7 @@ async fn only_members_of_the_group_are_heard() {
         to: view.member,
         to_identity: serving.raft.identity().to_owned(),
         address: String::new(),
+        as_of: view.group.as_of,
     };
     let packet = |kind| Packet { kind: Some(kind) };
     let deliver = async |role, packets: Vec<Packet>| {

@@ -126,8 +126,7 @@ fn tell_later(letter: Letter) {
 
 /// In a group that changes, streams of those who do not belong to it are refused.
 fn admitted(sim: &Shared, letter: &Letter, receiver: &Raft) -> bool {
-    let sender = sim.coordinators[letter.from() as usize - 1].raft();
-    !sim.temper.grows || sender.is_none_or(|sender| letter.is_admitted(&sender, receiver))
+    !sim.temper.grows || letter.is_admitted(receiver)
 }
 
 async fn carry(sim: Shared, from: u64, to: u64, mut queue: mpsc::UnboundedReceiver<Posted>) {
