@@ -1,15 +1,18 @@
 //! One coordinator: a disk that stays, and lives that end in crashes. A life is the real member with its turns, and the real driver.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use rand::Rng;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::disk::Disk;
+use super::invariants::nobody_panics;
 use super::link::Network as Links;
 use super::members;
 use super::network;
@@ -116,8 +119,10 @@ impl Coordinator {
         let agents = Agents::over(Links::new(sim.clone(), &self.name, number), raft.clone());
         let driver = Driver::new(raft.clone(), agents.into(), Live::default().into(), &self.name);
         let mut running = self.running.lock().unwrap();
-        let pump = tokio::spawn(pump(sim.clone(), self.id, member)).abort_handle();
-        let driver = tokio::spawn(driver.run(CancellationToken::new())).abort_handle();
+        let pump =
+            tokio::spawn(watched(sim.clone(), self.id, pump(sim.clone(), self.id, member))).abort_handle();
+        let driver = driver.run(CancellationToken::new());
+        let driver = tokio::spawn(watched(sim.clone(), self.id, driver)).abort_handle();
         let mut tasks = vec![pump, driver];
         if joins {
             tasks.push(tokio::spawn(members::join(sim.clone(), self.id, raft.clone())).abort_handle());
@@ -129,6 +134,12 @@ impl Coordinator {
 /// Where a member of a group that changes is reached.
 pub(super) fn address(id: u64) -> String {
     format!("c{id}.simulated:7431")
+}
+
+/// Otherwise the task that panics ends like one that has nothing more to say.
+async fn watched(sim: Shared, id: u64, life: impl Future<Output = ()>) {
+    let ended = AssertUnwindSafe(life).catch_unwind().await;
+    sim.check("nobody panics", nobody_panics::check(&sim.coordinators[id as usize - 1].name, ended));
 }
 
 /// What the member's thread does otherwise.

@@ -16,6 +16,7 @@
 //! | `cancel_restores.rs` | after `cancel` the old cluster is as it was; after `finish` one side is left | when an operation ends |
 //! | `snapshot_is_replay.rs` | a snapshot is what replaying the log gives | when a member was restored |
 //! | `members_agree.rs` | same index, same entries, same state; one leader a term | at every entry; states now and then |
+//! | `nobody_panics.rs` | no coordinator dies of itself | when a task of one ends |
 //! | `waves_in_order.rs` | nothing of a later wave, nothing held and nothing on a host of another operation begins | when an operation is admitted |
 //! | `heals.rs` | every operation comes to its gate or end, nobody waits, every member has everything | at the end |
 //!

@@ -5,6 +5,7 @@ pub(super) mod commands_kept;
 pub(super) mod fence_from_log;
 pub(super) mod heals;
 pub(super) mod members_agree;
+pub(super) mod nobody_panics;
 pub(super) mod nothing_lost;
 pub(super) mod one_runner;
 pub(super) mod one_writer;
