@@ -141,7 +141,7 @@ pub(super) fn started(operation: &mut Operation, occasion: Occasion<'_>) -> Resu
     Ok(Reply::Started { attempt: ticket.attempt, term: ticket.term })
 }
 
-/// The one place where the register moves.
+/// The register moves: here, and back in `take_back.rs` by an operator's consent, and nowhere else.
 pub(super) fn decide(
     operation: &mut Operation,
     occasion: Occasion<'_>,

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::Table;
@@ -25,6 +25,7 @@ struct Report {
     new_major: u32,
     old_version: String,
     new_version: String,
+    /// While at least one load ran.
     load_seconds: f64,
     transactions_acknowledged: u64,
     transactions_failed: u64,
@@ -88,6 +89,7 @@ async fn demo() -> Result<bool> {
     let mut options = Options { rows: 20_000, rate: 60.0, held, ..switching::options(&[]) };
     options.fleet.coordinators = 3;
     let mut scenario = Scenario::begin(options).await?;
+    let writing = Instant::now();
     // A report of an earlier run says nothing about this one.
     let directory = scenario.fleet.base.binaries.target_dir().join("demo");
     std::fs::create_dir_all(&directory)?;
@@ -137,6 +139,7 @@ async fn demo() -> Result<bool> {
 
     say("\nThese clients stop, and every transaction is looked for on both sides. Others go on.")?;
     records.push(scenario.stop_first_load().await?);
+    let wrote = writing.elapsed();
     let stalls = Stalls::of(&records[2], &windows);
     scenario.drain(Side::New).await?;
     let mut verdicts = Vec::new();
@@ -152,9 +155,10 @@ async fn demo() -> Result<bool> {
         replica.catch_up(leader).await?;
     }
     look(scenario.fleet.new.iter(), &last, &mut verdicts).await?;
+    let wrote = wrote.as_secs_f64() + last.iter().map(|record| record.seconds).fold(0.0, f64::max);
     records.extend(last);
     let new_version = leader.value("postgres", version).await?.unwrap_or_default();
-    let report = report(&status, &records, &verdicts, [old_version, new_version], &stalls, &reads);
+    let report = report(&status, &records, wrote, &verdicts, [old_version, new_version], &stalls, &reads);
     print(&report)?;
     for (server, verdict) in verdicts.iter().filter(|(_, verdict)| !verdict.is_good()) {
         say(&format!("on {server}:\n{}", verdict.faults()))?;
@@ -179,7 +183,7 @@ async fn lose_the_leader(scenario: &mut Scenario) -> Result<u64> {
     scenario.fleet.wait_phase("upgrade", LIMIT).await?;
     let killed = scenario.fleet.kill_leader().await?;
     say(&format!("        *** SIGKILL to coordinator {killed}, which leads ***"))?;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let next = scenario.fleet.leading_member().await?;
     let seconds = began.elapsed().as_secs_f64();
     say(&format!("        *** coordinator {next} leads, and answered {seconds:.1} s later ***"))?;
@@ -225,6 +229,7 @@ async fn show(scenario: &Scenario, arguments: &[&str]) -> Result<()> {
 fn report(
     status: &OperationStatus,
     records: &[Record],
+    load_seconds: f64,
     verdicts: &[(String, Verdict)],
     [old_version, new_version]: [String; 2],
     stalls: &Stalls,
@@ -251,7 +256,7 @@ fn report(
         new_major: major(&new_version),
         old_version,
         new_version,
-        load_seconds: records.iter().map(|record| record.seconds).sum(),
+        load_seconds,
         transactions_acknowledged: records.iter().map(Record::acknowledged).sum(),
         transactions_failed: failed,
         rows_written: records.iter().map(Record::rows_written).sum(),

@@ -16,7 +16,7 @@ fn run(view: &View<'_>) -> Verdict {
         |subject, count| {
             Problem::note(
                 subject,
-                format!("it has {count} materialized views"),
+                format!("materialized views: {count}"),
                 "refresh them on the new cluster before it takes reads",
             )
         },
@@ -32,6 +32,6 @@ mod tests {
     fn they_are_counted() {
         let mut case = healthy();
         case.database("app").materialized_views = 2;
-        case.expect("materialized-views", Note, "it has 2 materialized views");
+        case.expect("materialized-views", Note, "materialized views: 2");
     }
 }
