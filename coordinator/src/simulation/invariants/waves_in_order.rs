@@ -1,5 +1,6 @@
 //! What is admitted is of a wave whose earlier waves have all come to their gates, or has an operator's word that a failed one does not
-//! count; nothing is admitted that is held; and no host belongs to two operations.
+//! count; nothing is admitted that is held; and no host belongs to two operations (clusters of the little world share none: that is looked at where
+//! fleets share hosts, in `state/many_properties`).
 
 use std::collections::BTreeSet;
 
