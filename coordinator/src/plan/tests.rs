@@ -142,13 +142,15 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
         Kind::FenceNode(a) => &a.node,
         Kind::KeepTraffic(a) => &a.node,
         Kind::ProtectFromPatroni(a) => &a.node,
+        Kind::HandOver(a) => &a.node,
+        Kind::HandOverReplica(a) => &a.node,
         Kind::StagePooler(_) | Kind::StageBalancer(_) => return None,
     };
     node.as_ref()
 }
 
 /// Steps that leave nothing behind of their own; all others must say how they are taken back.
-const NOTHING_TO_TAKE_BACK: [&str; 13] = [
+const NOTHING_TO_TAKE_BACK: [&str; 14] = [
     "check.rehearse",
     "seed.check_upgrade",
     "convert.clean_promoted",
@@ -156,6 +158,7 @@ const NOTHING_TO_TAKE_BACK: [&str; 13] = [
     "upgrade.stop_leader",
     "upgrade.stop_replica",
     "upgrade.verify_relink",
+    "upgrade.drop_physical_slot",
     "upgrade.update_extensions",
     "upgrade.analyze",
     "replicate.catch_up",
@@ -398,7 +401,7 @@ fn movable() -> Case {
     let ledger = include_str!("../fleet/golden/ledger.toml");
     let traffic = include_str!("../fleet/golden/traffic.toml");
     let fleet = crate::fleet::parse(&format!("{ledger}{traffic}"), "f").unwrap();
-    testing::of(fleet.cluster("ledger").unwrap().clone()).under_patroni()
+    testing::of(fleet.cluster("ledger").unwrap().clone()).under_patroni().handed_to_patroni()
 }
 
 #[test]
@@ -412,7 +415,8 @@ fn every_row_makes_steps_and_everything_movable_is_found_again() {
             .iter()
             .filter(|other| (other.phase, other.name) == (row.phase, row.name))
             .map(|other| match other.each {
-                Each::Leader | Each::Replica | Each::Balancer | Each::UnderPatroni => 1,
+                Each::Leader | Each::Replica | Each::Balancer => 1,
+                Each::UnderPatroni | Each::LeaderToPatroni | Each::ReplicaToPatroni => 1,
                 Each::New | Each::Old => 2,
                 Each::Pooler => 3,
             })
@@ -476,6 +480,8 @@ fn the_documentation_is_the_table() {
         let each = match row.each {
             Each::Leader => "new leader",
             Each::UnderPatroni => "the old cluster, if Patroni runs it",
+            Each::LeaderToPatroni => "new leader, if Patroni is to run it",
+            Each::ReplicaToPatroni => "each new replica, if Patroni is to run it",
             Each::Replica => "each new replica",
             Each::New => "each new node",
             Each::Old => "each old node",
@@ -486,11 +492,11 @@ fn the_documentation_is_the_table() {
             At::OldLeader => "old leader",
             At::Upstream => "upstream",
             At::NewLeader => "new leader",
-            At::Node => each.trim_start_matches("each "),
+            At::Node => each.trim_start_matches("each ").trim_end_matches(", if Patroni is to run it"),
         };
         let node = match row.each {
-            Each::Leader | Each::UnderPatroni => "*leader*",
-            Each::Replica => "*replica*",
+            Each::Leader | Each::UnderPatroni | Each::LeaderToPatroni => "*leader*",
+            Each::Replica | Each::ReplicaToPatroni => "*replica*",
             Each::New | Each::Old => "*node*",
             Each::Pooler => "*pooler*",
             Each::Balancer => "*balancer*",
