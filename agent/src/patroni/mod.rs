@@ -19,7 +19,7 @@ use crate::wait::Wait;
 
 pub use daemon::{Daemon, Role, Seen, to_come};
 pub use facts::facts;
-pub use hba::{Source, lies, source};
+pub use hba::{Source, disowned, lies, source};
 
 /// The REST API of a node's Patroni.
 ///

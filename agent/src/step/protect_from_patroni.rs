@@ -39,6 +39,11 @@ impl ProtectFromPatroniStep {
         given(&self.node()?.patroni, "patroni")
     }
 
+    /// The side whose Patroni it is.
+    fn side(&self) -> Side {
+        self.0.side().max(Side::Old)
+    }
+
     fn rest(&self, cx: &Context) -> Result<Rest> {
         rest(&cx.config, self.patroni()?)
     }
@@ -69,7 +74,10 @@ impl ProtectFromPatroniStep {
         for _ in 0..TRIES {
             let now = config(rest).await?;
             match dynamic::stage(&now, &cx.operation) {
-                Rules::Gone if source(&file.original()?, &now) == Source::Local => {
+                // Of a new member its own file was judged before it was started.
+                Rules::Gone
+                    if self.side() == Side::Old && source(&file.original()?, &now) == Source::Local =>
+                {
                     return Err(self.local(&file.path().display().to_string()));
                 }
                 Rules::Gone => return Ok(()),
@@ -182,7 +190,7 @@ impl Step for ProtectFromPatroniStep {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         let rest = self.rest(cx)?;
-        let (own, stays) = (self.0.side().max(Side::Old), self.0.stays().max(Side::Old));
+        let (own, stays) = (self.side(), self.0.stays().max(Side::Old));
         if let Err(error) = check_scope(&rest, self.patroni()?).await {
             if own == Side::New && !cx.finishing {
                 // Its cluster goes, and what is in its configuration with it.

@@ -186,8 +186,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8) {
-        let case = case(old, new, databases);
+    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>()) {
+        let case = case(old, new, databases).on_both_sides(patroni);
         let plan = plan(&case);
 
         let ids: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
@@ -216,8 +216,8 @@ proptest! {
     }
 
     #[test]
-    fn what_must_precede_does(old in 1usize..4, new in 1usize..6) {
-        let case = case(old, new, 2);
+    fn what_must_precede_does(old in 1usize..4, new in 1usize..6, patroni in any::<bool>()) {
+        let case = case(old, new, 2).on_both_sides(patroni);
         let plan = plan(&case);
         let rules = [
             ("seed.create_physical_slot", "seed.clone_node"),
@@ -245,6 +245,14 @@ proptest! {
             ("upgrade.verify_relink", "upgrade.fence_node"),
             ("upgrade.fence_node", "upgrade.start_leader"),
             ("upgrade.create_marker", "replicate.subscribe"),
+            ("seed.protect_from_patroni", "seed.create_physical_slot"),
+            ("upgrade.start_leader", "upgrade.hand_over"),
+            ("upgrade.hand_over", "upgrade.protect_from_patroni"),
+            ("upgrade.protect_from_patroni", "upgrade.create_physical_slot"),
+            ("upgrade.protect_from_patroni", "upgrade.create_marker"),
+            ("upgrade.protect_from_patroni", "upgrade.update_extensions"),
+            ("upgrade.hand_over_replica", "route.keep_traffic"),
+            ("upgrade.drop_physical_slot", "route.keep_traffic"),
             ("replicate.validate", "route.publish"),
             ("route.create_slots", "route.subscribe"),
             ("route.subscribe", "route.keep_traffic"),
@@ -309,7 +317,34 @@ proptest! {
     }
 }
 
+#[test]
+fn from_the_hand_over_on_every_action_knows_who_runs_the_node_and_none_before() {
+    let case = case(2, 3, 1).on_both_sides(true);
+    let plan = plan(&case);
+    for step in &plan.steps {
+        let Some(node) = acts_on(step.action.kind.as_ref().unwrap()) else { continue };
+        if !node.name.starts_with("new-") {
+            assert!(node.patroni.is_some(), "{}", step.id);
+            continue;
+        }
+        let replica = format!("upgrade.hand_over_replica/{}", node.name);
+        let before = ancestors(&plan, &step.id);
+        let is_hand_over = [replica.as_str(), "upgrade.hand_over"].contains(&step.id.as_str());
+        // Nothing goes before what ends an operation, since it may end anywhere.
+        let handed_over = is_hand_over
+            || step.phase == Phase::Retire
+            || before.contains(if node.name == "new-0" { "upgrade.hand_over" } else { replica.as_str() });
+        assert_eq!(node.patroni.is_some(), handed_over, "{}", step.id);
+    }
+    let leader = plan.moving().unwrap().cluster.new_leader.unwrap().node.unwrap();
+    assert_eq!(leader.patroni.unwrap().scope, "ledger18");
+}
+
 impl Case {
+    fn on_both_sides(self, patroni: bool) -> Case {
+        if patroni { self.under_patroni().handed_to_patroni() } else { self }
+    }
+
     fn server_databases(&self) -> usize {
         let view = crate::check::View::new(&self.cluster, &self.facts);
         crate::check::replicated(view.leader_server().unwrap()).count()

@@ -213,8 +213,9 @@ impl Patroni {
             let (pid, log) = (pid.display(), log.display());
             // As systemd does: one that runs is not started again, and the end of one that does not run is fine. An ended process
             // that nobody has waited for yet has no command line.
-            let runs =
-                format!("#!/bin/sh\nruns() {{ grep -qsF '{config}' \"/proc/$(cat '{pid}')/cmdline\"; }}\n");
+            let runs = format!(
+                "#!/bin/sh\nruns() {{ grep -qsF '{config}' \"/proc/$(cat '{pid}' 2>/dev/null)/cmdline\"; }}\n"
+            );
             let start = format!(
                 "{runs}runs && exit\nsetsid '{program}' '{config}' >>'{log}' 2>&1 </dev/null &\necho $! >'{pid}'\n"
             );
