@@ -1,7 +1,8 @@
 //! The Patroni that a new node is handed over to: judged by its own file, started and stopped by the commands of `agent.toml`, and asked
-//! by its REST API. It adopts the server that runs; then it is told to restart it, so that what serves from here on is what Patroni
+//! by its REST API. A server that runs it adopts, and is told to restart it then, so that what serves from here on is what Patroni
 //! starts, with its settings, in its service.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -135,7 +136,7 @@ impl<'n> Daemon<'n> {
             self.command(cx, "start", &self.own.start).await?;
         }
         let (mut wait, mut last) = (Wait::of(PATIENCE), String::new());
-        let mut asked = false;
+        let (mut known, mut asked) = (BTreeSet::new(), false);
         loop {
             let state = match self.look().await {
                 Ok(Some(seen)) if role.is_played(&seen).await.unwrap_or(false) => {
@@ -161,8 +162,11 @@ impl<'n> Daemon<'n> {
                 Ok(None) => "it is no member of its cluster".to_owned(),
                 Err(error) => error.message,
             };
-            if state != last {
+            // Only what was not seen before: one that ends again and again makes no progress.
+            if known.insert(state.clone()) {
                 wait.restart();
+            }
+            if state != last {
                 cx.report.log("pgleap", format!("Patroni of node {}: {state}", self.node.name));
                 last = state;
             }

@@ -1,5 +1,8 @@
-//! HandOverReplica: a new replica that streams gets its own Patroni, which adopts it as it is, clones nothing, and makes it stream by a
+//! HandOverReplica: a new replica that streams gets its own Patroni, which takes it as it is, clones nothing, and makes it stream by a
 //! slot of its own.
+//!
+//! It is stopped before, unlike the leader: of a standby that runs Patroni learns a part of the settings only (those of its own file, not
+//! of the member's), and looks for it on another socket. Until it streams again, pgleap's slot keeps its WAL.
 
 use async_trait::async_trait;
 use pgleap_proto::node::{Node, Patroni};
@@ -9,6 +12,7 @@ use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::patroni::{Daemon, Role, Seen};
+use crate::pg::ctl::{self, StopMode};
 use crate::pg::sql;
 
 /// See the module.
@@ -58,7 +62,14 @@ impl Step for HandOverReplicaStep {
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
-        self.daemon(cx)?.take_over(cx, self).await
+        let daemon = self.daemon(cx)?;
+        if !daemon.is_running().await? {
+            daemon.check_file()?;
+            // Until Patroni runs it, it is pgleap's.
+            let (node, _) = self.node()?;
+            ctl::manager(cx, &Node { patroni: None, ..node.clone() }).stop(StopMode::Fast).await?;
+        }
+        daemon.take_over(cx, self).await
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {
