@@ -251,8 +251,6 @@ proptest! {
             ("upgrade.protect_from_patroni", "upgrade.create_physical_slot"),
             ("upgrade.protect_from_patroni", "upgrade.create_marker"),
             ("upgrade.protect_from_patroni", "upgrade.update_extensions"),
-            ("upgrade.hand_over_replica", "route.keep_traffic"),
-            ("upgrade.drop_physical_slot", "route.keep_traffic"),
             ("replicate.validate", "route.publish"),
             ("route.create_slots", "route.subscribe"),
             ("route.subscribe", "route.keep_traffic"),

@@ -82,11 +82,16 @@ pub(in crate::plan) fn start(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Strin
 }
 
 pub(in crate::plan) fn hand_over(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
-    to_patroni(draft, node, "\"role\": \"leader\"")
+    let mut commands = to_patroni(draft, node, "\"role\": \"leader\"");
+    let restart = sh(&format!("{}/restart", node.rest));
+    commands.push(format!("curl -s -X POST -d '{{}}' {restart}   # the server becomes Patroni's own"));
+    commands
 }
 
 pub(in crate::plan) fn hand_over_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
-    to_patroni(draft, node, "\"state\": \"streaming\"")
+    let mut commands = vec![stop_server(&draft.cluster.new_node(node))];
+    commands.extend(to_patroni(draft, node, "\"state\": \"streaming\""));
+    commands
 }
 
 fn to_patroni(draft: &Draft<'_>, node: &NewNodeSpec, wanted: &str) -> Vec<String> {
@@ -96,10 +101,6 @@ fn to_patroni(draft: &Draft<'_>, node: &NewNodeSpec, wanted: &str) -> Vec<String
         format!("rm -f {}", sh(&format!("{data_dir}/patroni.dynamic.json"))),
         format!("# start Patroni of {name} (cluster {scope}) by the command in agent.toml of host {host}"),
         format!("curl -s {}   # until {name} is there with {wanted}", sh(&format!("{rest}/cluster"))),
-        format!(
-            "curl -s -X POST -d '{{}}' {}   # the server becomes Patroni's own",
-            sh(&format!("{rest}/restart"))
-        ),
     ]
 }
 
