@@ -157,7 +157,7 @@ async fn a_wrong_member_is_refused_before_anything_is_changed() -> Result<()> {
     let mut scenario = Scenario::begin(options).await?;
     let check = async |scenario: &Scenario| -> Result<String> {
         let ran = scenario.fleet.pgleap(&["check", &scenario.fleet.name, "--json"]).await?;
-        Ok(ran.text())
+        Ok(ran.stdout)
     };
     let fine: Value = serde_json::from_str(&check(&scenario).await?)?;
     ensure!(!complaints(&fine), "{fine}");
