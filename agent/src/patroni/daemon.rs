@@ -80,7 +80,7 @@ impl<'n> Daemon<'n> {
         .with_evidence(lines))
     }
 
-    /// Whether its Patroni runs. A REST API that answers for another cluster or member is an error.
+    /// Whether its Patroni runs. A REST API that answers for another cluster is an error.
     ///
     /// # Errors
     /// As said, and when it cannot be told.
@@ -177,18 +177,19 @@ impl<'n> Daemon<'n> {
     }
 
     fn stuck(&self, state: &str) -> StepError {
-        let Patroni { scope, .. } = self.patroni;
         StepError::new(format!(
             "Patroni of node {} on host {} was started and has not taken the node over: {state}; its log says why, repair that and retry. \
-             \"system ID mismatch\" there: the store has keys of an earlier try, remove them (patronictl -c {} remove {scope})",
+             \"system ID mismatch\" there: the store has keys of an earlier try, remove them ({})",
             self.node.name,
             self.node.host,
-            self.file()
+            self.removal()
         ))
     }
 
-    fn file(&self) -> String {
-        self.own.config.as_deref().unwrap_or(Path::new("")).display().to_string()
+    /// What an operator types to remove its cluster's keys from the store, where they stay.
+    pub fn removal(&self) -> String {
+        let file = self.own.config.as_deref().unwrap_or(Path::new("FILE"));
+        format!("patronictl -c {} remove {}", file.display(), self.patroni.scope)
     }
 
     /// False when it is busy with another one.

@@ -1,7 +1,7 @@
 //! HandOver: the new leader gets its own Patroni, while its server runs behind the fence and nobody depends on it yet.
 //!
-//! Patroni adopts the running server and leads, without a new timeline; one that was ended meanwhile it starts, and promotes. What it would have written over the fence, `check` and the look
-//! at its file have refused; that the fence is in force is looked at once more.
+//! Patroni adopts the running server and leads, without a new timeline; one that was ended meanwhile it starts, and promotes. What it
+//! would have written over the fence, `check` and the look at its file have refused; that the fence is in force is looked at once more.
 
 use async_trait::async_trait;
 use pgleap_proto::node::{Node, Patroni};
@@ -59,28 +59,27 @@ impl Step for HandOverStep {
             return Ok(Output::default());
         }
         // Stopped before anybody writes what the old side would never see.
-        self.daemon(cx)?.stop(cx).await?;
+        let daemon = self.daemon(cx)?;
+        daemon.stop(cx).await?;
         Err(StepError::new(format!(
             "node {} was {} when its Patroni had taken it over, which was stopped again: the configuration of cluster {} in Patroni's store \
-             has postgresql.pg_hba; remove its keys (patronictl remove {}), cancel, then start again",
+             has postgresql.pg_hba; remove its keys ({}), cancel, then start again",
             node.name,
             state.describe(),
             patroni.scope,
-            patroni.scope
+            daemon.removal()
         )))
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        let (_, patroni) = self.node()?;
-        self.daemon(cx)?.stop(cx).await?;
+        let daemon = self.daemon(cx)?;
+        daemon.stop(cx).await?;
+        let (_, Patroni { scope, .. }) = self.node()?;
         // There is no call for it in the REST API.
-        cx.report.log(
-            "pgleap",
-            format!(
-                "Patroni's store keeps the keys of cluster {0}: before it is used again, patronictl remove {0}",
-                patroni.scope
-            ),
-        );
+        let cure = daemon.removal();
+        let line =
+            format!("Patroni's store keeps the keys of cluster {scope}: before it is used again, {cure}");
+        cx.report.log("pgleap", line);
         Ok(())
     }
 }
