@@ -9,7 +9,7 @@ help:
 	@echo 'make switchover-faults   kill everything at every step of a switchover (long)'
 	@echo 'make crash-matrix   kill everything at every step of an upgrade (long)'
 	@echo 'make partitions   cut the network between hosts at every step of a switchover (long; as root)'
-	@echo 'make patroni   an old cluster that is run by real Patroni, with all its cases (long)'
+	@echo 'make patroni   old and new clusters that are run by real Patroni, with all their cases (long)'
 	@echo 'make matrix   other majors the whole way: 13 and 15 to 17 and 18 (long)'
 	@echo 'make bench   measure a conversion and the stall of a switchover'
 	@echo 'make bench-group   measure three coordinators before 10, 100 and 1,000 simulated agents, the leader killed again and again (long)'
@@ -55,7 +55,8 @@ partitions: setup
 
 patroni: setup
 	$(CARGO) build --workspace --bins
-	$(CARGO) test -p pgleap-tests --test patroni --test patroni_harness -- --include-ignored --nocapture
+	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_harness -- --include-ignored --nocapture
+	$(CARGO) test -p pgleap-tests --test run_twice -- --ignored --nocapture
 
 matrix: export PGLEAP_MAJORS = 13
 matrix: setup

@@ -27,7 +27,8 @@ pub struct AgentConfig {
     /// Where HAProxy's `agent-check` is answered; not at all without it.
     #[serde(default)]
     pub agent_check_listen: Option<SocketAddr>,
-    /// How the REST API of a Patroni is reached where it is protected: `[[patroni]]`.
+    /// How the REST API of a Patroni is reached where it is protected, and how one is started that a new node is handed over to:
+    /// `[[patroni]]`.
     #[serde(default)]
     pub patroni: Vec<PatroniConfig>,
     /// Applications of this host that hold connections themselves and take part in a switchover: `[[hook]]`.
@@ -71,6 +72,15 @@ pub struct PatroniConfig {
     /// File with that user's password.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
+    /// The member's own configuration (`patroni.yml`), where a new node is handed over to it.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
+    /// What starts it: a program by absolute path, and its arguments. No shell looks at them.
+    #[serde(default)]
+    pub start: Vec<String>,
+    /// What stops it, and is content when it does not run.
+    #[serde(default)]
+    pub stop: Vec<String>,
 }
 
 impl PatroniConfig {
@@ -82,6 +92,23 @@ impl PatroniConfig {
         if self.user.is_some() != self.password_file.is_some() {
             return Err(format!(
                 "patroni {scope}: user and password_file belong together; give both or none"
+            ));
+        }
+        if [self.config.is_some(), !self.start.is_empty(), !self.stop.is_empty()]
+            .iter()
+            .any(|one| *one != self.config.is_some())
+        {
+            return Err(format!(
+                "patroni {scope}: config, start and stop belong together; give all of them or none"
+            ));
+        }
+        let programs = [("start", &self.start), ("stop", &self.stop)];
+        let programs = programs.iter().filter_map(|(key, command)| Some((*key, Path::new(command.first()?))));
+        let mut paths = programs.chain(self.config.iter().map(|path| ("config", path.as_path())));
+        if let Some((key, path)) = paths.find(|(_, path)| !path.is_absolute()) {
+            return Err(format!(
+                "patroni {scope}: {key} must begin with an absolute path, not {}",
+                path.display()
             ));
         }
         Ok(())
@@ -248,6 +275,14 @@ mod tests {
             (("[\"/srv/pg\"]", "[\"srv\"]"), "roots"),
             (("host", "hots"), "hots"),
             (("7420", "x"), "listen"),
+            (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[patroni]]\nstart = [\"/bin/true\"]"), "belong together"),
+            (
+                (
+                    "[\"/srv/pg\"]",
+                    "[\"/srv/pg\"]\n[[patroni]]\nconfig = \"/p.yml\"\nstart = [\"systemctl\"]\nstop = [\"/bin/true\"]",
+                ),
+                "start must begin with an absolute path, not systemctl",
+            ),
             (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\""), "either exec or url"),
             (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nexec = [\"sh\"]"), "absolute path"),
             (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nurl = \"https://x\""), "http://"),

@@ -93,6 +93,13 @@ Configuration (unknown keys are refused):
   name = \"shop\"
   exec = [\"/opt/shop/flip\"]         # or url = \"http://127.0.0.1:8080/pgleap\"
 
+  [[patroni]]                         # how Patroni is reached, and started when a new node is handed over to it: docs/patroni.md
+  user = \"admin\"                    # also scope, ca, cert, key
+  password_file = \"/etc/pgleap/patroni-password\"
+  config = \"/etc/patroni/ledger18.yml\"
+  start = [\"/usr/bin/systemctl\", \"start\", \"patroni\"]
+  stop = [\"/usr/bin/systemctl\", \"stop\", \"patroni\"]
+
 Environment:
   PGLEAP_LAUNCH_SOCKET  socket of pgleap-postgres.socket: PostgreSQL is started through it, in a service of its own
 

@@ -73,6 +73,12 @@ async fn look(fleet: &Fleet, files: Files) -> Result<Snapshot> {
     if let Some(patroni) = &fleet.old.patroni {
         world.note("configuration of Patroni", patroni.dynamic().await?.to_string());
     }
+    if let Some(patroni) = &fleet.new_patroni {
+        // It runs for a part of an operation only.
+        let dynamic =
+            patroni.dynamic().await.map_or_else(|_| "none".to_owned(), |dynamic| dynamic.to_string());
+        world.note("configuration of the new side's Patroni", dynamic);
+    }
     Ok(world)
 }
 

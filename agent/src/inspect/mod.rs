@@ -54,7 +54,11 @@ async fn node_facts(config: &AgentConfig, query: &NodeQuery) -> NodeFacts {
     }
     facts.binaries = Some(binaries);
     if let Some(patroni) = &node.patroni {
-        facts.patroni = Some(crate::patroni::facts(config, node, patroni).await);
+        if query.expect_absent {
+            facts.patroni_to_come = Some(crate::patroni::to_come(config, node, patroni).await);
+        } else {
+            facts.patroni = Some(crate::patroni::facts(config, node, patroni).await);
+        }
     }
     facts
 }

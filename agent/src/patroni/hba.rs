@@ -42,6 +42,11 @@ pub fn source(file: &str, config: &Value) -> Source {
     Source::Local
 }
 
+/// A file that Patroni wrote, without the claim that it will do so again: it came along into a cluster that this Patroni does not run.
+pub fn disowned(file: &str) -> &str {
+    file.strip_prefix(HEADER).unwrap_or(file)
+}
+
 /// Whether a file is what Patroni writes for these rules.
 pub fn lies(file: &str, rules: &[Value]) -> bool {
     let mut wanted = HEADER.to_owned();
@@ -66,6 +71,8 @@ mod tests {
         assert_eq!(source(&written, &dynamic), Source::Dynamic);
         assert_eq!(source(&written, &json!({})), Source::Local);
         assert_eq!(source(&written.replace("md5", "scram-sha-256"), &dynamic), Source::Local);
+        assert_eq!(source(disowned(&written), &json!({})), Source::File);
+        assert_eq!(disowned("local all all peer\n"), "local all all peer\n");
         let released = json!({"pgleap": {"a-1": {"pg_hba": rules}}});
         assert_eq!(source(&written, &released), Source::Dynamic);
     }

@@ -1,9 +1,12 @@
 //! The Patroni that runs a node, by its REST API: what it is ([`facts`]), and what its dynamic configuration has to say while an
-//! operation lasts ([`dynamic`], which only decides). It stays in charge of its cluster all the time.
+//! operation lasts ([`dynamic`], which only decides). It stays in charge of its cluster all the time. One that a new node is handed over
+//! to ([`Daemon`]) has its file judged first ([`member`], pure).
 
+mod daemon;
 pub mod dynamic;
 mod facts;
 mod hba;
+pub mod member;
 
 use std::time::Duration;
 
@@ -14,8 +17,9 @@ use crate::config::{AgentConfig, PatroniConfig};
 use crate::error::{Doing, Result, StepError};
 use crate::wait::Wait;
 
+pub use daemon::{Daemon, Role, Seen, to_come};
 pub use facts::facts;
-pub use hba::{Source, lies, source};
+pub use hba::{Source, disowned, lies, source};
 
 /// The REST API of a node's Patroni.
 ///
@@ -31,11 +35,14 @@ fn open(config: &AgentConfig, scope: &str, address: &str) -> Result<Rest> {
     Rest::new(address, &access).doing(|| format!("Patroni of cluster {scope} ([[patroni]] in agent.toml)"))
 }
 
-fn access(config: &AgentConfig, scope: &str) -> Result<Access> {
+/// What `agent.toml` says of the Patroni of a cluster.
+fn entry<'c>(config: &'c AgentConfig, scope: &str) -> Option<&'c PatroniConfig> {
     let own = config.patroni.iter().find(|one| one.scope.as_deref() == Some(scope));
-    let Some(PatroniConfig { ca, cert, key, user, password_file, .. }) =
-        own.or_else(|| config.patroni.iter().find(|one| one.scope.is_none()))
-    else {
+    own.or_else(|| config.patroni.iter().find(|one| one.scope.is_none()))
+}
+
+fn access(config: &AgentConfig, scope: &str) -> Result<Access> {
+    let Some(PatroniConfig { ca, cert, key, user, password_file, .. }) = entry(config, scope) else {
         return Ok(Access::default());
     };
     let login = match (user, password_file) {

@@ -12,6 +12,8 @@ pub mod drop_physical_slot;
 pub mod enable_subscriptions;
 pub mod fence_node;
 pub mod halt_standby;
+pub mod hand_over;
+pub mod hand_over_replica;
 pub mod init_new;
 pub mod keep_traffic;
 pub mod offer_files;
@@ -100,6 +102,8 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::EnableSubscriptions(params) => Box::new(enable_subscriptions::EnableSubscriptionsStep(params)),
         Kind::FenceNode(params) => Box::new(fence_node::FenceNodeStep(params)),
         Kind::HaltStandby(params) => Box::new(halt_standby::HaltStandbyStep(params)),
+        Kind::HandOver(params) => Box::new(hand_over::HandOverStep(params)),
+        Kind::HandOverReplica(params) => Box::new(hand_over_replica::HandOverReplicaStep(params)),
         Kind::InitNew(params) => Box::new(init_new::InitNewStep(params)),
         Kind::KeepTraffic(params) => Box::new(keep_traffic::KeepTrafficStep(params)),
         Kind::OfferFiles(params) => Box::new(offer_files::OfferFilesStep(params)),

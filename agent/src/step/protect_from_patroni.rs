@@ -1,4 +1,4 @@
-//! ProtectFromPatroni: the Patroni of the old cluster is told to spare pgleap's slots, which it would drop as unknown, and to write the
+//! ProtectFromPatroni: the Patroni of one of the clusters is told to spare pgleap's slots, which it would drop as unknown, and to write the
 //! client authentication file no more, in which a fence may come to lie. Both are in its dynamic configuration, which every member
 //! takes up without a restart. It stays in charge of everything else.
 //!
@@ -39,6 +39,11 @@ impl ProtectFromPatroniStep {
         given(&self.node()?.patroni, "patroni")
     }
 
+    /// The side whose Patroni it is.
+    fn side(&self) -> Side {
+        self.0.side().max(Side::Old)
+    }
+
     fn rest(&self, cx: &Context) -> Result<Rest> {
         rest(&cx.config, self.patroni()?)
     }
@@ -69,7 +74,10 @@ impl ProtectFromPatroniStep {
         for _ in 0..TRIES {
             let now = config(rest).await?;
             match dynamic::stage(&now, &cx.operation) {
-                Rules::Gone if source(&file.original()?, &now) == Source::Local => {
+                // Of a new member its own file was judged before it was started.
+                Rules::Gone
+                    if self.side() == Side::Old && source(&file.original()?, &now) == Source::Local =>
+                {
                     return Err(self.local(&file.path().display().to_string()));
                 }
                 Rules::Gone => return Ok(()),
@@ -182,14 +190,26 @@ impl Step for ProtectFromPatroniStep {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         let rest = self.rest(cx)?;
-        check_scope(&rest, self.patroni()?).await?;
-        if cx.finishing && self.0.stays() == Side::New {
-            // The old leader stays fenced: rules that Patroni writes again would open it.
+        let (own, stays) = (self.side(), self.0.stays().max(Side::Old));
+        if let Err(error) = check_scope(&rest, self.patroni()?).await {
+            if own == Side::New && !cx.finishing {
+                // Its cluster goes, and what is in its configuration with it.
+                cx.report.log(
+                    "pgleap",
+                    format!("what was put into Patroni's configuration stays there: {}", error.message),
+                );
+                return Ok(());
+            }
+            return Err(error);
+        }
+        if cx.finishing && stays != own {
+            // The leader of the side that goes stays fenced: rules that Patroni writes again would open it.
             if let Some((patch, _)) = dynamic::restore_rules(&config(&rest).await?, &cx.operation)? {
                 cx.report.log(
                     "pgleap",
                     format!(
-                        "the old cluster stays closed to clients, so that postgresql.pg_hba stays out of its Patroni's configuration; it was {}",
+                        "cluster {} stays closed to clients, so that postgresql.pg_hba stays out of its Patroni's configuration; it was {}",
+                        self.patroni()?.scope,
                         patch["postgresql"]["pg_hba"]
                     ),
                 );

@@ -12,6 +12,7 @@ use super::facts::SeedFacts;
 use super::{preload, settings};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
+use crate::patroni::disowned;
 use crate::pg::{auto_conf, program};
 
 /// Writes and checks it.
@@ -87,8 +88,10 @@ fn copy_files(
     staging: &Path,
 ) -> Result<()> {
     for (source, name) in [(&facts.hba_file, "pg_hba.conf"), (&facts.ident_file, "pg_ident.conf")] {
-        copy(source, &staging.join(name))?;
+        let to = staging.join(name);
+        copy(source, &to)?;
         let text = std::fs::read_to_string(source).doing(|| source.display().to_string())?;
+        std::fs::write(&to, disowned(&text)).doing(|| format!("writing {}", to.display()))?;
         let directory = source.parent().unwrap_or(Path::new("/"));
         for reference in references(&text) {
             let from = directory.join(&reference);

@@ -42,7 +42,7 @@ pub fn queries(cluster: &ClusterSpec) -> BTreeMap<String, InspectRequest> {
         // address, be it with a refusal, already tells that the network lets them through.
         reach.extend(cluster.new_leader().filter(|_| index > 0).map(|leader| cluster.reach_new(leader)));
         let seed = NodeQuery { node: Some(cluster.seed(node)), reach, expect_absent: true };
-        let new = NodeQuery { node: Some(cluster.new_node(node)), reach: Vec::new(), expect_absent: true };
+        let new = NodeQuery { node: Some(cluster.served_node(node)), reach: Vec::new(), expect_absent: true };
         ask(&node.host, seed);
         ask(&node.host, new);
     }

@@ -2,7 +2,8 @@
 
 use pgleap_proto::agent::{
     BinariesFacts, DatabaseFacts, DirectoryFacts, ExtensionFacts, HostFacts, InspectReply, NodeFacts,
-    NodeQuery, PatroniFacts, PatroniMember, PatroniSession, ReachFacts, ServerFacts, StandbyFacts,
+    NodeQuery, PatroniFacts, PatroniMember, PatroniSession, PatroniToCome, ReachFacts, ServerFacts,
+    StandbyFacts,
 };
 use pgleap_proto::fleet::Finding;
 use pgleap_proto::fleet::finding::Severity;
@@ -85,6 +86,7 @@ fn node(cluster: &ClusterSpec, query: &NodeQuery) -> NodeFacts {
         reach: query.reach.iter().map(reach).collect(),
         port_conflict: String::new(),
         patroni: None,
+        patroni_to_come: None,
     }
 }
 
@@ -215,6 +217,36 @@ impl Case {
                 vec![PatroniSession { user: self.cluster.old.superuser.clone(), client_addr: String::new() }];
         }
         self
+    }
+
+    /// The same cluster, its new side to be handed over to Patroni.
+    pub(crate) fn handed_to_patroni(mut self) -> Case {
+        self.cluster.new.patroni = Some(crate::fleet::PatroniSpec { scope: "ledger18".into() });
+        for (index, node) in self.cluster.new.nodes.clone().into_iter().enumerate() {
+            self.cluster.new.nodes[index].rest = format!("http://{}:8008", node.address);
+            let numbers =
+                ["max_connections", "max_replication_slots", "max_wal_senders", "max_worker_processes"];
+            let numbers = numbers.map(|name| (name.to_owned(), "500".to_owned()));
+            *self.node_to_come(index) = Some(PatroniToCome {
+                config: "/etc/patroni/ledger18.yml".into(),
+                member: node.name,
+                parameters: numbers.into_iter().chain([("wal_level".into(), "logical".into())]).collect(),
+                ..PatroniToCome::default()
+            });
+        }
+        self
+    }
+
+    fn node_to_come(&mut self, index: usize) -> &mut Option<PatroniToCome> {
+        let spec = &self.cluster.new.nodes[index];
+        let nodes = &mut self.facts.replies.get_mut(&spec.host).unwrap().nodes;
+        // The seed comes first, with the same name.
+        &mut nodes.iter_mut().rfind(|node| node.name == spec.name).unwrap().patroni_to_come
+    }
+
+    /// What is known of the Patroni that a new node is handed over to.
+    pub(crate) fn patroni_to_come(&mut self, index: usize) -> &mut PatroniToCome {
+        self.node_to_come(index).as_mut().unwrap()
     }
 
     /// What the Patroni of an old node says.

@@ -68,6 +68,9 @@ fn compare<T: PartialEq>(
 }
 
 fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &mut Vec<String>) {
+    let scope = |patroni: &Option<super::PatroniSpec>| {
+        patroni.as_ref().map(|patroni| patroni.scope.clone()).unwrap_or_default()
+    };
     let facts = |c: &ClusterSpec| -> Named<String> {
         let (o, n, p) = (&c.old, &c.new, &c.options);
         [
@@ -77,16 +80,14 @@ fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &m
             ("old.replication", login(&o.replication)),
             ("old.rehearsal", login(&o.rehearsal)),
             ("old.environment", format!("{:?}", o.environment)),
-            (
-                "old.patroni.scope",
-                o.patroni.as_ref().map(|patroni| patroni.scope.clone()).unwrap_or_default(),
-            ),
+            ("old.patroni.scope", scope(&o.patroni)),
             ("new.version", n.version.to_string()),
             ("new.bin_dir", n.bin_dir.clone()),
             ("new.old_bin_dir", n.old_bin_dir.clone()),
             ("new.jobs", n.jobs.map_or("processors".into(), |jobs| jobs.to_string())),
             ("new.replication", login(&n.replication)),
             ("new.environment", format!("{:?}", n.environment)),
+            ("new.patroni.scope", scope(&n.patroni)),
             ("options.slot_timeout", format!("{} ms", p.slot_timeout_ms)),
             ("options.long_transaction", format!("{} ms", p.long_transaction_ms)),
             ("options.verify_sample_percent", p.verify_sample_percent.to_string()),

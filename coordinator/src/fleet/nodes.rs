@@ -2,7 +2,7 @@
 
 use pgleap_proto::node::{Conninfo, Node, Patroni, TablespaceMap};
 
-use super::spec::{ClusterSpec, LoginSpec, NewNodeSpec, OldNodeSpec};
+use super::spec::{ClusterSpec, LoginSpec, NewNodeSpec, OldNodeSpec, PatroniSpec};
 
 impl ClusterSpec {
     /// An old node as its agent sees it.
@@ -40,7 +40,7 @@ impl ClusterSpec {
         }
     }
 
-    /// A new node itself, of the new major.
+    /// A new node itself, of the new major, as pgleap runs it: until it is handed over to Patroni, if it is.
     pub fn new_node(&self, node: &NewNodeSpec) -> Node {
         let map = |t: &super::spec::TablespaceSpec| TablespaceMap { from: t.from.clone(), to: t.to.clone() };
         Node {
@@ -58,6 +58,13 @@ impl ClusterSpec {
             environment: self.new.environment.clone().into_iter().collect(),
             patroni: None,
         }
+    }
+
+    /// A new node from the moment on at which Patroni runs it, if one is to; else as [`ClusterSpec::new_node`].
+    pub fn served_node(&self, node: &NewNodeSpec) -> Node {
+        let run_by =
+            |patroni: &PatroniSpec| Patroni { scope: patroni.scope.clone(), rest: node.rest.clone() };
+        Node { patroni: self.new.patroni.as_ref().map(run_by), ..self.new_node(node) }
     }
 
     /// How new nodes reach an old node.

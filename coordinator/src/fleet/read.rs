@@ -139,7 +139,7 @@ fn old_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldNodeSpec {
     let Common { name, host, agent, address, port, socket_dir } = common(&mut section, hosts);
     let data_dir = section.text("data_dir", "\"/var/lib/postgresql/15/main\"");
     let config_file = config_file(&mut section, "config_file");
-    let rest = section.optional_text("rest", "\"http://10.0.0.1:8008\"").unwrap_or_default();
+    let rest = rest(&mut section);
     section.finish();
     OldNodeSpec { name, host, agent, address, port, socket_dir, data_dir, config_file, rest }
 }
@@ -153,11 +153,12 @@ fn new_cluster(mut section: Section<'_, '_>, hosts: &[HostSpec], old: &OldSpec) 
     let jobs = section.optional_number("jobs", 1, 1024).map(small);
     let environment = section.texts("environment");
     let replication = login(section.section("replication", None)).unwrap_or_else(|| old.replication.clone());
+    let patroni = patroni(section.section("patroni", None));
     let nodes =
         section.sections("node", Some("add a [[cluster.new.node]]; the first becomes the new leader"));
     let nodes = nodes.into_iter().map(|node| new_node(node, hosts)).collect();
     section.finish();
-    NewSpec { version, bin_dir, old_bin_dir, jobs, environment, replication, nodes }
+    NewSpec { version, bin_dir, old_bin_dir, jobs, environment, replication, patroni, nodes }
 }
 
 fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> NewNodeSpec {
@@ -166,6 +167,7 @@ fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> NewNodeSpec {
     let data_dir = section.text("data_dir", "\"/var/lib/postgresql/18/ledger\"");
     let config_file_of_new = config_file(&mut section, "config_file");
     let seed_config_file = config_file(&mut section, "seed_config_file");
+    let rest = rest(&mut section);
     let tablespaces = section.sections("tablespaces", None).into_iter().map(tablespace).collect();
     section.finish();
     NewNodeSpec {
@@ -179,8 +181,13 @@ fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> NewNodeSpec {
         data_dir,
         config_file: config_file_of_new,
         seed_config_file,
+        rest,
         tablespaces,
     }
+}
+
+fn rest(section: &mut Section<'_, '_>) -> String {
+    section.optional_text("rest", "\"http://10.0.0.1:8008\"").unwrap_or_default()
 }
 
 fn config_file(section: &mut Section<'_, '_>, key: &'static str) -> String {

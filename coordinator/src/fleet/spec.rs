@@ -79,7 +79,7 @@ pub struct OldSpec {
     pub nodes: Vec<OldNodeSpec>,
 }
 
-/// The Patroni that runs a cluster. How its REST API is reached when it is protected is a matter of each host's `agent.toml`.
+/// The Patroni that runs a cluster, or will. How its REST API is reached when it is protected is a matter of each host's `agent.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PatroniSpec {
     /// Name of the cluster in Patroni's store.
@@ -136,6 +136,9 @@ pub struct NewSpec {
     pub environment: BTreeMap<String, String>,
     /// How the old leader reaches the new one; [`OldSpec::replication`] unless the file says otherwise.
     pub replication: LoginSpec,
+    /// Patroni, when the cluster is handed over to one.
+    #[serde(default)]
+    pub patroni: Option<PatroniSpec>,
     /// The first becomes the new leader.
     pub nodes: Vec<NewNodeSpec>,
 }
@@ -163,6 +166,9 @@ pub struct NewNodeSpec {
     pub config_file: String,
     /// postgresql.conf of an adopted seed when it is not in its data directory; empty otherwise.
     pub seed_config_file: String,
+    /// Patroni's REST API of this member, when the cluster is handed over to Patroni; empty otherwise.
+    #[serde(default)]
+    pub rest: String,
     /// Where tablespaces lie when not at the same path as on the old nodes.
     pub tablespaces: Vec<TablespaceSpec>,
 }

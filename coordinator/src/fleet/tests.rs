@@ -95,6 +95,27 @@ fn hosts_of_poolers_and_balancers_are_hosts_of_the_cluster() {
 }
 
 #[test]
+fn a_new_node_is_patronis_only_when_it_has_been_handed_over() {
+    let edits = [
+        ("name = \"ledger-new-1\"", "rest = \"https://db3:8008\"\nname = \"ledger-new-1\""),
+        ("name = \"ledger-new-2\"", "rest = \"https://db4:8008\"\nname = \"ledger-new-2\""),
+    ];
+    let section =
+        [("[[cluster.new.node]]", "[cluster.new.patroni]\nscope = \"ledger18\"\n[[cluster.new.node]]")];
+    let spec = parse(&broken(&[edits.as_slice(), &section].concat()), "f").unwrap();
+    let cluster = spec.cluster("ledger").unwrap();
+    let leader = cluster.new_leader().unwrap();
+    let patroni = cluster.served_node(leader).patroni.unwrap();
+    assert_eq!((patroni.scope.as_str(), patroni.rest.as_str()), ("ledger18", "https://db3:8008"));
+    assert_eq!((cluster.new_node(leader).patroni, cluster.seed(leader).patroni), (None, None));
+    let plain = parse(LEDGER, "f").unwrap();
+    assert!(diff(&plain, &spec).contains(&"cluster ledger: new.patroni.scope (none) -> ledger18".to_owned()));
+    let cluster = plain.cluster("ledger").unwrap();
+    let leader = cluster.new_leader().unwrap();
+    assert_eq!(cluster.served_node(leader), cluster.new_node(leader));
+}
+
+#[test]
 fn an_ipv6_agent_gives_a_bare_address() {
     let text = broken(&[("10.0.0.1:7432", "[fd00::1]:7432")]);
     let spec = parse(&text, "f").unwrap();
@@ -264,6 +285,30 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
     (
         "waves that leave somebody out",
         &[(OPTIONS, "[[wave]]\npercent = 101\n[[wave]]\npercent = 5\n[cluster.options]")],
+    ),
+    (
+        "Patroni on both sides in one scope, and members with wrong addresses or none",
+        &[
+            (
+                "[[cluster.old.node]]\nname = \"ledger-old-1\"",
+                "[cluster.old.patroni]\nscope = \"ledger\"\n[[cluster.old.node]]\nrest = \"http://10.0.0.1:8008\"\nname = \"ledger-old-1\"",
+            ),
+            (
+                "[[cluster.old.node]]\nname = \"ledger-old-2\"",
+                "[[cluster.old.node]]\nrest = \"ftp://10.0.0.2\"\nname = \"ledger-old-2\"",
+            ),
+            (
+                "[[cluster.new.node]]\nname = \"ledger-new-1\"",
+                "[cluster.new.patroni]\nscope = \"ledger\"\n[[cluster.new.node]]\nrest = \"10.0.0.1:8008\"\nname = \"ledger-new-1\"",
+            ),
+        ],
+    ),
+    (
+        "REST APIs where nobody runs Patroni",
+        &[
+            ("name = \"ledger-old-2\"", "name = \"ledger-old-2\"\nrest = \"10.0.0.2:8008\""),
+            ("name = \"ledger-new-2\"", "name = \"ledger-new-2\"\nrest = \"10.0.0.4:8008\""),
+        ],
     ),
     (
         "no nodes",

@@ -7,7 +7,7 @@ use pgleap_proto::patroni::{Cluster, Status};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::config::Config;
+use pgleap_proto::patroni::Config;
 
 /// Everything that was told.
 #[derive(Debug, Clone, Default)]

@@ -4,10 +4,10 @@ use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
-    CreateSlots, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, InitNew, KeepTraffic,
-    OfferFiles, ProtectFromPatroni, Publish, RecoverTo, Rehearse, Relink, SparedSlot, StageBalancer,
-    StagePooler, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe,
-    UpdateExtensions, Upgrade, Validate, VerifyRelink,
+    CreateSlots, DatabaseSlot, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, HandOver,
+    HandOverReplica, InitNew, KeepTraffic, OfferFiles, ProtectFromPatroni, Publish, RecoverTo, Rehearse,
+    Relink, SparedSlot, StageBalancer, StagePooler, StartLeader, StartReplica, StartStandby, StopLeader,
+    StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate, VerifyRelink,
 };
 
 use super::draft::Draft;
@@ -29,15 +29,42 @@ pub(super) fn rehearse(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn protect_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     // The physical slot of the new leader lies on whichever old node it streams from; the reverse slots are not Patroni's.
-    let physical = SparedSlot { slot: draft.physical_slot(node), database: String::new() };
-    let logical = draft
-        .slots
-        .iter()
-        .map(|slot| SparedSlot { slot: slot.slot.clone(), database: slot.database.clone() });
+    protect(draft.old_leader_node(), Side::Old, vec![draft.physical_slot(node)], &draft.slots)
+}
+
+pub(super) fn protect_from_new_patroni(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
+    // Those of the replicas are needed until each is handed over.
+    let physical = draft.cluster.new_replicas().iter().map(|replica| draft.physical_slot(replica)).collect();
+    protect(draft.served_leader(), Side::New, physical, &draft.reverse_slots)
+}
+
+fn protect(node: Node, side: Side, physical: Vec<String>, logical: &[DatabaseSlot]) -> Action {
+    let physical = physical.into_iter().map(|slot| SparedSlot { slot, database: String::new() });
+    let logical =
+        logical.iter().map(|slot| SparedSlot { slot: slot.slot.clone(), database: slot.database.clone() });
     of(Kind::ProtectFromPatroni(ProtectFromPatroni {
-        node: Some(draft.old_leader_node()),
-        slots: std::iter::once(physical).chain(logical).collect(),
+        node: Some(node),
+        slots: physical.chain(logical).collect(),
         stays: 0,
+        side: side.message(),
+    }))
+}
+
+pub(super) fn hand_over(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
+    of(Kind::HandOver(HandOver { node: Some(draft.served_leader()) }))
+}
+
+pub(super) fn hand_over_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::HandOverReplica(HandOverReplica {
+        node: Some(draft.cluster.served_node(node)),
+        slot: draft.physical_slot(node),
+    }))
+}
+
+pub(super) fn drop_new_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    of(Kind::DropPhysicalSlot(DropPhysicalSlot {
+        node: Some(draft.served_leader()),
+        slot: draft.physical_slot(node),
     }))
 }
 
@@ -181,7 +208,7 @@ pub(super) fn start_leader(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn new_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CreatePhysicalSlot(CreatePhysicalSlot {
-        node: Some(draft.leader_node()),
+        node: Some(draft.served_leader()),
         slot: draft.physical_slot(node),
     }))
 }
@@ -211,14 +238,14 @@ pub(super) fn start_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn update_extensions(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::UpdateExtensions(UpdateExtensions {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         databases: draft.connectable_names(),
     }))
 }
 
 pub(super) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::Analyze(Analyze {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         old_major: draft.cluster.old.version,
         jobs: draft.jobs,
     }))
@@ -226,7 +253,7 @@ pub(super) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::Subscribe(Subscribe {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         publisher: Some(draft.cluster.reach_old(draft.old_leader)),
         publication: draft.tag.to_owned(),
         subscription: draft.tag.to_owned(),
@@ -237,7 +264,7 @@ pub(super) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn enable_subscriptions(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::EnableSubscriptions(EnableSubscriptions {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         subscription: draft.tag.to_owned(),
         slots: draft.slots.clone(),
         target_lsn: 0,
@@ -246,7 +273,7 @@ pub(super) fn enable_subscriptions(draft: &Draft<'_>, node: &NewNodeSpec) -> Act
 
 pub(super) fn catch_up(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CatchUp(CatchUp {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         publisher: Some(draft.cluster.reach_old(draft.old_leader)),
         publication: draft.tag.to_owned(),
         subscription: draft.tag.to_owned(),
@@ -259,7 +286,7 @@ pub(super) fn catch_up(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 pub(super) fn validate(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     let options = &draft.cluster.options.validate;
     of(Kind::Validate(Validate {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         publisher_node: Some(draft.old_leader_node()),
         publisher_agent: draft.old_leader.agent.clone(),
         subscription: draft.tag.to_owned(),
@@ -281,7 +308,7 @@ pub(super) fn create_marker(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
 
 pub(super) fn inherited_marker(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CreateMarker(CreateMarker {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         tag: draft.tag.to_owned(),
         databases: draft.replicated_names(),
         inherited: true,
@@ -298,7 +325,7 @@ pub(super) fn fence_node(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn reverse_publish(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::Publish(Publish {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         publication: draft.reverse_tag(),
         databases: draft.replicated_names(),
     }))
@@ -306,7 +333,7 @@ pub(super) fn reverse_publish(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 
 pub(super) fn reverse_slots(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::CreateSlots(CreateSlots {
-        node: Some(draft.cluster.new_node(node)),
+        node: Some(draft.cluster.served_node(node)),
         slots: draft.reverse_slots.clone(),
         timeout_ms: draft.cluster.options.slot_timeout_ms,
     }))
@@ -330,7 +357,7 @@ pub(super) fn keep_old(draft: &Draft<'_>, node: &OldNodeSpec) -> Action {
 
 pub(super) fn keep_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     let leader = node.name == draft.new_leader.name;
-    of(Kind::KeepTraffic(keep_traffic(draft, draft.cluster.new_node(node), Side::New, leader)))
+    of(Kind::KeepTraffic(keep_traffic(draft, draft.cluster.served_node(node), Side::New, leader)))
 }
 
 fn keep_traffic(draft: &Draft<'_>, node: Node, side: Side, leader: bool) -> KeepTraffic {
@@ -369,7 +396,7 @@ pub(super) fn retire_old(draft: &Draft<'_>, node: &OldNodeSpec) -> Action {
 }
 
 pub(super) fn retire_new(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
-    stop(draft.cluster.new_node(node), node.name == draft.new_leader.name)
+    stop(draft.cluster.served_node(node), node.name == draft.new_leader.name)
 }
 
 fn stop(node: Node, leader: bool) -> Action {

@@ -100,11 +100,14 @@ fn draft<'a>(view: &View<'a>, operation: &'a str, tag: &'a str) -> Result<Draft<
 
 fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
     let new = cluster.new.nodes.iter().map(Subject::New);
+    let handed_over = cluster.new.patroni.is_some();
     match row.each {
         Each::Leader => new.take(1).collect(),
         Each::Replica => new.skip(1).collect(),
         Each::New => new.collect(),
         Each::UnderPatroni => new.take(usize::from(cluster.old.patroni.is_some())).collect(),
+        Each::LeaderToPatroni => new.take(usize::from(handed_over)).collect(),
+        Each::ReplicaToPatroni => new.skip(1).filter(|_| handed_over).collect(),
         Each::Old => cluster.old.nodes.iter().map(Subject::Old).collect(),
         Each::Pooler => cluster.poolers.iter().map(Subject::Pooler).collect(),
         Each::Balancer => cluster.balancers.iter().map(Subject::Balancer).collect(),
@@ -152,7 +155,8 @@ fn after(row: &Row, cluster: &ClusterSpec, subject: &str) -> Vec<String> {
                     .map(|(row, node)| row.id(&node.name)),
             ),
             After::Same(phase, name) => {
-                let row = Row::find(phase, name, row.each).or_else(|| Row::find(phase, name, Each::Leader));
+                let kinds = [row.each, Each::Leader, Each::Replica];
+                let row = kinds.into_iter().find_map(|each| Row::find(phase, name, each));
                 ids.extend(row.map(|row| row.id(subject)));
             }
             After::All(phase, name) => {

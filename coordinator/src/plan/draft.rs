@@ -55,6 +55,11 @@ impl Draft<'_> {
         self.cluster.new_node(self.new_leader)
     }
 
+    /// The new leader from the moment on at which Patroni runs it, if one is to.
+    pub fn served_leader(&self) -> Node {
+        self.cluster.served_node(self.new_leader)
+    }
+
     /// The node that this new node streams from before the upgrade.
     pub fn upstream_node_of(&self, node: &NewNodeSpec) -> Node {
         if node.name == self.new_leader.name { self.upstream_node() } else { self.leader_seed() }
@@ -128,7 +133,7 @@ impl Draft<'_> {
     }
 
     pub fn new_leader_party(&self) -> Leader {
-        Leader { node: Some(self.leader_node()), agent: self.new_leader.agent.clone() }
+        Leader { node: Some(self.served_leader()), agent: self.new_leader.agent.clone() }
     }
 
     pub fn connectable_names(&self) -> Vec<String> {

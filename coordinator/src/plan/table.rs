@@ -45,6 +45,10 @@ pub enum Each {
     Old,
     /// One step when Patroni runs the old cluster, else none.
     UnderPatroni,
+    /// One step, for the new leader, when the new cluster is handed over to Patroni, else none.
+    LeaderToPatroni,
+    /// One step for each new replica when the new cluster is handed over to Patroni, else none.
+    ReplicaToPatroni,
     /// One step for each pooler.
     Pooler,
     /// One step for each balancer.
@@ -443,13 +447,40 @@ pub static TABLE: &[Row] = &[
     },
     Row {
         phase: Upgrade,
+        name: "hand_over",
+        each: Each::LeaderToPatroni,
+        at: At::NewLeader,
+        title: "Hand {node} over to its Patroni",
+        undo: Some("stops Patroni, and the server with it"),
+        waits_for: Some("Patroni to lead and to have its configuration in the store"),
+        after: &[OfLeader(Upgrade, "start_leader")],
+        finish: Finish::Keep,
+        action: Make::New(action::hand_over),
+        commands: Make::New(commands::upgrade::hand_over),
+    },
+    Row {
+        phase: Upgrade,
+        name: "protect_from_patroni",
+        each: Each::LeaderToPatroni,
+        at: At::NewLeader,
+        title: "Tell the Patroni of {node} to leave pgleap's slots and the client authentication file alone",
+        undo: Some("takes out of Patroni's configuration what was put in"),
+        waits_for: Some("every member of Patroni to have taken it up"),
+        // Before any slot is made there: Patroni drops those that it does not know.
+        after: &[All(Upgrade, "hand_over")],
+        finish: Finish::TakeBack,
+        action: Make::New(action::protect_from_new_patroni),
+        commands: Make::New(commands::upgrade::protect_from_patroni),
+    },
+    Row {
+        phase: Upgrade,
         name: "create_marker",
         each: Leader,
         at: At::NewLeader,
         title: "See that {node} has the table of marks",
         undo: Some("drops its schema"),
         waits_for: None,
-        after: &[OfLeader(Upgrade, "start_leader")],
+        after: &[OfLeader(Upgrade, "start_leader"), All(Upgrade, "protect_from_patroni")],
         finish: Finish::TakeBack,
         action: Make::New(action::inherited_marker),
         commands: Make::New(commands::route::inherited_marker),
@@ -462,7 +493,7 @@ pub static TABLE: &[Row] = &[
         title: "Keep WAL on the upgraded {leader} for {node}",
         undo: Some("drops the slot"),
         waits_for: None,
-        after: &[OfLeader(Upgrade, "start_leader")],
+        after: &[OfLeader(Upgrade, "start_leader"), All(Upgrade, "protect_from_patroni")],
         finish: Finish::Keep,
         action: Make::New(action::new_slot),
         commands: Make::New(commands::upgrade::slot),
@@ -495,6 +526,32 @@ pub static TABLE: &[Row] = &[
     },
     Row {
         phase: Upgrade,
+        name: "hand_over_replica",
+        each: Each::ReplicaToPatroni,
+        at: At::Node,
+        title: "Hand {node} over to its Patroni",
+        undo: Some("stops Patroni, and the server with it"),
+        waits_for: Some("{node} to stream from {leader} by Patroni's own slot"),
+        after: &[Same(Upgrade, "start_replica")],
+        finish: Finish::Keep,
+        action: Make::New(action::hand_over_replica),
+        commands: Make::New(commands::upgrade::hand_over_replica),
+    },
+    Row {
+        phase: Upgrade,
+        name: "drop_physical_slot",
+        each: Each::ReplicaToPatroni,
+        at: At::NewLeader,
+        title: "Let {leader} keep no more WAL for {node} by pgleap's own slot",
+        undo: None,
+        waits_for: None,
+        after: &[Same(Upgrade, "hand_over_replica")],
+        finish: Finish::Keep,
+        action: Make::New(action::drop_new_slot),
+        commands: Make::New(commands::upgrade::drop_slot),
+    },
+    Row {
+        phase: Upgrade,
         name: "update_extensions",
         each: Leader,
         at: At::NewLeader,
@@ -502,7 +559,11 @@ pub static TABLE: &[Row] = &[
         undo: None,
         waits_for: None,
         // Slots first: what follows writes WAL that replicas will want.
-        after: &[OfLeader(Upgrade, "start_leader"), All(Upgrade, "create_physical_slot")],
+        after: &[
+            OfLeader(Upgrade, "start_leader"),
+            All(Upgrade, "protect_from_patroni"),
+            All(Upgrade, "create_physical_slot"),
+        ],
         finish: Finish::Keep,
         action: Make::New(action::update_extensions),
         commands: Make::New(commands::upgrade::update_extensions),
@@ -633,7 +694,11 @@ pub static TABLE: &[Row] = &[
         title: "Watch the lag of {node} and keep the way back short",
         undo: Some("ends it"),
         waits_for: None,
-        after: &[OfLeader(Route, "subscribe"), All(Upgrade, "start_replica")],
+        after: &[
+            OfLeader(Route, "subscribe"),
+            All(Upgrade, "start_replica"),
+            All(Upgrade, "drop_physical_slot"),
+        ],
         finish: Finish::TakeBack,
         action: Make::New(action::keep_new),
         commands: Make::New(commands::route::keep_new),
@@ -695,7 +760,7 @@ pub static TABLE: &[Row] = &[
 impl Row {
     /// Whether steps of this name exist for several nodes, so that ids carry the node's name.
     pub fn is_per_node(&self) -> bool {
-        !matches!(self.each, Each::Leader | Each::UnderPatroni)
+        !matches!(self.each, Each::Leader | Each::UnderPatroni | Each::LeaderToPatroni)
             || TABLE
                 .iter()
                 .any(|row| row.phase == self.phase && row.name == self.name && row.each == Each::Replica)

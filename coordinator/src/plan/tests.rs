@@ -142,13 +142,15 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
         Kind::FenceNode(a) => &a.node,
         Kind::KeepTraffic(a) => &a.node,
         Kind::ProtectFromPatroni(a) => &a.node,
+        Kind::HandOver(a) => &a.node,
+        Kind::HandOverReplica(a) => &a.node,
         Kind::StagePooler(_) | Kind::StageBalancer(_) => return None,
     };
     node.as_ref()
 }
 
 /// Steps that leave nothing behind of their own; all others must say how they are taken back.
-const NOTHING_TO_TAKE_BACK: [&str; 13] = [
+const NOTHING_TO_TAKE_BACK: [&str; 14] = [
     "check.rehearse",
     "seed.check_upgrade",
     "convert.clean_promoted",
@@ -156,6 +158,7 @@ const NOTHING_TO_TAKE_BACK: [&str; 13] = [
     "upgrade.stop_leader",
     "upgrade.stop_replica",
     "upgrade.verify_relink",
+    "upgrade.drop_physical_slot",
     "upgrade.update_extensions",
     "upgrade.analyze",
     "replicate.catch_up",
@@ -183,8 +186,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8) {
-        let case = case(old, new, databases);
+    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>()) {
+        let case = case(old, new, databases).on_both_sides(patroni);
         let plan = plan(&case);
 
         let ids: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
@@ -213,8 +216,8 @@ proptest! {
     }
 
     #[test]
-    fn what_must_precede_does(old in 1usize..4, new in 1usize..6) {
-        let case = case(old, new, 2);
+    fn what_must_precede_does(old in 1usize..4, new in 1usize..6, patroni in any::<bool>()) {
+        let case = case(old, new, 2).on_both_sides(patroni);
         let plan = plan(&case);
         let rules = [
             ("seed.create_physical_slot", "seed.clone_node"),
@@ -242,6 +245,12 @@ proptest! {
             ("upgrade.verify_relink", "upgrade.fence_node"),
             ("upgrade.fence_node", "upgrade.start_leader"),
             ("upgrade.create_marker", "replicate.subscribe"),
+            ("seed.protect_from_patroni", "seed.create_physical_slot"),
+            ("upgrade.start_leader", "upgrade.hand_over"),
+            ("upgrade.hand_over", "upgrade.protect_from_patroni"),
+            ("upgrade.protect_from_patroni", "upgrade.create_physical_slot"),
+            ("upgrade.protect_from_patroni", "upgrade.create_marker"),
+            ("upgrade.protect_from_patroni", "upgrade.update_extensions"),
             ("replicate.validate", "route.publish"),
             ("route.create_slots", "route.subscribe"),
             ("route.subscribe", "route.keep_traffic"),
@@ -306,7 +315,34 @@ proptest! {
     }
 }
 
+#[test]
+fn from_the_hand_over_on_every_action_knows_who_runs_the_node_and_none_before() {
+    let case = case(2, 3, 1).on_both_sides(true);
+    let plan = plan(&case);
+    for step in &plan.steps {
+        let Some(node) = acts_on(step.action.kind.as_ref().unwrap()) else { continue };
+        if !node.name.starts_with("new-") {
+            assert!(node.patroni.is_some(), "{}", step.id);
+            continue;
+        }
+        let replica = format!("upgrade.hand_over_replica/{}", node.name);
+        let before = ancestors(&plan, &step.id);
+        let is_hand_over = [replica.as_str(), "upgrade.hand_over"].contains(&step.id.as_str());
+        // Nothing goes before what ends an operation, since it may end anywhere.
+        let handed_over = is_hand_over
+            || step.phase == Phase::Retire
+            || before.contains(if node.name == "new-0" { "upgrade.hand_over" } else { replica.as_str() });
+        assert_eq!(node.patroni.is_some(), handed_over, "{}", step.id);
+    }
+    let leader = plan.moving().unwrap().cluster.new_leader.unwrap().node.unwrap();
+    assert_eq!(leader.patroni.unwrap().scope, "ledger18");
+}
+
 impl Case {
+    fn on_both_sides(self, patroni: bool) -> Case {
+        if patroni { self.under_patroni().handed_to_patroni() } else { self }
+    }
+
     fn server_databases(&self) -> usize {
         let view = crate::check::View::new(&self.cluster, &self.facts);
         crate::check::replicated(view.leader_server().unwrap()).count()
@@ -398,7 +434,7 @@ fn movable() -> Case {
     let ledger = include_str!("../fleet/golden/ledger.toml");
     let traffic = include_str!("../fleet/golden/traffic.toml");
     let fleet = crate::fleet::parse(&format!("{ledger}{traffic}"), "f").unwrap();
-    testing::of(fleet.cluster("ledger").unwrap().clone()).under_patroni()
+    testing::of(fleet.cluster("ledger").unwrap().clone()).under_patroni().handed_to_patroni()
 }
 
 #[test]
@@ -412,7 +448,8 @@ fn every_row_makes_steps_and_everything_movable_is_found_again() {
             .iter()
             .filter(|other| (other.phase, other.name) == (row.phase, row.name))
             .map(|other| match other.each {
-                Each::Leader | Each::Replica | Each::Balancer | Each::UnderPatroni => 1,
+                Each::Leader | Each::Replica | Each::Balancer => 1,
+                Each::UnderPatroni | Each::LeaderToPatroni | Each::ReplicaToPatroni => 1,
                 Each::New | Each::Old => 2,
                 Each::Pooler => 3,
             })
@@ -476,6 +513,8 @@ fn the_documentation_is_the_table() {
         let each = match row.each {
             Each::Leader => "new leader",
             Each::UnderPatroni => "the old cluster, if Patroni runs it",
+            Each::LeaderToPatroni => "new leader, if Patroni is to run it",
+            Each::ReplicaToPatroni => "each new replica, if Patroni is to run it",
             Each::Replica => "each new replica",
             Each::New => "each new node",
             Each::Old => "each old node",
@@ -486,11 +525,11 @@ fn the_documentation_is_the_table() {
             At::OldLeader => "old leader",
             At::Upstream => "upstream",
             At::NewLeader => "new leader",
-            At::Node => each.trim_start_matches("each "),
+            At::Node => each.trim_start_matches("each ").trim_end_matches(", if Patroni is to run it"),
         };
         let node = match row.each {
-            Each::Leader | Each::UnderPatroni => "*leader*",
-            Each::Replica => "*replica*",
+            Each::Leader | Each::UnderPatroni | Each::LeaderToPatroni => "*leader*",
+            Each::Replica | Each::ReplicaToPatroni => "*replica*",
             Each::New | Each::Old => "*node*",
             Each::Pooler => "*pooler*",
             Each::Balancer => "*balancer*",

@@ -152,9 +152,7 @@ impl Cluster {
     /// Patroni makes the replication role itself, and has its own ways of setting ports and sockets.
     async fn make_by_patroni(&mut self, base: &Base, options: PatroniOptions) -> Result<()> {
         ensure!(self.options.tablespaces.is_empty(), "members on one machine cannot share tablespaces");
-        let own = ["listen_addresses", "port", "unix_socket_directories"];
-        let mut settings = self.settings(base, self.primary());
-        settings.retain(|(name, _)| !own.contains(&name.as_str()));
+        let settings = self.shared_settings(base);
         let mut initdb = self.options.initdb.clone();
         if self.options.checksums {
             initdb.push("--data-checksums".into());
@@ -165,6 +163,14 @@ impl Cluster {
             replica.catch_up(self.primary()).await?;
         }
         Ok(())
+    }
+
+    /// Settings that all nodes have in common, as a dynamic configuration of Patroni has them.
+    pub fn shared_settings(&self, base: &Base) -> Vec<(String, String)> {
+        let own = ["listen_addresses", "port", "unix_socket_directories"];
+        let mut settings = self.settings(base, self.primary());
+        settings.retain(|(name, _)| !own.contains(&name.as_str()));
+        settings
     }
 
     fn settings(&self, base: &Base, node: &Server) -> Vec<(String, String)> {

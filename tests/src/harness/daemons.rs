@@ -1,6 +1,6 @@
 //! pgleap's own processes in a fleet: the coordinator and one agent on each host, their configuration, start and end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -51,17 +51,36 @@ impl Fleet {
         }
         let root = toml::Value::String(self.base.join(host).to_string_lossy().into_owned());
         table.insert("roots".into(), toml::Value::Array(vec![root]));
-        if self.old.options.patroni.as_ref().is_some_and(|patroni| patroni.password) {
-            let file = self.base.join(format!("{host}/rest-password"));
-            self.base.user.write(&file, &format!("{PASSWORD}\n"), 0o600)?;
-            let mut access = toml::Table::new();
-            access.insert("user".into(), toml::Value::String(REST_USER.into()));
-            access.insert("password_file".into(), toml::Value::String(file.to_string_lossy().into_owned()));
+        let access = self.patroni_access(host)?;
+        if !access.is_empty() {
             table.insert("patroni".into(), toml::Value::Array(vec![toml::Value::Table(access)]));
         }
         self.base.user.write(&config, &table.to_string(), 0o600)?;
         self.agents.insert(host.to_owned(), Agent { config, address, port, health, process: None });
         Ok(())
+    }
+
+    /// What `[[patroni]]` has to say on a host: how its REST API is reached, and, of a member that is to come, how it is started.
+    fn patroni_access(&self, host: &str) -> Result<toml::Table> {
+        let mut access = toml::Table::new();
+        let text = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned());
+        let both =
+            [&self.old.options.patroni, &self.new_patroni.as_ref().map(|patroni| patroni.options.clone())];
+        if both.into_iter().flatten().any(|patroni| patroni.password) {
+            let file = self.base.join(format!("{host}/rest-password"));
+            self.base.user.write(&file, &format!("{PASSWORD}\n"), 0o600)?;
+            access.insert("user".into(), toml::Value::String(REST_USER.into()));
+            access.insert("password_file".into(), text(&file));
+        }
+        let mut members = self.new_patroni.iter().flat_map(|patroni| &patroni.members);
+        if let Some(member) = members.find(|member| member.server.name == host)
+            && let Some((start, stop)) = &member.commands
+        {
+            access.insert("config".into(), text(&member.config));
+            access.insert("start".into(), toml::Value::Array(vec![text(start)]));
+            access.insert("stop".into(), toml::Value::Array(vec![text(stop)]));
+        }
+        Ok(access)
     }
 
     /// Starts the coordinator, and waits until it answers.

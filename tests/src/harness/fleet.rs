@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -11,8 +12,10 @@ use super::base::Base;
 use super::cluster::{Cluster, ClusterOptions, tablespace_dir};
 use super::coordinators::{Other, member_host};
 use super::daemons::Agent;
+use super::etcd::Etcd;
 use super::eventually::eventually;
 use super::fleet_file::{BalancerEntry, FleetFile, NodeEntry, PoolerEntry};
+use super::patroni::{Patroni, PatroniOptions};
 use super::pooler::{CONSOLE, PoolerHost};
 use super::ports::Port;
 use super::postgres::Server;
@@ -29,6 +32,8 @@ pub struct FleetOptions {
     pub new_version: String,
     /// Names of the new nodes, which are also the names of their hosts; the leader first.
     pub new_nodes: Vec<String>,
+    /// The Patroni that the new cluster is handed over to; none when it stays as pgleap runs it.
+    pub new_patroni: Option<PatroniOptions>,
     /// Lines of `[cluster.options]` in the fleet file.
     pub options: Vec<(String, String)>,
     /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
@@ -47,6 +52,7 @@ impl Default for FleetOptions {
             old: ClusterOptions::default(),
             new_version: "18".into(),
             new_nodes: vec!["n1".into(), "n2".into()],
+            new_patroni: None,
             options: Vec::new(),
             coordinator: true,
             coordinators: 1,
@@ -73,6 +79,8 @@ pub struct Fleet {
     pub old: Cluster,
     /// The new nodes as they will be, of the new major; the leader first.
     pub new: Vec<Server>,
+    /// Who is to run the new nodes; started by their agents.
+    pub new_patroni: Option<Patroni>,
     /// What [`Fleet::apply`] writes; scenarios of bad input change it before.
     pub file: FleetFile,
     /// Hosts with poolers; none by default.
@@ -121,10 +129,22 @@ impl Fleet {
             });
             ports.push(port);
         }
+        let new_patroni = match options.new_patroni.clone() {
+            None => None,
+            Some(patroni) => {
+                // One store for both, as fleets have it.
+                let etcd = match &old.patroni {
+                    Some(patroni) => patroni.etcd.clone(),
+                    None => Arc::new(Etcd::start(&base)?),
+                };
+                Some(Patroni::prepare(&base, patroni, &new, &old.shared_settings(&base), etcd)?)
+            }
+        };
         let mut fleet = Fleet {
             name: "ledger".into(),
             old,
             new,
+            new_patroni,
             file: FleetFile::default(),
             poolers: Vec::new(),
             balancer: None,
@@ -227,7 +247,8 @@ impl Fleet {
             spaces.map(|space| (path(&source.name, space), path(&node.name, space))).collect()
         };
         let rest = |name: &str| {
-            let members = self.old.patroni.iter().flat_map(|patroni| &patroni.members);
+            let both = self.old.patroni.iter().chain(&self.new_patroni);
+            let members = both.flat_map(|patroni| &patroni.members);
             let mut own = members.filter(|member| member.server.name == name);
             own.next().map(|member| format!("http://{}", member.rest_address())).unwrap_or_default()
         };
@@ -243,6 +264,7 @@ impl Fleet {
             seed_bin_dir: text(&self.old.primary().bin_dir),
             passfile: text(&self.old.passfile),
             scope: self.old.patroni.as_ref().map(|patroni| patroni.options.scope.clone()),
+            new_scope: self.new_patroni.as_ref().map(|patroni| patroni.options.scope.clone()),
             old: self
                 .old
                 .nodes
@@ -255,6 +277,7 @@ impl Fleet {
                 .map(|node| NodeEntry {
                     seed_dir: text(&self.seed(node).data_dir),
                     tablespaces: spaces(node),
+                    rest: rest(&node.name),
                     ..entry(node)
                 })
                 .collect(),

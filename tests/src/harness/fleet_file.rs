@@ -82,6 +82,8 @@ pub struct FleetFile {
     pub passfile: String,
     /// Scope of the Patroni that runs the old cluster; none when nobody does.
     pub scope: Option<String>,
+    /// Scope of the Patroni that the new cluster is handed over to; none when there is none.
+    pub new_scope: Option<String>,
     /// Nodes of the old cluster.
     pub old: Vec<NodeEntry>,
     /// Nodes of the new cluster, the leader first.
@@ -127,9 +129,6 @@ impl FleetFile {
         for node in &self.old {
             writeln!(out, "[[cluster.old.node]]")?;
             common(out, node)?;
-            if !node.rest.is_empty() {
-                writeln!(out, "rest = {}", quoted(&node.rest))?;
-            }
             writeln!(out)?;
         }
         writeln!(
@@ -139,6 +138,9 @@ impl FleetFile {
             quoted(&self.new_bin_dir),
             quoted(&self.seed_bin_dir),
         )?;
+        if let Some(scope) = &self.new_scope {
+            writeln!(out, "[cluster.new.patroni]\nscope = {}\n", quoted(scope))?;
+        }
         for node in &self.new {
             writeln!(out, "[[cluster.new.node]]")?;
             common(out, node)?;
@@ -210,7 +212,11 @@ fn common(out: &mut String, node: &NodeEntry) -> std::fmt::Result {
         node.port,
         quoted(&node.socket_dir),
         quoted(&node.data_dir),
-    )
+    )?;
+    if !node.rest.is_empty() {
+        writeln!(out, "rest = {}", quoted(&node.rest))?;
+    }
+    Ok(())
 }
 
 /// A TOML string.

@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod coordinators;
 mod daemons;
 pub mod drain;
+pub mod etcd;
 pub mod eventually;
 pub mod failpoints;
 pub mod fleet;

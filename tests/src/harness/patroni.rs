@@ -1,9 +1,11 @@
-//! A cluster run by real Patroni, with a real etcd of its own: every member a process of the fleet's user.
+//! A cluster run by real Patroni, with a real etcd: every member a process of the fleet's user, started by the harness, or by commands
+//! that agents are given.
 //!
 //! It starts and ends processes and asks Patroni's REST API; what a scenario claims is asserted elsewhere.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::base::Base;
+use super::etcd::Etcd;
 use super::eventually::eventually;
 use super::ports::Port;
 use super::postgres::{APP, PASSWORD, REPLICATOR, SUPERUSER, Server};
@@ -72,11 +75,18 @@ pub struct Member {
     pub server: Server,
     /// Its configuration file.
     pub config: PathBuf,
+    /// Scripts that start and stop its daemon; only where agents do that.
+    pub commands: Option<(PathBuf, PathBuf)>,
     rest: Port,
     process: Option<Process>,
 }
 
 impl Member {
+    /// Whether its daemon should run: it was started here, or an agent is in charge of it.
+    fn is_ours(&self) -> bool {
+        self.process.is_some() || self.commands.is_some()
+    }
+
     /// Where its REST API listens, `host:port`.
     pub fn rest_address(&self) -> String {
         format!("{}:{}", self.server.address, self.rest.number)
@@ -127,9 +137,8 @@ pub struct Patroni {
     pub options: PatroniOptions,
     /// In the order of the nodes; the first one was the first leader.
     pub members: Vec<Member>,
-    etcd: Process,
-    etcd_client: Port,
-    _etcd_peer: Port,
+    /// Where it keeps what it knows.
+    pub etcd: Arc<Etcd>,
     program: PathBuf,
 }
 
@@ -145,31 +154,80 @@ impl Patroni {
         settings: &[(String, String)],
         initdb: &[String],
     ) -> Result<Patroni> {
-        let bin = base.binaries.setting("PGLEAP_PATRONI_BIN").context("no Patroni: run `make setup`")?;
-        let program = Path::new(bin).join("patroni");
-        ensure!(program.is_file(), "no Patroni in {bin}: run `make setup`");
-        let (etcd_client, etcd_peer) = (Port::reserve()?, Port::reserve()?);
-        let etcd = start_etcd(base, etcd_client.number, etcd_peer.number)?;
-        let mut members = Vec::new();
-        for server in servers {
-            members.push(Member {
-                server: server.clone(),
-                config: base.make_dir(format!("{}/patroni", server.name))?.join("patroni.yml"),
-                rest: Port::reserve()?,
-                process: None,
-            });
-        }
-        let mut patroni = Patroni { options, members, etcd, etcd_client, _etcd_peer: etcd_peer, program };
-        for index in 0..patroni.members.len() {
-            let text = patroni.config(base, &patroni.members[index], settings, initdb);
-            base.user.write(&patroni.members[index].config, &text, 0o600)?;
-        }
+        let etcd = Arc::new(Etcd::start(base)?);
+        let mut patroni = Patroni::configure(base, options, servers, settings, initdb, etcd)?;
         patroni.start(base, 0)?;
         patroni.wait_for_leader(0).await?;
         for index in 1..patroni.members.len() {
             patroni.start(base, index)?;
         }
         patroni.wait_healthy().await?;
+        Ok(patroni)
+    }
+
+    fn configure(
+        base: &Base,
+        options: PatroniOptions,
+        servers: &[Server],
+        settings: &[(String, String)],
+        initdb: &[String],
+        etcd: Arc<Etcd>,
+    ) -> Result<Patroni> {
+        let bin = base.binaries.setting("PGLEAP_PATRONI_BIN").context("no Patroni: run `make setup`")?;
+        let program = Path::new(bin).join("patroni");
+        ensure!(program.is_file(), "no Patroni in {bin}: run `make setup`");
+        let mut members = Vec::new();
+        for server in servers {
+            members.push(Member {
+                server: server.clone(),
+                config: base.make_dir(format!("{}/patroni", server.name))?.join("patroni.yml"),
+                commands: None,
+                rest: Port::reserve()?,
+                process: None,
+            });
+        }
+        let patroni = Patroni { options, members, etcd, program };
+        for member in &patroni.members {
+            let text = patroni.config(base, member, settings, initdb);
+            base.user.write(&member.config, &text, 0o600)?;
+        }
+        Ok(patroni)
+    }
+
+    /// Configures a cluster that exists as servers only later, and starts nothing of it: that is what agents are given commands for.
+    ///
+    /// # Errors
+    /// When a program is missing, or a file cannot be written.
+    pub fn prepare(
+        base: &Base,
+        options: PatroniOptions,
+        servers: &[Server],
+        settings: &[(String, String)],
+        etcd: Arc<Etcd>,
+    ) -> Result<Patroni> {
+        let mut patroni = Patroni::configure(base, options, servers, settings, &[], etcd)?;
+        let program = patroni.program.display().to_string();
+        for member in &mut patroni.members {
+            let (config, pid) = (member.config.display(), member.config.with_file_name("pid"));
+            let log = base.join("log").join(format!("patroni-{}.log", member.server.name));
+            let (pid, log) = (pid.display(), log.display());
+            // As systemd does: one that runs is not started again, and the end of one that does not run is fine. An ended process
+            // that nobody has waited for yet has no command line.
+            let runs = format!(
+                "#!/bin/sh\nruns() {{ grep -qsF '{config}' \"/proc/$(cat '{pid}' 2>/dev/null)/cmdline\"; }}\n"
+            );
+            let start = format!(
+                "{runs}runs && exit\nsetsid '{program}' '{config}' >>'{log}' 2>&1 </dev/null &\necho $! >'{pid}'\n"
+            );
+            let stop =
+                format!("{runs}runs || exit 0\nkill \"$(cat '{pid}')\"\nwhile runs; do sleep 0.1; done\n");
+            let scripts = ["start", "stop"].map(|name| member.config.with_file_name(name));
+            for (path, text) in scripts.iter().zip([start, stop]) {
+                base.user.write(path, &text, 0o700)?;
+            }
+            let [start, stop] = scripts;
+            member.commands = Some((start, stop));
+        }
         Ok(patroni)
     }
 
@@ -264,11 +322,10 @@ impl Patroni {
         let running: Vec<String> = self
             .members
             .iter()
-            .filter(|member| member.process.is_some())
+            .filter(|member| member.is_ours())
             .map(|member| member.server.name.clone())
             .collect();
-        let asked =
-            self.members.iter().position(|member| member.process.is_some()).context("no daemon runs")?;
+        let asked = self.members.iter().position(Member::is_ours).context("no daemon runs")?;
         let waited = eventually("all members of Patroni to be healthy", LIMIT, || async {
             let cluster = self.members[asked].ask("/cluster").await?;
             let roles = roles(&cluster);
@@ -288,8 +345,8 @@ impl Patroni {
     /// Adds the end of the log of a daemon that has ended, etcd's first.
     fn explain<T>(&mut self, result: Result<T>) -> Result<T> {
         result.map_err(|error| {
-            let members = self.members.iter_mut().filter_map(|member| member.process.as_mut());
-            let ended = std::iter::once(&mut self.etcd).chain(members).find_map(|one| one.check().err());
+            let mut members = self.members.iter_mut().filter_map(|member| member.process.as_mut());
+            let ended = self.etcd.check().err().or_else(|| members.find_map(|one| one.check().err()));
             match ended {
                 Some(ended) => error.context(ended.to_string()),
                 None => error,
@@ -329,7 +386,7 @@ impl Patroni {
                 quoted(PASSWORD)
             )?;
         }
-        writeln!(out, "\netcd3:\n  hosts: 127.0.0.1:{}\n", self.etcd_client.number)?;
+        writeln!(out, "\netcd3:\n  hosts: {}\n", self.etcd.address())?;
         // The shortest times that Patroni takes, so that nobody waits long for it.
         writeln!(
             out,
@@ -392,19 +449,6 @@ pub fn hba(range: &str) -> String {
          host all {REPLICATOR},{APP} {range} scram-sha-256\n\
          host replication {REPLICATOR} {range} scram-sha-256\n"
     )
-}
-
-fn start_etcd(base: &Base, client: u16, peer: u16) -> Result<Process> {
-    let mut command = base.command("etcd");
-    command
-        .args(["--name", "etcd", "--unsafe-no-fsync", "--data-dir"])
-        .arg(base.join("etcd"))
-        .args(["--listen-client-urls", &format!("http://127.0.0.1:{client}")])
-        .args(["--advertise-client-urls", &format!("http://127.0.0.1:{client}")])
-        .args(["--listen-peer-urls", &format!("http://127.0.0.1:{peer}")])
-        .args(["--initial-advertise-peer-urls", &format!("http://127.0.0.1:{peer}")])
-        .args(["--initial-cluster", &format!("etcd=http://127.0.0.1:{peer}")]);
-    Process::start("etcd", command, base.join("log/etcd.log"))
 }
 
 /// Name, role and state of each member.

@@ -34,6 +34,7 @@ fn node(cluster: &ClusterAt, query: &NodeQuery) -> NodeFacts {
     NodeFacts {
         name: node.name.clone(),
         patroni: None,
+        patroni_to_come: None,
         binaries: Some(binaries(&node)),
         data_dir: Some(DirectoryFacts {
             path: node.data_dir.clone(),

@@ -31,6 +31,7 @@ mod other_replication;
 mod patroni;
 mod patroni_members;
 mod patroni_mode;
+mod patroni_new;
 mod patroni_rules;
 mod patroni_sessions;
 mod pending_restart;
@@ -65,6 +66,7 @@ pub static TABLE: &[Check] = &[
     patroni_rules::CHECK,
     patroni_sessions::CHECK,
     patroni_mode::CHECK,
+    patroni_new::CHECK,
     versions::CHECK,
     binaries::CHECK,
     release_sets::CHECK,

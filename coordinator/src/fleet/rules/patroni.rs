@@ -1,48 +1,83 @@
-//! Patroni: each member of a cluster that it runs has a REST API of its own, and no other node has one.
+//! Patroni: each member of a cluster that it runs, or will run, has a REST API of its own, and no other node has one.
 
 use std::collections::BTreeMap;
 
 use pgleap_proto::patroni::{Address, AddressError};
 
 use super::super::reader::Reader;
-use super::super::spec::FleetSpec;
-use super::old_path;
+use super::super::spec::{FleetSpec, PatroniSpec};
+use super::{new_path, old_path};
+
+/// What the two sides have different words for.
+struct Side<'f> {
+    patroni: Option<&'f PatroniSpec>,
+    section: &'static str,
+    runs: &'static str,
+}
 
 pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
     let mut places: BTreeMap<String, String> = BTreeMap::new();
     for (c, cluster) in spec.clusters.iter().enumerate() {
-        for (n, node) in cluster.old.nodes.iter().enumerate() {
-            let path = format!("{}.rest", old_path(c, n));
-            if reader.is_faulty(&path) {
-                continue;
-            }
-            match (&cluster.old.patroni, node.rest.as_str()) {
-                (None, "") => {}
-                (None, _) => {
-                    let cure = "add [cluster.old.patroni] with its scope, or remove the key";
-                    reader.fault(&path, "is the REST API of Patroni, which does not run this cluster", cure);
-                }
-                (Some(_), "") => {
-                    let cure = "add rest = \"http://10.0.0.1:8008\": restapi.connect_address of this member";
-                    reader.fault(&path, "is required and missing, because Patroni runs this cluster", cure);
-                }
-                (Some(_), text) => match text.parse::<Address>() {
-                    Err(AddressError(_)) => {
-                        let cure =
-                            "write it as http://10.0.0.1:8008, https://db1:8008 or http://[fd00::1]:8008";
-                        reader.fault(&path, format!("\"{text}\" is not the address of a REST API"), cure);
-                    }
-                    Ok(address) => {
-                        if let Some(other) = places.insert(address.place(), path.clone()) {
-                            let message = format!(
-                                "{address} is the one of the node on {} already",
-                                reader.line(&other)
-                            );
-                            reader.fault(&path, message, "give each member its own");
-                        }
-                    }
-                },
-            }
+        let (old, new) = (&cluster.old, &cluster.new);
+        let side = Side { patroni: old.patroni.as_ref(), section: "[cluster.old.patroni]", runs: "runs" };
+        for (n, node) in old.nodes.iter().enumerate() {
+            member(&side, &node.rest, &old_path(c, n), reader, &mut places);
         }
+        let side = Side { patroni: new.patroni.as_ref(), section: "[cluster.new.patroni]", runs: "will run" };
+        for (n, node) in new.nodes.iter().enumerate() {
+            member(&side, &node.rest, &new_path(c, n), reader, &mut places);
+        }
+        let path = format!("cluster[{c}].new.patroni.scope");
+        if let (Some(before), Some(after)) = (&old.patroni, &new.patroni)
+            && before.scope == after.scope
+            && !reader.is_faulty(&path)
+        {
+            let message = format!("\"{}\" is the scope of the old cluster already", after.scope);
+            let cure =
+                "give the new cluster another one: in one store both would be the same cluster to Patroni";
+            reader.fault(&path, message, cure);
+        }
+    }
+}
+
+fn member(
+    side: &Side<'_>,
+    rest: &str,
+    node: &str,
+    reader: &Reader<'_>,
+    places: &mut BTreeMap<String, String>,
+) {
+    let path = format!("{node}.rest");
+    if reader.is_faulty(&path) {
+        return;
+    }
+    let Side { patroni, section, runs } = side;
+    match (patroni, rest) {
+        (None, "") => {}
+        (None, _) => {
+            let cure = format!("add {section} with its scope, or remove the key");
+            reader.fault(&path, "is the REST API of Patroni, which does not run this cluster", cure);
+        }
+        (Some(_), "") => {
+            let cure = "add rest = \"http://10.0.0.1:8008\": restapi.connect_address of this member";
+            reader.fault(
+                &path,
+                format!("is required and missing, because Patroni {runs} this cluster"),
+                cure,
+            );
+        }
+        (Some(_), text) => match text.parse::<Address>() {
+            Err(AddressError(_)) => {
+                let cure = "write it as http://10.0.0.1:8008, https://db1:8008 or http://[fd00::1]:8008";
+                reader.fault(&path, format!("\"{text}\" is not the address of a REST API"), cure);
+            }
+            Ok(address) => {
+                if let Some(other) = places.insert(address.place(), path.clone()) {
+                    let message =
+                        format!("{address} is the one of the node on {} already", reader.line(&other));
+                    reader.fault(&path, message, "give each member its own");
+                }
+            }
+        },
     }
 }

@@ -5,13 +5,18 @@ use super::super::quote::{program, psql};
 use super::start_server;
 use crate::fleet::NewNodeSpec;
 use pgleap_proto::quote::{conninfo, literal, sh};
+use pgleap_proto::step::DatabaseSlot;
 
 pub(in crate::plan) fn protect_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
-    let mut spared = vec![serde_json::json!({"name": draft.physical_slot(node), "type": "physical"})];
-    spared.extend(draft.slots.iter().map(|slot| {
+    protect(&draft.old_leader.rest, vec![draft.physical_slot(node)], &draft.slots)
+}
+
+pub(super) fn protect(rest: &str, physical: Vec<String>, logical: &[DatabaseSlot]) -> Vec<String> {
+    let physical = physical.into_iter().map(|slot| serde_json::json!({"name": slot, "type": "physical"}));
+    let logical = logical.iter().map(|slot| {
         serde_json::json!({"name": slot.slot, "type": "logical", "database": slot.database, "plugin": "pgoutput"})
-    }));
-    let rest = &draft.old_leader.rest;
+    });
+    let spared: Vec<serde_json::Value> = physical.chain(logical).collect();
     let merged = serde_json::json!({ "ignore_slots": spared });
     vec![
         format!("curl -s {}", sh(&format!("{rest}/config"))),

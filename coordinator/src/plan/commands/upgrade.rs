@@ -4,7 +4,7 @@ use pgleap_proto::agent::ExtensionFacts;
 
 use super::super::draft::Draft;
 use super::super::quote::{program, psql};
-use super::seed::pg_upgrade;
+use super::seed::{self, pg_upgrade};
 use super::{start_server, stop_server};
 use crate::fleet::NewNodeSpec;
 use pgleap_proto::quote::{conninfo, ident, literal, sh};
@@ -79,6 +79,39 @@ pub(in crate::plan) fn verify_relink(draft: &Draft<'_>, node: &NewNodeSpec) -> V
 
 pub(in crate::plan) fn start(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     vec![start_server(&draft.cluster.new_node(node), "")]
+}
+
+pub(in crate::plan) fn hand_over(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let mut commands = to_patroni(draft, node, "\"role\": \"leader\"");
+    let restart = sh(&format!("{}/restart", node.rest));
+    commands.push(format!("curl -s -X POST -d '{{}}' {restart}   # the server becomes Patroni's own"));
+    commands
+}
+
+pub(in crate::plan) fn hand_over_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let mut commands = vec![stop_server(&draft.cluster.new_node(node))];
+    commands.extend(to_patroni(draft, node, "\"state\": \"streaming\""));
+    commands
+}
+
+fn to_patroni(draft: &Draft<'_>, node: &NewNodeSpec, wanted: &str) -> Vec<String> {
+    let scope = draft.cluster.new.patroni.as_ref().map_or("", |patroni| &patroni.scope);
+    let NewNodeSpec { name, host, rest, data_dir, .. } = node;
+    vec![
+        format!("rm -f {}", sh(&format!("{data_dir}/patroni.dynamic.json"))),
+        format!("# start Patroni of {name} (cluster {scope}) by the command in agent.toml of host {host}"),
+        format!("curl -s {}   # until {name} is there with {wanted}", sh(&format!("{rest}/cluster"))),
+    ]
+}
+
+pub(in crate::plan) fn protect_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let physical = draft.cluster.new_replicas().iter().map(|replica| draft.physical_slot(replica)).collect();
+    seed::protect(&node.rest, physical, &draft.reverse_slots)
+}
+
+pub(in crate::plan) fn drop_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let slot = literal(&draft.physical_slot(node));
+    vec![psql(&draft.leader_node(), "postgres", &[format!("SELECT pg_drop_replication_slot({slot})")])]
 }
 
 pub(in crate::plan) fn slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pgleap_proto::patroni::Address;
 use serde::Deserialize;
+
+use super::{Address, AddressError};
 
 /// The file is not what Patroni reads.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +38,8 @@ pub struct Config {
     pub rest_password: String,
     /// CAs, certificate and key by which `patronictl` reaches the REST API.
     pub ctl: Ctl,
+    /// Where PostgreSQL listens, `host:port`; empty when the file does not say.
+    pub listen: String,
     /// Where PostgreSQL is reached, `host:port`.
     pub connect_address: String,
     /// Data directory.
@@ -55,6 +58,20 @@ pub struct Config {
     pub use_unix_socket: bool,
     /// Whether this file, and not the dynamic configuration, has rules for clients.
     pub has_hba: bool,
+    /// What the dynamic configuration will be when the cluster has none yet.
+    pub first: First,
+}
+
+/// `bootstrap.dcs`: the dynamic configuration that the first leader puts into the store, also when its data directory is not empty
+/// (Patroni's `load_dynamic_configuration`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct First {
+    /// Whether the cluster would be a standby of another one.
+    pub standby_cluster: bool,
+    /// Whether it has rules for clients, which Patroni would write into the file.
+    pub has_hba: bool,
+    /// Settings of PostgreSQL, as text.
+    pub parameters: BTreeMap<String, String>,
 }
 
 /// The `ctl` section.
@@ -77,7 +94,29 @@ struct File {
     name: Option<String>,
     restapi: Rest,
     ctl: Ctl,
+    bootstrap: Option<Bootstrap>,
     postgresql: Postgresql,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Bootstrap {
+    dcs: Option<Dcs>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Dcs {
+    standby_cluster: Option<serde_json::Value>,
+    postgresql: Option<DcsPostgresql>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DcsPostgresql {
+    use_unix_socket: bool,
+    parameters: Option<BTreeMap<String, serde_json::Value>>,
+    pg_hba: Option<Vec<serde_json::Value>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,6 +172,14 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
 }
 
+/// A setting as people write it: YAML knows `on` for true, and numbers.
+fn plain(value: serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
 impl Config {
     /// Reads the text of a file; `source` is its name, for messages.
     ///
@@ -145,13 +192,16 @@ impl Config {
         let keys: BTreeMap<String, serde::de::IgnoredAny> = read(text).map_err(wrong)?;
         let required = |value: Option<String>, key: &str| {
             value.filter(|value| !value.is_empty()).ok_or_else(|| {
-                wrong(format!("it has no {key}, which may come from PATRONI_{} in the service's environment; ask the REST API instead", key.to_uppercase()))
+                wrong(format!("it has no {key}, which may come from PATRONI_{} in the service's environment; write it into the file, or ask the REST API", key.to_uppercase()))
             })
         };
         let rest = file.restapi.connect_address.or(file.restapi.listen);
         let scheme = if file.restapi.certfile.is_some() { "https" } else { "http" };
         let rest = rest.map(|address| format!("{scheme}://{address}").parse());
         let postgresql = file.postgresql;
+        let dcs = file.bootstrap.and_then(|bootstrap| bootstrap.dcs).unwrap_or_default();
+        let shared = dcs.postgresql.unwrap_or_default();
+        let parameters = shared.parameters.unwrap_or_default();
         Ok(Config {
             scope: required(file.scope, "scope")?,
             name: required(file.name, "name")?,
@@ -161,12 +211,11 @@ impl Config {
                 .find(|store| keys.contains_key(**store))
                 .map(|s| (*s).to_owned())
                 .unwrap_or_default(),
-            rest: rest
-                .transpose()
-                .map_err(|error: pgleap_proto::patroni::AddressError| wrong(error.to_string()))?,
+            rest: rest.transpose().map_err(|error: AddressError| wrong(error.to_string()))?,
             rest_user: file.restapi.authentication.username.unwrap_or_default(),
             rest_password: file.restapi.authentication.password.unwrap_or_default(),
             ctl: file.ctl,
+            listen: postgresql.listen.clone().unwrap_or_default(),
             connect_address: postgresql.connect_address.or(postgresql.listen).unwrap_or_default(),
             data_dir: postgresql.data_dir.unwrap_or_default(),
             bin_dir: postgresql.bin_dir.unwrap_or_default(),
@@ -174,8 +223,13 @@ impl Config {
             socket_dirs: postgresql.parameters.unix_socket_directories.unwrap_or_default(),
             superuser: postgresql.authentication.superuser.username.unwrap_or_default(),
             replicator: postgresql.authentication.replication.username.unwrap_or_default(),
-            use_unix_socket: postgresql.use_unix_socket,
+            use_unix_socket: postgresql.use_unix_socket || shared.use_unix_socket,
             has_hba: !postgresql.pg_hba.is_empty(),
+            first: First {
+                standby_cluster: dcs.standby_cluster.is_some(),
+                has_hba: shared.pg_hba.is_some_and(|rules| !rules.is_empty()),
+                parameters: parameters.into_iter().map(|(name, value)| (name, plain(value))).collect(),
+            },
         })
     }
 }
