@@ -1,19 +1,21 @@
-//! Other majors than those of every other test, the whole way under load: upgraded, written to on the new side, brought back, moved
+//! Other majors than those of every other test, and the same one on other hosts, the whole way under load: upgraded or moved, written to on the new side, brought back, moved
 //! forward again and finished.
 //!
-//! Claims: no transaction fails, none is lost and none is there twice, whatever the pair.
+//! Claims: no transaction fails, none is lost and none is there twice, whatever the pair. An index whose collation sorts otherwise
+//! on the new side than it was recorded is rebuilt there before anything is applied, and the recorded version is that of the host.
 //!
 //! `make matrix` goes through all of [`PAIRS`]; without `PGLEAP_MATRIX` the first is run. `PGLEAP_MATRIX` is `all`, or names
 //! one: `13-18`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use pgleap_proto::step::output;
 use pgleap_tests::ledger;
 use pgleap_tests::scenario::Scenario;
 use pgleap_tests::switching::{self, Side};
 
 /// Old and new major, as far as Debian's suites carry them. Not 17 to 18: the tables of the 17 that can be had have a column option
-/// which that 18 does not know.
-const PAIRS: [(&str, &str); 3] = [("15", "17"), ("13", "18"), ("13", "17")];
+/// which that 18 does not know. 18 to 18 is a move.
+const PAIRS: [(&str, &str); 4] = [("15", "17"), ("13", "18"), ("13", "17"), ("18", "18")];
 
 fn chosen() -> Vec<(&'static str, &'static str)> {
     match std::env::var("PGLEAP_MATRIX").ok().filter(|wanted| !wanted.is_empty()) {
@@ -43,7 +45,9 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
     options.fleet.new_version = new.into();
     let mut scenario = Scenario::begin(options).await?;
     scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
+    sorted_by_an_old_version(&scenario).await?;
     scenario.to_the_gate().await?;
+    sorted_by_the_new_version(&scenario).await?;
     for _ in 0..2 {
         scenario.switch().await?;
         scenario.write_more(50).await?;
@@ -58,5 +62,29 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
     scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes"]).await?;
     ensure!(scenario.open_sides().await == [Side::New], "{:?} take writes", scenario.open_sides().await);
     scenario.fleet.passed();
+    Ok(())
+}
+
+/// A table of names, and a version of their collation in the catalogs that nobody has any more.
+async fn sorted_by_an_old_version(scenario: &Scenario) -> Result<()> {
+    let database = scenario.databases.first().context("no database")?;
+    let made = "CREATE TABLE public.named (name text COLLATE \"en-x-icu\" PRIMARY KEY); \
+        INSERT INTO public.named SELECT md5(n::text) FROM generate_series(1, 500) n; \
+        UPDATE pg_catalog.pg_collation SET collversion = '1.2' WHERE collname = 'en-x-icu'";
+    scenario.fleet.old.primary().execute(database, made).await
+}
+
+async fn sorted_by_the_new_version(scenario: &Scenario) -> Result<()> {
+    let database = scenario.databases.first().context("no database")?;
+    let sql = "SELECT (collversion = pg_collation_actual_version(oid))::text FROM pg_collation WHERE collname = 'en-x-icu'";
+    for node in &scenario.fleet.new {
+        let recorded = node.value(database, sql).await?;
+        ensure!(recorded.as_deref() == Some("true"), "{} has another version than its host", node.name);
+    }
+    let status = scenario.fleet.status(&scenario.fleet.name).await?.context("no operation shows")?;
+    let step = status.steps.iter().find(|step| step.id == "upgrade.refresh_collations");
+    let output = step.and_then(|step| step.output.as_ref()?.kind.clone());
+    let Some(output::Kind::Collations(found)) = output else { bail!("{output:?}") };
+    ensure!(found.rebuilt > 0 && found.changed.iter().any(|line| line.contains("en-x-icu")), "{found:?}");
     Ok(())
 }
