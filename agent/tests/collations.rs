@@ -125,7 +125,10 @@ impl World {
     }
 
     fn recorded(&self) -> String {
-        self.cluster.sql("app", "SELECT collversion FROM pg_collation WHERE collname = 'en-x-icu'").trim().to_owned()
+        self.cluster
+            .sql("app", "SELECT collversion FROM pg_collation WHERE collname = 'en-x-icu'")
+            .trim()
+            .to_owned()
     }
 
     /// Databases and collations of `app` whose recorded version is not the host's.
@@ -145,7 +148,11 @@ fn named(names: &[&str]) -> BTreeSet<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_sorts_otherwise_is_rebuilt_and_nothing_else() {
     let world = World::new();
-    assert_eq!(world.run(Vec::new()).await.unwrap(), (false, CollationsOutput::default()), "all is as it was");
+    assert_eq!(
+        world.run(Vec::new()).await.unwrap(),
+        (false, CollationsOutput::default()),
+        "all is as it was"
+    );
 
     let forge = "UPDATE pg_collation SET collversion = '1.2' WHERE collname = 'en-x-icu'; \
                  UPDATE pg_database SET datcollversion = '1.2' WHERE datname IN ('it''s', 'closed'); \
@@ -170,10 +177,19 @@ async fn what_sorts_otherwise_is_rebuilt_and_nothing_else() {
     assert_eq!(world.rebuilt(&before), of_en);
     assert_eq!(found.rebuilt, of_en.len() as u64);
     assert_eq!(found.changed.len(), 2, "{found:?}");
-    assert!(found.changed[0].starts_with("collation pg_catalog.en-x-icu of database \"app\": 1.2 became "), "{found:?}");
-    assert!(found.changed[1].starts_with("the default collation of database \"it's\": 1.2 became "), "{found:?}");
+    assert!(
+        found.changed[0].starts_with("collation pg_catalog.en-x-icu of database \"app\": 1.2 became "),
+        "{found:?}"
+    );
+    assert!(
+        found.changed[1].starts_with("the default collation of database \"it's\": 1.2 became "),
+        "{found:?}"
+    );
     assert_eq!(found.left.len(), 1, "{found:?}");
-    assert!(found.left[0].starts_with("public.parts in database \"app\" is partitioned by ranges"), "{found:?}");
+    assert!(
+        found.left[0].starts_with("public.parts in database \"app\" is partitioned by ranges"),
+        "{found:?}"
+    );
     assert_eq!(world.unrecorded(), "", "also of the database that nobody may connect to");
 
     let before = world.files();
@@ -218,16 +234,27 @@ async fn versions_stay_until_every_index_is_rebuilt() {
     sql("CREATE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'; \
          CREATE INDEX en_function ON t (f(en)); \
          UPDATE pg_collation SET collversion = '1.2' WHERE collname = 'en-x-icu'");
-    sql("CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RAISE ''broken''; END'");
+    sql(
+        "CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RAISE ''broken''; END'",
+    );
     let error = world.run(Vec::new()).await.unwrap_err();
-    assert!(error.message.contains("rebuilding index public.en_function in database \"app\" of node n1"), "{error}");
+    assert!(
+        error.message.contains("rebuilding index public.en_function in database \"app\" of node n1"),
+        "{error}"
+    );
     assert!(error.message.contains("broken") && error.message.contains("retry"), "{error}");
     assert_eq!(world.recorded(), "1.2", "so that it is found again");
 
-    sql("CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'");
+    sql(
+        "CREATE OR REPLACE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN $1; END'",
+    );
     let before = world.files();
     let (acted, found) = world.run(Vec::new()).await.unwrap();
     assert!(acted && found.rebuilt == 10, "{found:?}");
-    assert_eq!(world.rebuilt(&before).len(), 10, "what was rebuilt before is rebuilt again: nobody knows of it");
+    assert_eq!(
+        world.rebuilt(&before).len(),
+        10,
+        "what was rebuilt before is rebuilt again: nobody knows of it"
+    );
     assert_eq!(world.unrecorded(), "");
 }

@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn eighteen_needs_two_runs_and_earlier_majors_one() {
-        let options = |old, major| runs(old, major).iter().map(|run| run.options.join(" ")).collect::<Vec<_>>();
+        let options =
+            |old, major| runs(old, major).iter().map(|run| run.options.join(" ")).collect::<Vec<_>>();
         assert_eq!(options(15, 18), ["--analyze-in-stages --missing-stats-only", "--analyze-only"]);
         assert_eq!(options(17, 17), ["--analyze-only"]);
         assert_eq!(options(15, 17), ["--analyze-in-stages"]);

@@ -52,8 +52,9 @@ impl Affected {
         self.collations.iter().map(|(collation, _)| collation.oid).collect()
     }
 
+    /// Of those in use: a server knows hundreds that nobody sorts by.
     fn words(&self) -> impl Iterator<Item = String> + '_ {
-        self.collations.iter().map(|(collation, passed)| {
+        self.collations.iter().filter(|(collation, _)| collation.used).map(|(collation, passed)| {
             let what = match collation.oid {
                 DEFAULT => "the default collation".to_owned(),
                 _ => format!("collation {}.{}", collation.schema, collation.name),
@@ -155,7 +156,10 @@ impl RefreshCollationsStep {
         let node = self.node()?;
         let session = sql::connect_any(node).await?;
         let names = "SELECT datname::text FROM pg_database WHERE datallowconn ORDER BY 1";
-        let rows = session.query(names, &[]).await.doing(|| format!("reading the databases of node {}", node.name))?;
+        let rows = session
+            .query(names, &[])
+            .await
+            .doing(|| format!("reading the databases of node {}", node.name))?;
         let mut all = Vec::new();
         for row in rows {
             let database: String = row.get(0);
@@ -216,18 +220,14 @@ impl RefreshCollationsStep {
 
     /// A version can only be replaced where one was recorded (collationcmds.c, AlterCollation).
     async fn record_collations(&self, affected: &Affected) -> Result<()> {
-        let session = writing(self.node()?, &affected.database).await?;
         let collations = affected.collations.iter().map(|(collation, _)| collation);
         let old = collations.filter(|c| c.oid != DEFAULT && !c.recorded.is_empty() && c.recorded != c.actual);
-        for collation in old {
-            let name = format!("{}.{}", ident(&collation.schema), ident(&collation.name));
-            let statement = format!("ALTER COLLATION {name} REFRESH VERSION");
-            session
-                .batch_execute(&statement)
-                .await
-                .doing(|| format!("{statement} in database \"{}\"", affected.database))?;
-        }
-        Ok(())
+        let statements: Vec<String> = old
+            .map(|c| format!("ALTER COLLATION {}.{} REFRESH VERSION", ident(&c.schema), ident(&c.name)))
+            .collect();
+        let session = writing(self.node()?, &affected.database).await?;
+        let recorded = session.batch_execute(&statements.join("; ")).await;
+        recorded.doing(|| format!("recording collation versions in database \"{}\"", affected.database))
     }
 
     /// Databases whose own recorded version is not that of here, the ones nobody can connect to among them: from a template with

@@ -319,9 +319,13 @@ mod tests {
         let found = [("max_worker_processes", "64"), ("shared_preload_libraries", "pg_cron")]
             .map(|(name, value)| Setting { name: name.into(), value: value.into() });
         let forced = forced(&found, 18, 3);
-        let as_new = run(&[("max_worker_processes", "64"), ("shared_preload_libraries", "pg_cron")], 18).settings;
+        let as_new =
+            run(&[("max_worker_processes", "64"), ("shared_preload_libraries", "pg_cron")], 18).settings;
         assert!(forced.iter().all(|(name, value)| as_new[name] == *value), "{forced:?}");
-        assert_eq!((forced["archive_mode"].as_str(), forced["cron.launch_active_jobs"].as_str()), ("off", "off"));
+        assert_eq!(
+            (forced["archive_mode"].as_str(), forced["cron.launch_active_jobs"].as_str()),
+            ("off", "off")
+        );
         assert!(!forced.contains_key("shared_preload_libraries"), "{forced:?}");
     }
 

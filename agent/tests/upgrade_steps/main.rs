@@ -18,8 +18,8 @@ use pgleap_proto::agent::step_event;
 use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
-    Action, Analyze, CloneNode, CollationVersion, DatabaseCollations, Moved, Output, RefreshCollations, StartLeader,
-    StartReplica, UpdateExtensions,
+    Action, Analyze, CloneNode, CollationVersion, DatabaseCollations, Moved, Output, RefreshCollations,
+    StartLeader, StartReplica, UpdateExtensions,
 };
 
 use actions::{
@@ -167,14 +167,18 @@ async fn the_whole_phase_each_step_twice_and_back() {
         Kind::RefreshCollations(RefreshCollations { node: Some(n1.node.clone()), old, jobs: 2 })
     };
     let session = sql::connect(&world.old, "app").await.unwrap();
-    let told = collations::read(&session).await.unwrap().into_iter().filter(|c| c.used).map(|c| CollationVersion {
-        schema: c.schema,
-        name: c.name,
-        recorded: c.recorded,
-        actual: c.actual,
-    });
+    let told = collations::read(&session)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|c| c.used)
+        .map(|c| CollationVersion { schema: c.schema, name: c.name, recorded: c.recorded, actual: c.actual });
     let told: Vec<_> = told.collect();
-    assert_eq!(told.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(), ["en-x-icu"], "C.UTF-8 has no version");
+    assert_eq!(
+        told.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+        ["en-x-icu"],
+        "C.UTF-8 has no version"
+    );
     let file = "SELECT pg_relation_filenode('public.named_pkey')::text";
     let before = world.value(&n1.node, "app", file).await;
     world.twice("collations", collations(told)).await;
@@ -425,7 +429,8 @@ async fn a_move_goes_on_in_the_seeds_directories() {
         return;
     }
     let b18 = setting("PGLEAP_PG18_BIN");
-    let of_the_old = "archive_mode = on\narchive_command = 'true'\nrestore_command = 'false'\nmax_worker_processes = 64\n";
+    let of_the_old =
+        "archive_mode = on\narchive_command = 'true'\nrestore_command = 'false'\nmax_worker_processes = 64\n";
     let mut world = World::old(&b18, of_the_old).await;
     world.old.major = 18;
     let old = world.old.clone();
@@ -449,11 +454,18 @@ async fn a_move_goes_on_in_the_seeds_directories() {
     world.start(&n1).await;
     world.promote().await;
     world
-        .eventually("n2 follows", &n2, "SELECT (received_tli = 2)::text FROM pg_stat_wal_receiver")
+        .eventually(
+            "n2 follows",
+            &n2,
+            "SELECT coalesce((SELECT received_tli = 2 FROM pg_stat_wal_receiver), false)::text",
+        )
         .await;
     // Started by somebody else, and not as a side that follows.
     let error = world.run("start-n1", leader.clone()).await.unwrap_err();
-    assert!(error.message.contains("archive_mode = on") && error.message.contains("stop it, then retry"), "{error}");
+    assert!(
+        error.message.contains("archive_mode = on") && error.message.contains("stop it, then retry"),
+        "{error}"
+    );
 
     let rows = world.value(&n1, "app", rows_query()).await;
     let control = stopped(world.twice("stop-n1", stop_leader(&world.new[0])).await).control.unwrap();
@@ -470,16 +482,27 @@ async fn a_move_goes_on_in_the_seeds_directories() {
             ("cluster_name", node.name.as_str()),
             ("port", &node.port.to_string()),
         ] {
-            assert_eq!(world.value(node, "app", &format!("SHOW {name}")).await, value, "{name} of {}", node.name);
+            assert_eq!(
+                world.value(node, "app", &format!("SHOW {name}")).await,
+                value,
+                "{name} of {}",
+                node.name
+            );
         }
     }
     world.sql(&n1, "app", &["INSERT INTO t VALUES (-1, 'moved')"]).await;
-    world.eventually_in("it arrives", &n2, "app", "SELECT (EXISTS (SELECT FROM public.t WHERE a = -1))::text").await;
+    world
+        .eventually_in("it arrives", &n2, "app", "SELECT (EXISTS (SELECT FROM public.t WHERE a = -1))::text")
+        .await;
 
     world.undo("start-n2", replica).await;
     world.undo("start-n1", leader).await;
     for node in [&n1, &n2] {
-        assert!(!Path::new(&node.data_dir).join("postmaster.pid").exists(), "{} is stopped, though nobody marked it", node.name);
+        assert!(
+            !Path::new(&node.data_dir).join("postmaster.pid").exists(),
+            "{} is stopped, though nobody marked it",
+            node.name
+        );
         assert!(Path::new(&node.data_dir).join("PG_VERSION").exists(), "and stays");
     }
 }

@@ -269,7 +269,10 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         "a move with two faces of a node",
         &[
             ("version = 18", "version = 15\nold_bin_dir = \"/opt/pg15/bin\""),
-            ("data_dir = \"/var/lib/postgresql/18/ledger\"", "data_dir = \"/srv/ledger\"\nseed_config_file = \"/etc/pg.conf\""),
+            (
+                "data_dir = \"/var/lib/postgresql/18/ledger\"",
+                "data_dir = \"/srv/ledger\"\nseed_config_file = \"/etc/pg.conf\"",
+            ),
         ],
     ),
     (
@@ -310,7 +313,10 @@ fn in_a_move_seed_and_node_are_one() {
     for node in &cluster.new.nodes {
         let seed = cluster.seed(node);
         assert_eq!(seed, cluster.new_node(node));
-        assert_eq!((seed.data_dir.as_str(), seed.bin_dir.as_str()), ("/var/lib/postgresql/18/ledger", "/opt/pg15/bin"));
+        assert_eq!(
+            (seed.data_dir.as_str(), seed.bin_dir.as_str()),
+            ("/var/lib/postgresql/18/ledger", "/opt/pg15/bin")
+        );
     }
 }
 

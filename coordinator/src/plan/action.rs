@@ -5,10 +5,10 @@ use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
-    CreateSlots, DatabaseCollations, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, InitNew, KeepTraffic,
-    OfferFiles, ProtectFromPatroni, Publish, RecoverTo, RefreshCollations, Rehearse, Relink, SparedSlot, StageBalancer,
-    StagePooler, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe,
-    UpdateExtensions, Upgrade, Validate, VerifyRelink,
+    CreateSlots, DatabaseCollations, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, InitNew,
+    KeepTraffic, OfferFiles, ProtectFromPatroni, Publish, RecoverTo, RefreshCollations, Rehearse, Relink,
+    SparedSlot, StageBalancer, StagePooler, StartLeader, StartReplica, StartStandby, StopLeader, StopReplica,
+    Subscribe, UpdateExtensions, Upgrade, Validate, VerifyRelink,
 };
 
 use super::draft::Draft;

@@ -6,7 +6,8 @@ use pgleap_proto::node::{ControlData, Node};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::output::Kind as OutputKind;
 use pgleap_proto::step::{
-    Action, CollationVersion, Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput, VerifiedOutput,
+    Action, CollationVersion, Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput,
+    VerifiedOutput,
 };
 use proptest::prelude::*;
 
@@ -415,7 +416,8 @@ fn a_move_goes_without_pg_upgrade() {
         let kind = step.action.kind.as_ref().unwrap();
         assert!(!of_pg_upgrade(kind), "{}", step.id);
         assert!(step.commands.iter().all(|line| !line.contains("pg_upgrade")), "{}", step.id);
-        let spec = acts_on(kind).and_then(|node| case.cluster.new.nodes.iter().find(|new| new.name == node.name));
+        let spec =
+            acts_on(kind).and_then(|node| case.cluster.new.nodes.iter().find(|new| new.name == node.name));
         if let Some(spec) = spec {
             assert_eq!(acts_on(kind), Some(&case.cluster.new_node(spec)), "{}", step.id);
         }

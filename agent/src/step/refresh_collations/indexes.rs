@@ -27,7 +27,7 @@ const INDEXES: &str = "
 SELECT format('%I.%I', n.nspname, x.relname)
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_namespace n ON n.oid = x.relnamespace
 WHERE x.relkind = 'i' AND x.relpersistence <> 't' AND i.indisvalid AND (
-      EXISTS (SELECT FROM unnest(i.indcollation::oid[]) AS k (collation) WHERE k.collation = ANY ($1))
+      EXISTS (SELECT FROM unnest(i.indcollation::oid[]) AS k (oid) WHERE k.oid = ANY ($1))
    OR EXISTS (SELECT FROM pg_attribute a JOIN ordered o ON o.type = a.atttypid
               WHERE a.attrelid = i.indexrelid OR a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey))
    OR EXISTS (SELECT FROM regexp_matches(concat(i.indexprs::text, i.indpred::text), 'inputcollid ([0-9]+)', 'g') AS m (found)
@@ -39,7 +39,7 @@ const PARTITIONED: &str = "
 SELECT format('%I.%I', n.nspname, c.relname)
 FROM pg_partitioned_table p JOIN pg_class c ON c.oid = p.partrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE p.partstrat = 'r' AND (
-      EXISTS (SELECT FROM unnest(p.partcollation::oid[]) AS k (collation) WHERE k.collation = ANY ($1))
+      EXISTS (SELECT FROM unnest(p.partcollation::oid[]) AS k (oid) WHERE k.oid = ANY ($1))
    OR EXISTS (SELECT FROM pg_attribute a JOIN ordered o ON o.type = a.atttypid
               WHERE a.attrelid = c.oid AND a.attnum = ANY (p.partattrs)))
 ORDER BY 1";

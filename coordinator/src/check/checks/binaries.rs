@@ -23,7 +23,12 @@ fn run(view: &View<'_>) -> Verdict {
             let Some(binaries) = facts.binaries.as_ref() else { continue };
             seen = true;
             let missing: Vec<&String> = binaries.missing.iter().collect();
-            problems.extend(missing_in(&binaries.bin_dir, &node.spec.host, &missing, &format!("cluster.new.{key}")));
+            problems.extend(missing_in(
+                &binaries.bin_dir,
+                &node.spec.host,
+                &missing,
+                &format!("cluster.new.{key}"),
+            ));
         }
         let rsync = view.host(&node.spec.host).map(|host| host.rsync_version.is_empty());
         if rsync == Some(true) && view.new.len() > 1 && !view.cluster.is_move() {

@@ -39,10 +39,7 @@ fn run(view: &View<'_>) -> Verdict {
                 "it is not empty",
                 "name a directory that is empty or does not exist yet, or move its content away",
             ));
-        } else if what == Fills::Tablespace
-            && directory.exists
-            && !directory.empty
-            && !is_adopted(view, node)
+        } else if what == Fills::Tablespace && directory.exists && !directory.empty && !is_adopted(view, node)
         {
             problems.push(Problem::error(
                 subject,

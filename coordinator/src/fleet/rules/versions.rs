@@ -11,7 +11,11 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
         let path = format!("cluster[{c}].new.version");
         if old > 0 && new > 0 && new < old {
             let message = format!("{new} is older than the old version {old}");
-            reader.fault(&path, message, format!("write {old} for a move to other hosts, or a major above it"));
+            reader.fault(
+                &path,
+                message,
+                format!("write {old} for a move to other hosts, or a major above it"),
+            );
         }
         if cluster.is_move() {
             one_face(c, cluster, reader);
@@ -30,7 +34,9 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
 fn one_face(c: usize, cluster: &ClusterSpec, reader: &Reader<'_>) {
     let same = |key: String, seed: &str, node: &str, name: &str| {
         if seed != node && !seed.is_empty() && !reader.is_faulty(&key) {
-            let message = format!("{seed} is not the {name}, and in a move (old and new version are the same) there is only one");
+            let message = format!(
+                "{seed} is not the {name}, and in a move (old and new version are the same) there is only one"
+            );
             reader.fault(&key, message, "remove the line");
         }
     };
