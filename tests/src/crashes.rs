@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pgleap_coordinator::plan::Finish;
 use pgleap_coordinator::plan::table::TABLE;
 use pgleap_proto::failpoint::{STEP_PLACES, UNDO_PLACES};
-use pgleap_proto::fleet::{OperationStatus, PlanReply};
+use pgleap_proto::fleet::{OperationStatus, PlanReply, PlanStep};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -19,6 +19,9 @@ use rand::seq::IndexedRandom;
 use crate::harness::pgleap::describe;
 use crate::harness::{Fleet, Server};
 use crate::scenario::LIMIT;
+
+/// Narrows a storm to the steps whose id contains this.
+const ONLY: &str = "PGLEAP_CRASH_STEP";
 
 /// How often an operation may stop and be told to go on.
 const PATIENCE: u32 = 40;
@@ -114,8 +117,10 @@ impl Storm {
         let plan: PlanReply = serde_json::from_str(&printed)?;
         ensure!(!plan.steps.is_empty(), "the plan has no steps");
         let places = if course == Course::Upgrade { STEP_PLACES } else { UNDO_PLACES };
+        let only = std::env::var(ONLY).unwrap_or_default();
         let mut armed = Vec::new();
-        for step in plan.steps.into_iter().filter(|step| course.comes_to(&step.phase, &step.id)) {
+        let met = |step: &PlanStep| course.comes_to(&step.phase, &step.id) && step.id.contains(&only);
+        for step in plan.steps.into_iter().filter(met) {
             let crash = choose(&step.id);
             let place = format!("{}@{}", places[crash.place], step.id.replace('/', ":"));
             match crash.victim {
@@ -124,7 +129,7 @@ impl Storm {
             }
             armed.push(Armed { step: step.id, host: step.host, crash, place, met: false });
         }
-        ensure!(armed.len() > 2, "{course:?} comes to {armed:?} only");
+        ensure!(armed.len() > 2 || !only.is_empty(), "{course:?} comes to {armed:?} only");
         Ok(Storm { armed, stops: Vec::new(), killed: Vec::new() })
     }
 

@@ -7,6 +7,7 @@
 
 pub mod by_hand;
 pub mod by_hand_switchover;
+pub mod collations;
 pub mod crashes;
 pub mod faults;
 pub mod harness;

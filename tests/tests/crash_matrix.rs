@@ -6,14 +6,14 @@
 //!
 //! `make crash-matrix` goes through every way to die, one upgrade each; without `PGLEAP_CRASHES` one upgrade and one cancel
 //! are run, with another choice at each step for each commit. `PGLEAP_CRASHES` is `all`, or names one: `Agent0`, `Postgres2`;
-//! `PGLEAP_CRASH_SEED` chooses.
+//! `PGLEAP_CRASH_SEED` chooses. `PGLEAP_CRASH_STEP` narrows it to the steps whose id contains it.
 
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::crashes::{self, Course, Crash, Storm, Victim};
 use pgleap_tests::harness::TrafficOptions;
 use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 use pgleap_tests::switching::Side;
-use pgleap_tests::{faults, ledger};
+use pgleap_tests::{collations, faults, ledger};
 
 const SEED: &str = "PGLEAP_CRASH_SEED";
 
@@ -55,6 +55,8 @@ async fn an_upgrade_survives_a_death_at_every_step() -> Result<()> {
 /// What was met on the way.
 async fn upgrade(mut choose: impl FnMut(&str) -> Crash) -> Result<String> {
     let mut scenario = Scenario::begin(options()).await?;
+    // So that no step finds its work done.
+    collations::sorted_by_an_old_version(&scenario).await?;
     scenario.load(ledger::Options { rate: 60.0, ..ledger::Options::default() }).await?;
     let mut storm = Storm::arm(&scenario.fleet, Course::Upgrade, &mut choose).await?;
     scenario.start().await?;
@@ -63,6 +65,7 @@ async fn upgrade(mut choose: impl FnMut(&str) -> Crash) -> Result<String> {
     };
     storm.rage(&mut scenario.fleet, done).await?;
     scenario.prove_what_was_written().await?;
+    collations::sorted_by_the_new_version(&scenario).await?;
     let upgraded = storm.report(&scenario.fleet).await?;
 
     let mut storm = Storm::arm(&scenario.fleet, Course::Finish, choose).await?;

@@ -2,10 +2,12 @@
 
 use pgleap_proto::agent::{DatabaseFacts, ExtensionFacts};
 use pgleap_proto::node::Node;
+use pgleap_proto::step::CollationVersion;
 use serde_json::Value;
 use tokio_postgres::Row;
 
 use crate::error::{Doing, Result};
+use crate::pg::collations;
 use crate::pg::sql::{self, Session};
 
 /// Names listed for each kind of trouble; the rest is counted by the last entry.
@@ -76,9 +78,21 @@ pub(super) async fn fill(node: &Node, facts: &mut DatabaseFacts) -> Result<()> {
     facts.replica_triggers = names(&session, REPLICA_TRIGGERS).await?;
     facts.foreign_attribute_options = names(&session, ATTRIBUTE_OPTIONS).await?;
     facts.event_triggers = names(&session, EVENT_TRIGGERS).await?;
+    facts.collations = collations(&session).await?;
     facts.publications = names(&session, PUBLICATIONS).await?;
     facts.subscriptions = names(&session, SUBSCRIPTIONS).await?;
     Ok(())
+}
+
+async fn collations(session: &Session) -> Result<Vec<CollationVersion>> {
+    let found = collations::read(session).await?.into_iter().filter(|collation| collation.used);
+    let told = found.map(|collation| CollationVersion {
+        schema: collation.schema,
+        name: collation.name,
+        recorded: collation.recorded,
+        actual: collation.actual,
+    });
+    Ok(told.collect())
 }
 
 const COUNTS: &str = "\

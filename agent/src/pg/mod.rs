@@ -1,6 +1,7 @@
 //! PostgreSQL on this host: control data, start and stop, configuration files, SQL over the local socket.
 
 pub mod auto_conf;
+pub mod collations;
 pub mod control;
 pub mod ctl;
 pub mod hba;

@@ -2,7 +2,8 @@
 //!
 //! `pg_upgrade` to 18 carries most statistics over, so only what is missing is gathered in stages, then everything is
 //! analysed once, because cumulative statistics (which autovacuum decides by) are never carried over (pg_upgrade
-//! manual, "Statistics"). Before 18 nothing is carried over, and all is gathered in stages.
+//! manual, "Statistics"). Before 18 nothing is carried over, and all is gathered in stages. A move has the statistics in its
+//! files, and gathers them once: rows may sort otherwise here, and cumulative ones are gone as well.
 
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
@@ -27,8 +28,10 @@ struct Run {
 }
 
 /// The runs that majors need, in order.
-fn runs(new_major: u32) -> &'static [Run] {
-    if new_major >= 18 {
+fn runs(old_major: u32, new_major: u32) -> &'static [Run] {
+    if old_major == new_major {
+        &[Run { job: "all", options: &["--analyze-only"], passes: 1 }]
+    } else if new_major >= 18 {
         &[
             Run { job: "missing", options: &["--analyze-in-stages", "--missing-stats-only"], passes: 3 },
             Run { job: "all", options: &["--analyze-only"], passes: 1 },
@@ -52,7 +55,7 @@ fn command(node: &Node, run: &Run, jobs: u32) -> Program {
 impl Step for AnalyzeStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
         let node = given(&self.0.node, "node")?;
-        for run in runs(node.major) {
+        for run in runs(self.0.old_major, node.major) {
             if cx.jobs.status(run.job)? != JobStatus::Exited(0) {
                 return Ok(Probe::Ready);
             }
@@ -63,7 +66,7 @@ impl Step for AnalyzeStep {
     async fn act(&self, cx: &Context) -> Result<()> {
         let node = given(&self.0.node, "node")?;
         let tables = tables(node).await?;
-        for run in runs(node.major) {
+        for run in runs(self.0.old_major, node.major) {
             if cx.jobs.status(run.job)? == JobStatus::Exited(0) {
                 continue;
             }
@@ -113,16 +116,18 @@ mod tests {
 
     #[test]
     fn eighteen_needs_two_runs_and_earlier_majors_one() {
-        let options = |major| runs(major).iter().map(|run| run.options.join(" ")).collect::<Vec<_>>();
-        assert_eq!(options(18), ["--analyze-in-stages --missing-stats-only", "--analyze-only"]);
-        assert_eq!(options(17), ["--analyze-in-stages"]);
+        let options =
+            |old, major| runs(old, major).iter().map(|run| run.options.join(" ")).collect::<Vec<_>>();
+        assert_eq!(options(15, 18), ["--analyze-in-stages --missing-stats-only", "--analyze-only"]);
+        assert_eq!(options(17, 17), ["--analyze-only"]);
+        assert_eq!(options(15, 17), ["--analyze-in-stages"]);
     }
 
     #[test]
     fn goes_over_the_local_socket_only() {
         let node =
             Node { socket_dir: "/s".into(), port: 6001, superuser: "postgres".into(), ..Default::default() };
-        let args = command(&node, &runs(18)[1], 0).args.join(" ");
+        let args = command(&node, &runs(15, 18)[1], 0).args.join(" ");
         assert!(args.contains("--host /s --port 6001 --username postgres --no-password"), "{args}");
         assert!(args.contains("--jobs 1") && args.contains("--all"), "{args}");
     }

@@ -20,6 +20,7 @@ pub mod offer_files;
 pub mod protect_from_patroni;
 pub mod publish;
 pub mod recover_to;
+pub mod refresh_collations;
 pub mod rehearse;
 pub mod relink;
 pub mod stage_balancer;
@@ -110,6 +111,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::ProtectFromPatroni(params) => Box::new(protect_from_patroni::ProtectFromPatroniStep(params)),
         Kind::Publish(params) => Box::new(publish::PublishStep(params)),
         Kind::RecoverTo(params) => Box::new(recover_to::RecoverToStep(params)),
+        Kind::RefreshCollations(params) => Box::new(refresh_collations::RefreshCollationsStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep::new(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
         Kind::StageBalancer(params) => Box::new(stage_balancer::StageBalancerStep(params)),

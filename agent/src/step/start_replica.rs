@@ -1,4 +1,4 @@
-//! StartReplica: starts a relinked or re-cloned replica of the upgraded leader and waits until it streams.
+//! StartReplica: starts a replica of the new leader, relinked, cloned again or moved, and waits until it streams.
 //!
 //! A relinked replica is started only when it was proven equal to the leader; otherwise only a re-clone is. Which of
 //! the two a directory is, its mark says: those of a relink and of the leader itself have another form than a clone's.
@@ -22,6 +22,7 @@ use crate::pg::sql::{self, Session};
 use crate::pg::standby::{self, Goal, Receiver};
 use crate::pg::upstream::{self, Identity};
 use crate::pg::{control, marker, settings};
+use crate::upgrade::moved;
 
 /// See the module.
 pub struct StartReplicaStep(pub StartReplica);
@@ -69,7 +70,10 @@ impl Step for StartReplicaStep {
         let node = self.node()?;
         let data_dir = cx.confine(&node.data_dir)?;
         let mark = marker::read_file(&data_dir.join(marker::FILE))?;
-        may_start(node, &cx.operation, self.0.verified, mark.as_ref())?;
+        // In a move it is the standby that followed the leader through its promotion, and maybe an adopted one.
+        if self.0.moved.is_none() {
+            may_start(node, &cx.operation, self.0.verified, mark.as_ref())?;
+        }
         let leader = self.identify().await?;
         if ctl::manager(cx, node).state().await? == ServerState::Stopped {
             settings::check_data_directory(node).await?;
@@ -102,6 +106,9 @@ impl Step for StartReplicaStep {
                 cx.report.log("pgleap", note);
             }
             standby::write_identity(node)?;
+            if let Some(moved) = &self.0.moved {
+                moved::write(cx, node, moved).await?;
+            }
             standby::write_upstream(node, upstream, &self.0.slot)?;
             server.launch(&[]).await?;
         }
@@ -126,7 +133,7 @@ impl Step for StartReplicaStep {
 
     async fn undo(&self, cx: &Context) -> Result<()> {
         let node = self.node()?;
-        if marker::made_by_operation(cx, Path::new(&node.data_dir))? {
+        if self.0.moved.is_some() || marker::made_by_operation(cx, Path::new(&node.data_dir))? {
             ctl::manager(cx, node).stop(StopMode::Fast).await?;
         }
         Ok(())

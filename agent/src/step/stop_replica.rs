@@ -88,7 +88,10 @@ impl Step for StopReplicaStep {
         if let Some(output::Kind::Stopped(stopped)) = &output.kind
             && !stopped.same_checkpoint
         {
-            cx.report.log("pgleap", format!("this replica cannot be relinked: {}", stopped.difference));
+            cx.report.log(
+                "pgleap",
+                format!("this replica is not at its leader's checkpoint: {}", stopped.difference),
+            );
         }
         Ok(output)
     }

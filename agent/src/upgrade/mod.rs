@@ -9,6 +9,7 @@ pub mod facts;
 pub mod fingerprint;
 pub mod initdb;
 pub mod marker;
+pub mod moved;
 pub mod new_dir;
 pub mod old_control;
 pub mod pg_upgrade;

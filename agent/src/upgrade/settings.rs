@@ -101,6 +101,22 @@ pub fn translate(input: &Input<'_>) -> Translation {
     out
 }
 
+/// What a node that keeps its files must have, whatever they say: as a new cluster, decided from these settings of theirs.
+pub fn forced(settings: &[Setting], major: u32, databases: u32) -> BTreeMap<String, String> {
+    let mut out = Translation::default();
+    let input = Input {
+        settings,
+        seed_data_dir: Path::new(""),
+        new_data_dir: Path::new(""),
+        major,
+        known: &BTreeSet::new(),
+        databases,
+        wal_segment_size: 0,
+    };
+    force(&input, &mut out);
+    out.settings
+}
+
 /// What the new cluster must have, whatever the old one had.
 fn force(input: &Input<'_>, out: &mut Translation) {
     let mut set = |name: &str, value: String, why: &str| {
@@ -296,6 +312,21 @@ mod tests {
         assert_eq!(t.settings["max_replication_slots"], "16");
         assert!(t.changed.iter().any(|c| c.contains("archive_mode")), "{t:?}");
         assert!(!run(&[], 17).settings.contains_key("max_active_replication_origins"));
+    }
+
+    #[test]
+    fn a_node_that_keeps_its_files_is_forced_to_the_same() {
+        let found = [("max_worker_processes", "64"), ("shared_preload_libraries", "pg_cron")]
+            .map(|(name, value)| Setting { name: name.into(), value: value.into() });
+        let forced = forced(&found, 18, 3);
+        let as_new =
+            run(&[("max_worker_processes", "64"), ("shared_preload_libraries", "pg_cron")], 18).settings;
+        assert!(forced.iter().all(|(name, value)| as_new[name] == *value), "{forced:?}");
+        assert_eq!(
+            (forced["archive_mode"].as_str(), forced["cron.launch_active_jobs"].as_str()),
+            ("off", "off")
+        );
+        assert!(!forced.contains_key("shared_preload_libraries"), "{forced:?}");
     }
 
     #[test]

@@ -121,7 +121,7 @@ pub fn pair(
 }
 
 /// Ranges need one order of keys on both sides, and an index on both that is in that order. Where the operating systems'
-/// collations differ in version, an index copied by pg_upgrade may not be in the new order: nothing may be found by it.
+/// collations differ in version, a range of keys holds other rows on either side, whatever the state of the index.
 fn way(old: &TableFacts, new: &TableFacts) -> Way {
     if old.key.is_empty() {
         return Way::Buckets { why: String::new() };
@@ -132,8 +132,8 @@ fn way(old: &TableFacts, new: &TableFacts) -> Way {
     if old.key_order != new.key_order {
         return Way::Buckets {
             why: format!(
-                "its text sorts by another version of the collation on the new leader ({}) than on the old one ({}); rebuild \
-                 such indexes there before clients use it",
+                "its text sorts by another version of the collation on the new leader ({}) than on the old one ({}), so ranges of keys \
+                 are not the same on both",
                 new.key_order, old.key_order
             ),
         };

@@ -37,7 +37,7 @@ pub fn stop_replica(new: &New, leader: ControlData) -> Kind {
 }
 
 pub fn start_leader(new: &New) -> Kind {
-    Kind::StartLeader(StartLeader { node: Some(new.node.clone()) })
+    Kind::StartLeader(StartLeader { node: Some(new.node.clone()), moved: None })
 }
 
 pub fn rehearse(world: &World, node: &Node, upstream: &Node) -> Kind {

@@ -12,12 +12,15 @@ use std::path::Path;
 
 use pgleap_agent::pg::ctl::StopMode;
 use pgleap_agent::pg::marker::{self, Marker};
-use pgleap_agent::pg::{auto_conf, control};
+use pgleap_agent::pg::{auto_conf, collations, control, sql};
 use pgleap_agent::step;
 use pgleap_proto::agent::step_event;
 use pgleap_proto::node::{Node, TablespaceMap};
 use pgleap_proto::step::action::Kind;
-use pgleap_proto::step::{Action, Analyze, CloneNode, Output, StartReplica, UpdateExtensions};
+use pgleap_proto::step::{
+    Action, Analyze, CloneNode, CollationVersion, DatabaseCollations, Moved, Output, RefreshCollations,
+    StartLeader, StartReplica, UpdateExtensions,
+};
 
 use actions::{
     check, init, rehearse, rehearsed_once, start_leader, stop_leader, stop_replica, stopped, upgrade,
@@ -54,7 +57,11 @@ async fn the_whole_phase_each_step_twice_and_back() {
         .sql(
             &world.old,
             "app",
-            &["CREATE EXTENSION pg_stat_statements VERSION '1.9'", "ALTER ROLE bob SET work_mem = '9MB'"],
+            &[
+                "CREATE EXTENSION pg_stat_statements VERSION '1.9'",
+                "ALTER ROLE bob SET work_mem = '9MB'",
+                r#"CREATE TABLE named (n text COLLATE "en-x-icu" PRIMARY KEY)"#,
+            ],
         )
         .await;
     let old = world.old.clone();
@@ -134,6 +141,7 @@ async fn the_whole_phase_each_step_twice_and_back() {
             upstream,
             slot: "again".into(),
             verified,
+            moved: None,
         })
     };
     std::fs::create_dir(&n2.node.data_dir).unwrap();
@@ -152,6 +160,29 @@ async fn the_whole_phase_each_step_twice_and_back() {
     world.twice("extensions", extensions).await;
     let version = "SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'pg_stat_statements'";
     assert_ne!(world.value(&n1.node, "app", version).await, "1.9");
+
+    // The two majors come with different releases of ICU.
+    let collations = |old| {
+        let old = vec![DatabaseCollations { database: "app".into(), collations: old }];
+        Kind::RefreshCollations(RefreshCollations { node: Some(n1.node.clone()), old, jobs: 2 })
+    };
+    let session = sql::connect(&world.old, "app").await.unwrap();
+    let told = collations::read(&session)
+        .await
+        .unwrap()
+        .into_iter()
+        .filter(|c| c.used)
+        .map(|c| CollationVersion { schema: c.schema, name: c.name, recorded: c.recorded, actual: c.actual });
+    let told: Vec<_> = told.collect();
+    assert_eq!(
+        told.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),
+        ["en-x-icu"],
+        "C.UTF-8 has no version"
+    );
+    let file = "SELECT pg_relation_filenode('public.named_pkey')::text";
+    let before = world.value(&n1.node, "app", file).await;
+    world.twice("collations", collations(told)).await;
+    assert_ne!(world.value(&n1.node, "app", file).await, before, "it was sorted by the old ICU");
 
     world
         .twice("analyze", Kind::Analyze(Analyze { node: Some(n1.node.clone()), old_major: 15, jobs: 2 }))
@@ -389,4 +420,89 @@ async fn a_replica_stopped_elsewhere_is_told_not_failed() {
     let leader = stopped(world.twice("stop-n1", stop_leader(n1)).await).control.unwrap();
     let replica = stopped(world.twice("stop-n2", stop_replica(n2, leader)).await);
     assert!(!replica.same_checkpoint && replica.difference.contains("latest checkpoint"), "{replica:?}");
+}
+
+/// Within a major: the promoted seed and its replica go on in their directories, with the settings of a side that follows.
+#[tokio::test]
+async fn a_move_goes_on_in_the_seeds_directories() {
+    if delegated("a_move_goes_on_in_the_seeds_directories") {
+        return;
+    }
+    let b18 = setting("PGLEAP_PG18_BIN");
+    let of_the_old =
+        "archive_mode = on\narchive_command = 'true'\nrestore_command = 'false'\nmax_worker_processes = 64\n";
+    let mut world = World::old(&b18, of_the_old).await;
+    world.old.major = 18;
+    let old = world.old.clone();
+    world.add_new("n1", &old, &b18).await;
+    let upstream = world.new[0].seed.clone();
+    world.add_new("n2", &upstream, &b18).await;
+    let (n1, n2) = (world.new[0].seed.clone(), world.new[1].seed.clone());
+    let moved = Some(Moved { databases: 12 });
+    let leader = Kind::StartLeader(StartLeader { node: Some(n1.clone()), moved });
+    let replica = Kind::StartReplica(StartReplica {
+        node: Some(n2.clone()),
+        upstream: Some(world.conninfo(&n1)),
+        slot: "slot_n2".into(),
+        verified: false,
+        moved,
+    });
+
+    world.stop(&n1, StopMode::Fast).await;
+    let error = world.run("start-n1", leader.clone()).await.unwrap_err();
+    assert!(error.message.contains("has not been promoted"), "{error}");
+    world.start(&n1).await;
+    world.promote().await;
+    world
+        .eventually(
+            "n2 follows",
+            &n2,
+            "SELECT coalesce((SELECT received_tli = 2 FROM pg_stat_wal_receiver), false)::text",
+        )
+        .await;
+    // Started by somebody else, and not as a side that follows.
+    let error = world.run("start-n1", leader.clone()).await.unwrap_err();
+    assert!(
+        error.message.contains("archive_mode = on") && error.message.contains("stop it, then retry"),
+        "{error}"
+    );
+
+    let rows = world.value(&n1, "app", rows_query()).await;
+    let control = stopped(world.twice("stop-n1", stop_leader(&world.new[0])).await).control.unwrap();
+    assert!(stopped(world.twice("stop-n2", stop_replica(&world.new[1], control)).await).same_checkpoint);
+    world.twice("start-n1", leader.clone()).await;
+    world.twice("start-n2", replica.clone()).await;
+    for node in [&n1, &n2] {
+        assert_eq!(world.value(node, "app", rows_query()).await, rows);
+        for (name, value) in [
+            ("archive_mode", "off"),
+            ("restore_command", ""),
+            ("max_worker_processes", "64"),
+            ("max_replication_slots", "34"),
+            ("cluster_name", node.name.as_str()),
+            ("port", &node.port.to_string()),
+        ] {
+            assert_eq!(
+                world.value(node, "app", &format!("SHOW {name}")).await,
+                value,
+                "{name} of {}",
+                node.name
+            );
+        }
+    }
+    world.sql(&n1, "app", &["INSERT INTO t VALUES (-1, 'moved')"]).await;
+    world
+        .eventually_in("it arrives", &n2, "app", "SELECT (EXISTS (SELECT FROM public.t WHERE a = -1))::text")
+        .await;
+
+    world.undo("start-n2", replica).await;
+    world.undo("start-n1", leader).await;
+    for node in [&n1, &n2] {
+        assert!(
+            !Path::new(&node.data_dir).join("postmaster.pid").exists(),
+            "{} is stopped, though nobody marked it",
+            node.name
+        );
+        assert!(Path::new(&node.data_dir).join("PG_VERSION").exists(), "and stays");
+    }
 }

@@ -3,7 +3,7 @@
 use pgleap_proto::fleet::Finding;
 use pgleap_proto::fleet::finding::Severity;
 
-use super::checks::TABLE;
+use super::checks::{OF_PG_UPGRADE, TABLE};
 use super::facts::{Facts, View};
 use crate::fleet::ClusterSpec;
 
@@ -62,12 +62,13 @@ impl Problem {
 /// Name of the one finding that lists the checks which could not be made.
 const NOT_CHECKED: &str = "not-checked";
 
-/// Every check of [`TABLE`] in its order. Each gives at least one finding; those whose facts are missing share the last.
+/// Every check of [`TABLE`] that matters to the cluster, in its order. Each gives at least one finding; those whose facts are missing share the last.
 pub fn run(cluster: &ClusterSpec, facts: &Facts) -> Vec<Finding> {
     let view = View::new(cluster, facts);
     let mut findings = Vec::new();
     let mut unjudged = Vec::new();
-    for check in TABLE {
+    let applies = |check: &&Check| !cluster.is_move() || !OF_PG_UPGRADE.contains(&check.name);
+    for check in TABLE.iter().filter(applies) {
         match (check.run)(&view) {
             None => unjudged.push(check.name),
             Some(problems) if problems.is_empty() => {
@@ -157,6 +158,28 @@ mod tests {
         let bad: Vec<_> =
             run(&case.cluster, &case.facts).into_iter().filter(|f| f.severity() != Severity::Ok).collect();
         assert_eq!(bad, Vec::new());
+    }
+
+    #[test]
+    fn a_move_minds_nothing_of_pg_upgrade() {
+        use crate::check::testing::{healthy, of, of_a_move};
+        assert!(OF_PG_UPGRADE.iter().all(|name| TABLE.iter().any(|check| check.name == *name)));
+        let mut case = of(of_a_move(healthy().cluster));
+        for host in ["db3", "db4"] {
+            case.host(host).rsync_version.clear();
+        }
+        case.database("app").refused_columns = vec!["public.t.a (regproc)".into()];
+        // What is adopted fills the one directory of its node.
+        case.adopt(0, 1);
+        let server = case.seed(0).clone();
+        *case.node(0) = server;
+        let bad: Vec<_> =
+            run(&case.cluster, &case.facts).into_iter().filter(|f| f.severity() != Severity::Ok).collect();
+        assert_eq!(bad, Vec::new());
+        // And what is missing there is told once, by the one name it has.
+        case.node(1).binaries.as_mut().unwrap().missing = vec!["pg_ctl".into()];
+        case.seed(1).binaries.as_mut().unwrap().missing = vec!["pg_ctl".into()];
+        case.expect("binaries", Severity::Error, "or correct cluster.new.bin_dir");
     }
 
     #[test]

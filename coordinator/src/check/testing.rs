@@ -28,6 +28,17 @@ pub(crate) fn healthy() -> Case {
     of(fleet.cluster("ledger").unwrap().clone())
 }
 
+/// The same cluster, moved to its new hosts within its major.
+pub(crate) fn of_a_move(mut cluster: ClusterSpec) -> ClusterSpec {
+    cluster.new.version = cluster.old.version;
+    cluster.new.bin_dir.clone_from(&cluster.old.bin_dir);
+    cluster.new.old_bin_dir.clone_from(&cluster.old.bin_dir);
+    for node in &mut cluster.new.nodes {
+        node.data_dir.clone_from(&node.seed_dir);
+    }
+    cluster
+}
+
 /// Healthy facts for any cluster: the first old node is the leader.
 pub(crate) fn of(cluster: ClusterSpec) -> Case {
     let mut facts = Facts::default();

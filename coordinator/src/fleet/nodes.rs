@@ -28,8 +28,11 @@ impl ClusterSpec {
         }
     }
 
-    /// The old-major face of a new node: the physical standby.
+    /// The old-major face of a new node: the physical standby. In a move it has no other.
     pub fn seed(&self, node: &NewNodeSpec) -> Node {
+        if self.is_move() {
+            return self.new_node(node);
+        }
         Node {
             data_dir: node.seed_dir.clone(),
             bin_dir: self.new.old_bin_dir.clone(),

@@ -147,26 +147,37 @@ fn old_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldNodeSpec {
 fn new_cluster(mut section: Section<'_, '_>, hosts: &[HostSpec], old: &OldSpec) -> NewSpec {
     let version = small(section.number("version", OLDEST, NEWEST, "18"));
     let bin_dir = section.text("bin_dir", "\"/usr/lib/postgresql/18/bin\"");
+    let is_move = version > 0 && version == old.version;
     let old_bin_dir = section
         .optional_text("old_bin_dir", "\"/usr/lib/postgresql/15/bin\"")
-        .unwrap_or_else(|| old.bin_dir.clone());
+        .unwrap_or_else(|| if is_move { bin_dir.clone() } else { old.bin_dir.clone() });
     let jobs = section.optional_number("jobs", 1, 1024).map(small);
     let environment = section.texts("environment");
     let replication = login(section.section("replication", None)).unwrap_or_else(|| old.replication.clone());
     let patroni = patroni(section.section("patroni", None));
     let nodes =
         section.sections("node", Some("add a [[cluster.new.node]]; the first becomes the new leader"));
-    let nodes = nodes.into_iter().map(|node| new_node(node, hosts)).collect();
+    let nodes = nodes.into_iter().map(|node| new_node(node, hosts, is_move)).collect();
     section.finish();
     NewSpec { version, bin_dir, old_bin_dir, jobs, environment, replication, patroni, nodes }
 }
 
-fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> NewNodeSpec {
+/// In a move a node has one directory and one configuration, which need not be written twice.
+fn new_node(mut section: Section<'_, '_>, hosts: &[HostSpec], is_move: bool) -> NewNodeSpec {
     let Common { name, host, agent, address, port, socket_dir } = common(&mut section, hosts);
-    let seed_dir = section.text("seed_dir", "\"/var/lib/postgresql/15/ledger\"");
+    let seed_example = "\"/var/lib/postgresql/15/ledger\"";
+    let seed_dir = if is_move {
+        section.optional_text("seed_dir", seed_example)
+    } else {
+        Some(section.text("seed_dir", seed_example))
+    };
     let data_dir = section.text("data_dir", "\"/var/lib/postgresql/18/ledger\"");
+    let seed_dir = seed_dir.unwrap_or_else(|| data_dir.clone());
     let config_file_of_new = config_file(&mut section, "config_file");
-    let seed_config_file = config_file(&mut section, "seed_config_file");
+    let mut seed_config_file = config_file(&mut section, "seed_config_file");
+    if is_move && seed_config_file.is_empty() {
+        seed_config_file.clone_from(&config_file_of_new);
+    }
     let rest = rest(&mut section);
     let tablespaces = section.sections("tablespaces", None).into_iter().map(tablespace).collect();
     section.finish();

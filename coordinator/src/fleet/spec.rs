@@ -128,7 +128,7 @@ pub struct NewSpec {
     pub version: u32,
     /// Directory of its binaries.
     pub bin_dir: String,
-    /// Directory of the old major's binaries on the new hosts.
+    /// Directory of the old major's binaries on the new hosts; in a move the same as `bin_dir`.
     pub old_bin_dir: String,
     /// Parallel jobs of pg_upgrade and vacuumdb; none means the processors of the new leader's host.
     pub jobs: Option<u32>,
@@ -158,7 +158,8 @@ pub struct NewNodeSpec {
     pub port: u16,
     /// Directory of its unix socket.
     pub socket_dir: String,
-    /// Data directory of the seed: the physical standby of the old major.
+    /// Data directory of the seed: the physical standby of the old major. In a move it becomes the new node itself, and this
+    /// is the same as `data_dir`.
     pub seed_dir: String,
     /// Data directory of the new major.
     pub data_dir: String,
@@ -239,6 +240,12 @@ impl FleetSpec {
 }
 
 impl ClusterSpec {
+    /// Whether the cluster keeps its major and only moves to other hosts: then nothing is upgraded, and the promoted seeds
+    /// are the new nodes.
+    pub fn is_move(&self) -> bool {
+        self.old.version > 0 && self.old.version == self.new.version
+    }
+
     /// Host name and agent address of every host this cluster uses, each once, sorted by name.
     pub fn agents(&self) -> BTreeMap<String, String> {
         let old = self.old.nodes.iter().map(|node| (node.host.clone(), node.agent.clone()));

@@ -311,6 +311,16 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
         ],
     ),
     (
+        "a move with two faces of a node",
+        &[
+            ("version = 18", "version = 15\nold_bin_dir = \"/opt/pg15/bin\""),
+            (
+                "data_dir = \"/var/lib/postgresql/18/ledger\"",
+                "data_dir = \"/srv/ledger\"\nseed_config_file = \"/etc/pg.conf\"",
+            ),
+        ],
+    ),
+    (
         "no nodes",
         &[(
             "[[cluster.new.node]]\nname = \"ledger-new-1\"\nhost = \"db3\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/fast\" }]\n[[cluster.new.node]]\nname = \"ledger-new-2\"\nhost = \"db4\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/fast\" }]\n",
@@ -330,6 +340,29 @@ fn broken_files_get_line_key_and_cure() {
         text.push_str(&format!("# {name}\n{error}\n\n"));
     }
     crate::golden::check("coordinator/src/fleet/golden/faults.txt", &text);
+}
+
+/// The new side of a move is written down once.
+#[test]
+fn in_a_move_seed_and_node_are_one() {
+    let edits = [
+        ("version = 18", "version = 15"),
+        ("bin_dir = \"/usr/lib/postgresql/18/bin\"", "bin_dir = \"/opt/pg15/bin\""),
+        ("seed_dir = \"/var/lib/postgresql/15/ledger\"\n", ""),
+    ];
+    let mut text = broken(&edits);
+    text = text.replacen("seed_dir = \"/var/lib/postgresql/15/ledger\"\n", "", 1);
+    let spec = parse(&text, "f").unwrap();
+    let cluster = spec.cluster("ledger").unwrap();
+    assert!(cluster.is_move());
+    for node in &cluster.new.nodes {
+        let seed = cluster.seed(node);
+        assert_eq!(seed, cluster.new_node(node));
+        assert_eq!(
+            (seed.data_dir.as_str(), seed.bin_dir.as_str()),
+            ("/var/lib/postgresql/18/ledger", "/opt/pg15/bin")
+        );
+    }
 }
 
 #[test]

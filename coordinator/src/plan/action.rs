@@ -1,13 +1,15 @@
 //! What each step asks of its agent. Fields marked BOUND in `step.proto` stay empty here; `bind` fills them.
 
+use pgleap_proto::agent::DatabaseFacts;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
-    CreateSlots, DatabaseSlot, DropPhysicalSlot, EnableSubscriptions, FenceNode, HaltStandby, HandOver,
-    HandOverReplica, InitNew, KeepTraffic, OfferFiles, ProtectFromPatroni, Publish, RecoverTo, Rehearse,
-    Relink, SparedSlot, StageBalancer, StagePooler, StartLeader, StartReplica, StartStandby, StopLeader,
-    StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate, VerifyRelink,
+    CreateSlots, DatabaseCollations, DatabaseSlot, DropPhysicalSlot, EnableSubscriptions, FenceNode,
+    HaltStandby, HandOver, HandOverReplica, InitNew, KeepTraffic, OfferFiles, ProtectFromPatroni, Publish,
+    RecoverTo, RefreshCollations, Rehearse, Relink, SparedSlot, StageBalancer, StagePooler, StartLeader,
+    StartReplica, StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate,
+    VerifyRelink,
 };
 
 use super::draft::Draft;
@@ -203,7 +205,7 @@ pub(super) fn verify_relink(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 }
 
 pub(super) fn start_leader(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
-    of(Kind::StartLeader(StartLeader { node: Some(draft.cluster.new_node(node)) }))
+    of(Kind::StartLeader(StartLeader { node: Some(draft.cluster.new_node(node)), moved: draft.moved() }))
 }
 
 pub(super) fn new_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
@@ -233,6 +235,7 @@ pub(super) fn start_replica(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         upstream: Some(draft.cluster.reach_new(draft.new_leader)),
         slot: draft.physical_slot(node),
         verified: false,
+        moved: draft.moved(),
     }))
 }
 
@@ -240,6 +243,18 @@ pub(super) fn update_extensions(draft: &Draft<'_>, node: &NewNodeSpec) -> Action
     of(Kind::UpdateExtensions(UpdateExtensions {
         node: Some(draft.cluster.served_node(node)),
         databases: draft.connectable_names(),
+    }))
+}
+
+pub(super) fn refresh_collations(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
+    let old = |db: &&DatabaseFacts| DatabaseCollations {
+        database: db.name.clone(),
+        collations: db.collations.clone(),
+    };
+    of(Kind::RefreshCollations(RefreshCollations {
+        node: Some(draft.cluster.served_node(node)),
+        old: draft.connectable.iter().map(old).collect(),
+        jobs: draft.jobs,
     }))
 }
 

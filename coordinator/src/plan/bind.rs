@@ -52,7 +52,8 @@ pub fn bind(
             verify.same_checkpoint = sources.stopped_replica()?.same_checkpoint
         }
         Some(Kind::CloneNode(clone)) if clone.only_if_unverified => clone.verified = sources.verified()?,
-        Some(Kind::StartReplica(start)) => start.verified = sources.verified()?,
+        // In a move nothing is relinked, so there is nothing to compare.
+        Some(Kind::StartReplica(start)) if start.moved.is_none() => start.verified = sources.verified()?,
         Some(Kind::Subscribe(subscribe)) => {
             subscribe.target_lsn = sources.target_lsn()?;
             subscribe.slots = sources.slots()?;

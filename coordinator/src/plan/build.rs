@@ -1,5 +1,7 @@
 //! From specification and facts to a plan.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use pgleap_proto::agent::DatabaseFacts;
 use pgleap_proto::step::DatabaseSlot;
 
@@ -32,8 +34,17 @@ pub fn build(cluster: &ClusterSpec, facts: &Facts, operation: &str, tag: &str) -
     let no_plan = |reason| PlanError { cluster: cluster.name.clone(), reason };
     let draft = draft(&view, operation, tag).map_err(no_plan)?;
     let mut steps = Vec::new();
+    // Of rows that are left out: what follows them follows what they would have followed.
+    let mut bridges: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in TABLE {
-        steps.extend(subjects(row, cluster).into_iter().filter_map(|subject| step(row, &draft, subject)));
+        for subject in subjects(row, cluster) {
+            let after = bridged(after(row, cluster, subject.name()), &bridges);
+            if row.in_moves || !cluster.is_move() {
+                steps.extend(step(row, &draft, subject, after));
+            } else {
+                bridges.insert(row.id(subject.name()), after);
+            }
+        }
     }
     Ok(Plan {
         cluster: cluster.name.clone(),
@@ -115,7 +126,12 @@ fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
 }
 
 /// None when the row makes nothing for such a subject, which is a fault of the table; a test keeps it sound.
-fn step(row: &'static Row, draft: &Draft<'_>, subject: Subject<'_>) -> Option<PlannedStep> {
+fn step(
+    row: &'static Row,
+    draft: &Draft<'_>,
+    subject: Subject<'_>,
+    after: Vec<String>,
+) -> Option<PlannedStep> {
     let (host, agent) = match row.at {
         At::OldLeader => (&draft.old_leader.host, &draft.old_leader.agent),
         At::Upstream => (&draft.upstream.host, &draft.upstream.agent),
@@ -138,9 +154,24 @@ fn step(row: &'static Row, draft: &Draft<'_>, subject: Subject<'_>) -> Option<Pl
         commands: row.commands.of(draft, subject)?,
         undo: row.undo.map(str::to_owned),
         waits_for: row.waits_for.map(words),
-        after: after(row, draft.cluster, subject.name()),
+        after,
         finish: row.finish,
     })
+}
+
+/// The same ids, each once, with those of left-out rows replaced by what these follow. A row comes after all it follows, so
+/// their own are bridged already.
+fn bridged(after: Vec<String>, bridges: &BTreeMap<String, Vec<String>>) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for id in after {
+        match bridges.get(&id) {
+            Some(beyond) => ids.extend(beyond.iter().cloned()),
+            None => ids.push(id),
+        }
+    }
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(id.clone()));
+    ids
 }
 
 /// Ids of the steps that this one follows.

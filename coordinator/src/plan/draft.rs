@@ -2,7 +2,7 @@
 
 use pgleap_proto::agent::{DatabaseFacts, ServerFacts};
 use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
-use pgleap_proto::step::DatabaseSlot;
+use pgleap_proto::step::{DatabaseSlot, Moved};
 use pgleap_proto::traffic::{Cluster, Leader, SideDatabase};
 
 use crate::fleet::{ClusterSpec, NewNodeSpec, OldNodeSpec};
@@ -101,6 +101,12 @@ impl Draft<'_> {
         let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         let name: String = node.name.chars().map(|c| if usable(c) { c } else { '_' }).collect();
         format!("{}_{name}", self.tag)
+    }
+
+    /// What the new nodes keep in a move; none in an upgrade.
+    pub fn moved(&self) -> Option<Moved> {
+        let databases = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.cluster.is_move().then_some(Moved { databases })
     }
 
     /// Publication and subscription of the way back.

@@ -6,7 +6,8 @@ use pgleap_proto::node::{ControlData, Node};
 use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::output::Kind as OutputKind;
 use pgleap_proto::step::{
-    Action, Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput, VerifiedOutput,
+    Action, CollationVersion, Output, RecoveredOutput, RehearsedOutput, SlotsOutput, StoppedOutput,
+    VerifiedOutput,
 };
 use proptest::prelude::*;
 
@@ -21,6 +22,11 @@ const TAG: &str = "pgleap_0123ab";
 
 /// A cluster with so many nodes and databases; the first old node is the leader.
 fn case(old: usize, new: usize, databases: usize) -> Case {
+    case_of(false, old, new, databases)
+}
+
+/// The same, to be upgraded or to be moved.
+fn case_of(moves: bool, old: usize, new: usize, databases: usize) -> Case {
     let mut cluster = testing::healthy().cluster;
     let (old_node, new_node) = (cluster.old.nodes[0].clone(), cluster.new.nodes[0].clone());
     cluster.old.nodes = (0..old)
@@ -39,6 +45,9 @@ fn case(old: usize, new: usize, databases: usize) -> Case {
             node
         })
         .collect();
+    if moves {
+        cluster = testing::of_a_move(cluster);
+    }
     let mut case = testing::of(cluster);
     for n in 0..2 {
         let (name, host, agent) = (format!("pool-{n}"), format!("p{n}"), format!("10.3.0.{n}:7432"));
@@ -133,6 +142,7 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
         Kind::StartLeader(a) => &a.node,
         Kind::StartReplica(a) => &a.node,
         Kind::UpdateExtensions(a) => &a.node,
+        Kind::RefreshCollations(a) => &a.node,
         Kind::Analyze(a) => &a.node,
         Kind::Subscribe(a) => &a.node,
         Kind::EnableSubscriptions(a) => &a.node,
@@ -160,6 +170,7 @@ const NOTHING_TO_TAKE_BACK: [&str; 14] = [
     "upgrade.verify_relink",
     "upgrade.drop_physical_slot",
     "upgrade.update_extensions",
+    "upgrade.refresh_collations",
     "upgrade.analyze",
     "replicate.catch_up",
     "replicate.validate",
@@ -186,8 +197,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn every_plan_is_sound(old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>()) {
-        let case = case(old, new, databases).on_both_sides(patroni);
+    fn every_plan_is_sound(
+        moves: bool, old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>()
+    ) {
+        let case = case_of(moves, old, new, databases).on_both_sides(patroni);
         let plan = plan(&case);
 
         let ids: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
@@ -197,6 +210,7 @@ proptest! {
             // Also proves that there is no cycle.
             prop_assert!(step.after.iter().all(|id| earlier.contains(id)), "{}: {:?}", step.id, step.after);
             prop_assert!(step.after.iter().all(|id| plan.step(id).unwrap().phase <= step.phase), "{}", step.id);
+            prop_assert_eq!(step.after.iter().collect::<BTreeSet<_>>().len(), step.after.len(), "{}", step.id);
             earlier.insert(step.id.clone());
         }
         prop_assert!(plan.steps.iter().map(|step| step.phase).is_sorted());
@@ -216,8 +230,8 @@ proptest! {
     }
 
     #[test]
-    fn what_must_precede_does(old in 1usize..4, new in 1usize..6, patroni in any::<bool>()) {
-        let case = case(old, new, 2).on_both_sides(patroni);
+    fn what_must_precede_does(moves: bool, old in 1usize..4, new in 1usize..6, patroni in any::<bool>()) {
+        let case = case_of(moves, old, new, 2).on_both_sides(patroni);
         let plan = plan(&case);
         let rules = [
             ("seed.create_physical_slot", "seed.clone_node"),
@@ -235,6 +249,15 @@ proptest! {
             ("upgrade.upgrade", "upgrade.relink"),
             ("upgrade.verify_relink", "upgrade.start_leader"),
             ("upgrade.create_physical_slot", "upgrade.update_extensions"),
+            ("seed.start_standby", "convert.halt_standby"),
+            ("upgrade.stop_leader", "upgrade.fence_node"),
+            ("upgrade.stop_replica", "upgrade.fence_node"),
+            ("upgrade.stop_replica", "upgrade.start_leader"),
+            ("upgrade.stop_replica", "upgrade.start_replica"),
+            ("upgrade.start_leader", "upgrade.start_replica"),
+            ("upgrade.update_extensions", "upgrade.refresh_collations"),
+            ("upgrade.refresh_collations", "upgrade.analyze"),
+            ("upgrade.refresh_collations", "replicate.subscribe"),
             ("upgrade.start_leader", "replicate.subscribe"),
             ("upgrade.update_extensions", "replicate.subscribe"),
             ("replicate.subscribe", "replicate.enable_subscriptions"),
@@ -277,8 +300,8 @@ proptest! {
     }
 
     #[test]
-    fn everything_bound_is_told_by_steps_before(old in 1usize..3, new in 1usize..5, databases in 0usize..5) {
-        let case = case(old, new, databases);
+    fn everything_bound_is_told_by_steps_before(moves: bool, old in 1usize..3, new in 1usize..5, databases in 0usize..5) {
+        let case = case_of(moves, old, new, databases);
         let plan = plan(&case);
         let everything: BTreeMap<String, Output> =
             plan.steps.iter().map(|step| (step.id.clone(), output(step))).collect();
@@ -307,7 +330,9 @@ proptest! {
                 Kind::Relink(a) => prop_assert!(a.same_checkpoint),
                 Kind::VerifyRelink(a) => prop_assert!(a.same_checkpoint),
                 Kind::CloneNode(a) => prop_assert_eq!(a.verified, step.phase == Phase::Upgrade),
-                Kind::StartReplica(a) => prop_assert!(a.verified),
+                Kind::StartReplica(a) => {
+                    prop_assert_eq!((a.verified, a.moved.is_some()), (!moves, moves))
+                }
                 Kind::StartStandby(a) => prop_assert_eq!(a.timeline, if step.phase == Phase::Convert { 2 } else { 0 }),
                 _ => {}
             }
@@ -408,6 +433,58 @@ fn databases_are_all_but_empty_templates() {
     assert!(!rehearse.databases.contains(&"template0".to_owned()));
 }
 
+/// Nothing is restored, upgraded or relinked, and each new node has one directory from the beginning to the end.
+#[test]
+fn a_move_goes_without_pg_upgrade() {
+    let case = case_of(true, 2, 3, 1);
+    let plan = plan(&case);
+    let of_pg_upgrade = |kind: &Kind| {
+        matches!(
+            kind,
+            Kind::Rehearse(_)
+                | Kind::InitNew(_)
+                | Kind::CheckUpgrade(_)
+                | Kind::Upgrade(_)
+                | Kind::OfferFiles(_)
+                | Kind::Relink(_)
+                | Kind::VerifyRelink(_)
+        )
+    };
+    for step in &plan.steps {
+        let kind = step.action.kind.as_ref().unwrap();
+        assert!(!of_pg_upgrade(kind), "{}", step.id);
+        assert!(step.commands.iter().all(|line| !line.contains("pg_upgrade")), "{}", step.id);
+        let spec =
+            acts_on(kind).and_then(|node| case.cluster.new.nodes.iter().find(|new| new.name == node.name));
+        if let Some(spec) = spec {
+            assert_eq!(acts_on(kind), Some(&case.cluster.new_node(spec)), "{}", step.id);
+        }
+    }
+    let left_out: Vec<_> = TABLE.iter().filter(|row| !row.in_moves).map(|row| row.name).collect();
+    let upgrades = case_of(false, 2, 3, 1);
+    let upgrade = build(&upgrades.cluster, &upgrades.facts, OPERATION, TAG).unwrap();
+    let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
+        (plan.steps.iter().map(|s| &s.id).collect(), upgrade.steps.iter().map(|s| &s.id).collect());
+    let only: BTreeSet<_> =
+        theirs.difference(&ours).map(|id| kind_of(id).split_once('.').unwrap().1).collect();
+    assert_eq!(only, left_out.into_iter().collect());
+    assert_eq!(ours.difference(&theirs).count(), 0);
+}
+
+/// What the old leader said of its collations comes to the step that compares them with those of the new host.
+#[test]
+fn collations_are_compared_with_the_old_leaders() {
+    let mut case = case(2, 1, 0);
+    let version = CollationVersion { name: "default".into(), actual: "2.36".into(), ..Default::default() };
+    case.database("app").collations = vec![version.clone()];
+    let plan = plan(&case);
+    let kind = plan.step("upgrade.refresh_collations").unwrap().action.kind.clone();
+    let Some(Kind::RefreshCollations(refresh)) = kind else { panic!() };
+    let names: Vec<_> = refresh.old.iter().map(|old| old.database.as_str()).collect();
+    assert_eq!(names, ["app", "postgres", "template1"]);
+    assert_eq!(refresh.old[0].collations, [version]);
+}
+
 #[test]
 fn no_plan_from_half_the_facts() {
     let error = |case: &Case| build(&case.cluster, &case.facts, OPERATION, TAG).unwrap_err().to_string();
@@ -468,11 +545,10 @@ fn every_row_makes_steps_and_everything_movable_is_found_again() {
     assert_eq!(without.moving(), None);
 }
 
-#[test]
-fn the_plan_reads_like_this() {
-    let plan = plan(&movable());
+/// As it is shown.
+fn shown(plan: &Plan) -> String {
     let mut text = String::new();
-    for step in present(&plan).steps {
+    for step in present(plan).steps {
         text.push_str(&format!("{} on {}: {}\n", step.id, step.host, step.title));
         if !step.after.is_empty() {
             text.push_str(&format!("  after {}\n", step.after.join(", ")));
@@ -487,7 +563,19 @@ fn the_plan_reads_like_this() {
             text.push_str(&format!("  undo: {}\n", step.undo));
         }
     }
-    crate::golden::check("coordinator/src/plan/golden/ledger.txt", &text);
+    text
+}
+
+#[test]
+fn the_plan_reads_like_this() {
+    crate::golden::check("coordinator/src/plan/golden/ledger.txt", &shown(&plan(&movable())));
+}
+
+#[test]
+fn a_move_reads_like_this() {
+    let cluster = testing::of_a_move(movable().cluster);
+    let case = testing::of(cluster).under_patroni();
+    crate::golden::check("coordinator/src/plan/golden/move.txt", &shown(&plan(&case)));
 }
 
 #[test]
@@ -498,15 +586,16 @@ fn the_documentation_is_the_table() {
          (`PGLEAP_UPDATE_GOLDEN=1 cargo test -p pgleap-coordinator the_documentation` writes it anew).\n\n\
          Steps start as soon as everything in *follows* is done, so replicas are worked on side by side. An undo takes back\n\
          every started step, the last one first; where nothing is said, the step leaves nothing to take back. `finish` takes back\n\
-         only what was needed while there were two sides.\n",
+         only what was needed while there were two sides. A *move* keeps its major: what follows a step that is not in it follows\n\
+         what that one would have followed.\n",
     );
     let mut phase = None;
     for row in TABLE {
         if phase != Some(row.phase) {
             phase = Some(row.phase);
             text.push_str(&format!(
-                "\n## {}\n\n| step | for | runs on | what | follows | may wait for | taken back by | by `finish` too |\n\
-                 | --- | --- | --- | --- | --- | --- | --- | --- |\n",
+                "\n## {}\n\n| step | for | runs on | what | follows | may wait for | taken back by | by `finish` too | in a move |\n\
+                 | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n",
                 row.phase
             ));
         }
@@ -555,12 +644,13 @@ fn the_documentation_is_the_table() {
             })
             .collect();
         text.push_str(&format!(
-            "| `{}` | {each} | {at} | {} | {} | {} | {} | {finish} |\n",
+            "| `{}` | {each} | {at} | {} | {} | {} | {} | {finish} | {} |\n",
             row.name,
             words(row.title),
             follows.join(", "),
             row.waits_for.map(words).unwrap_or_default(),
             row.undo.unwrap_or_default(),
+            if row.in_moves { "yes" } else { "" },
         ));
     }
     text.push_str(

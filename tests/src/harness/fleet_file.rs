@@ -133,18 +133,25 @@ impl FleetFile {
         }
         writeln!(
             out,
-            "[cluster.new]\nversion = {}\nbin_dir = {}\nold_bin_dir = {}\n",
+            "[cluster.new]\nversion = {}\nbin_dir = {}",
             self.new_version,
             quoted(&self.new_bin_dir),
-            quoted(&self.seed_bin_dir),
         )?;
+        // In a move, seed and new node are one.
+        let upgraded = self.old_version != self.new_version;
+        if upgraded {
+            writeln!(out, "old_bin_dir = {}", quoted(&self.seed_bin_dir))?;
+        }
+        writeln!(out)?;
         if let Some(scope) = &self.new_scope {
             writeln!(out, "[cluster.new.patroni]\nscope = {}\n", quoted(scope))?;
         }
         for node in &self.new {
             writeln!(out, "[[cluster.new.node]]")?;
             common(out, node)?;
-            writeln!(out, "seed_dir = {}", quoted(&node.seed_dir))?;
+            if upgraded {
+                writeln!(out, "seed_dir = {}", quoted(&node.seed_dir))?;
+            }
             if !node.tablespaces.is_empty() {
                 let spaces = node.tablespaces.iter();
                 let spaces: Vec<String> = spaces

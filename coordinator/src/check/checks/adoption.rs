@@ -1,6 +1,6 @@
 //! What already is in a seed directory is a standby of this very cluster.
 
-use super::{Check, Problem, Verdict, View};
+use super::{Check, Problem, Verdict, View, seed_key};
 use crate::check::NewView;
 
 pub(super) const CHECK: Check = Check {
@@ -15,7 +15,7 @@ fn run(view: &View<'_>) -> Verdict {
     for (index, node) in view.new.iter().enumerate() {
         let Some(seed) = node.seed else { continue };
         let Some(directory) = seed.data_dir.as_ref().filter(|d| d.exists && !d.empty) else { continue };
-        let subject = format!("seed_dir {} of {}", directory.path, node.spec.name);
+        let subject = format!("{} {} of {}", seed_key(view), directory.path, node.spec.name);
         let Some(control) = &seed.control else {
             problems.push(Problem::error(
                 subject,

@@ -4,7 +4,8 @@ use super::{Check, Problem, Verdict, View, setting};
 
 pub(super) const CHECK: Check = Check {
     name: "archiving",
-    why: "After pg_upgrade the new leader writes WAL on timeline 1 again, under names the old archive may hold already.",
+    why: "After pg_upgrade the new leader writes WAL on timeline 1 again, under names the old archive may hold already; after a \
+          move, on a timeline that the old cluster takes too when it fails over.",
     run,
 };
 

@@ -1,6 +1,6 @@
 //! The programs that the steps start are there.
 
-use super::{Check, Problem, Verdict, View, few};
+use super::{Check, Problem, Verdict, View, faces, few};
 
 pub(super) const CHECK: Check =
     Check { name: "binaries", why: "A program that is missing would stop the upgrade half way.", run };
@@ -19,15 +19,19 @@ fn run(view: &View<'_>) -> Verdict {
         problems.extend(missing_in(&binaries.bin_dir, &node.spec.host, &missing, "cluster.old.bin_dir"));
     }
     for node in &view.new {
-        let faces = [(node.seed, "cluster.new.old_bin_dir"), (node.node, "cluster.new.bin_dir")];
-        for (facts, key) in faces {
-            let Some(binaries) = facts.and_then(|facts| facts.binaries.as_ref()) else { continue };
+        for (facts, key) in faces(view, node) {
+            let Some(binaries) = facts.binaries.as_ref() else { continue };
             seen = true;
             let missing: Vec<&String> = binaries.missing.iter().collect();
-            problems.extend(missing_in(&binaries.bin_dir, &node.spec.host, &missing, key));
+            problems.extend(missing_in(
+                &binaries.bin_dir,
+                &node.spec.host,
+                &missing,
+                &format!("cluster.new.{key}"),
+            ));
         }
         let rsync = view.host(&node.spec.host).map(|host| host.rsync_version.is_empty());
-        if rsync == Some(true) && view.new.len() > 1 {
+        if rsync == Some(true) && view.new.len() > 1 && !view.cluster.is_move() {
             problems.push(Problem::error(
                 format!("host {}", node.spec.host),
                 "rsync is not installed, and replicas are relinked with it",

@@ -9,8 +9,8 @@ pub(super) const CHECK: Check = Check {
     run,
 };
 
-const CURE: &str = "REINDEX what depends on collations (amcheck's bt_index_check finds it) on the new cluster before it takes \
-                    reads, then ALTER DATABASE ... REFRESH COLLATION VERSION";
+const CURE: &str = "let the step refresh_collations rebuild every index that depends on it: plan the time, in which the old cluster \
+                    keeps its WAL; tables partitioned by ranges of text, and checks that compare text, are yours to look at";
 
 fn run(view: &View<'_>) -> Verdict {
     let server = view.leader_server()?;
@@ -21,7 +21,7 @@ fn run(view: &View<'_>) -> Verdict {
             problems.push(Problem::warning(
                 format!("database \"{}\"", db.name),
                 format!("its collation version was {recorded} when it was made, and is {actual} now on the old leader"),
-                format!("{CURE}; the old cluster has the same trouble already"),
+                format!("{CURE}; the old cluster has the same trouble already: REINDEX there, too"),
             ));
         }
     }

@@ -15,7 +15,7 @@ fn run(view: &View<'_>) -> Verdict {
         let subject = format!("database \"{}\"", db.name);
         if db.name == "template0" {
             // check.c, check_is_install_user and check_for_connection_status.
-            if db.allow_connections {
+            if db.allow_connections && !view.cluster.is_move() {
                 problems.push(Problem::error(
                     subject,
                     "it allows connections, which pg_upgrade refuses",
@@ -25,7 +25,11 @@ fn run(view: &View<'_>) -> Verdict {
         } else if !db.allow_connections {
             problems.push(Problem::error(
                 subject,
-                "it does not allow connections, so pg_upgrade refuses the whole cluster",
+                if view.cluster.is_move() {
+                    "it does not allow connections, so it cannot be replicated"
+                } else {
+                    "it does not allow connections, so pg_upgrade refuses the whole cluster"
+                },
                 format!(
                     "ALTER DATABASE \"{}\" WITH ALLOW_CONNECTIONS true, or drop it",
                     db.name.replace('"', "\"\"")

@@ -1,6 +1,6 @@
 //! The directories of new nodes may be touched, can be written, and are empty or absent where they will be filled.
 
-use super::{Check, Problem, Verdict, View, new_directories};
+use super::{Check, Fills, Problem, Verdict, View, new_directories, seed_key};
 
 pub(super) const CHECK: Check = Check {
     name: "directories",
@@ -15,7 +15,12 @@ fn run(view: &View<'_>) -> Verdict {
     }
     let mut problems = Vec::new();
     for (node, what, directory) in directories {
-        let subject = format!("{what} {} of {node}", directory.path);
+        let key = match what {
+            Fills::Seed => seed_key(view),
+            Fills::New => "data_dir",
+            Fills::Tablespace => "tablespace directory",
+        };
+        let subject = format!("{key} {} of {node}", directory.path);
         if !directory.allowed {
             problems.push(Problem::error(
                 subject,
@@ -28,21 +33,18 @@ fn run(view: &View<'_>) -> Verdict {
                 "the agent's user cannot write there",
                 "give the directory, or its nearest existing parent, to the user that runs the agent",
             ));
-        } else if what == "data_dir" && directory.exists && !directory.empty {
+        } else if what == Fills::New && directory.exists && !directory.empty {
             problems.push(Problem::error(
                 subject,
                 "it is not empty",
                 "name a directory that is empty or does not exist yet, or move its content away",
             ));
-        } else if what == "tablespace directory"
-            && directory.exists
-            && !directory.empty
-            && !is_adopted(view, node)
+        } else if what == Fills::Tablespace && directory.exists && !directory.empty && !is_adopted(view, node)
         {
             problems.push(Problem::error(
                 subject,
                 "it is not empty",
-                "name an empty directory, or adopt the standby it belongs to by naming that one's seed_dir",
+                "name an empty directory, or adopt the standby it belongs to by naming that one's directory",
             ));
         }
     }

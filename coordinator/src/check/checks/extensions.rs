@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Check, Problem, Verdict, View, few};
+use super::{Check, Problem, Verdict, View, faces, few};
 
 pub(super) const CHECK: Check = Check {
     name: "extensions",
@@ -19,7 +19,7 @@ fn run(view: &View<'_>) -> Verdict {
     let mut problems = Vec::new();
     let mut seen = false;
     for node in &view.new {
-        for facts in [node.seed, node.node].into_iter().flatten() {
+        for (facts, _) in faces(view, node) {
             // An empty list means that the directory could not be read; every installation has plpgsql.
             let Some(binaries) = facts.binaries.as_ref().filter(|b| !b.extensions_available.is_empty())
             else {

@@ -1,8 +1,8 @@
 //! One check per file.
 
-use pgleap_proto::agent::{DatabaseFacts, DirectoryFacts, ServerFacts};
+use pgleap_proto::agent::{DatabaseFacts, DirectoryFacts, NodeFacts, ServerFacts};
 
-use super::facts::{View, replicated};
+use super::facts::{NewView, View, replicated};
 use super::judge::{Check, Problem, Verdict, bytes, few};
 
 mod adoption;
@@ -112,6 +112,10 @@ pub static TABLE: &[Check] = &[
     collations::CHECK,
 ];
 
+/// Checks of what only pg_upgrade minds; a move goes without it.
+pub(super) static OF_PG_UPGRADE: &[&str] =
+    &["attribute-options", "install-user", "file-systems", "column-types", "locale"];
+
 /// A setting of a server; empty when it has none of this name.
 fn setting<'s>(server: &'s ServerFacts, name: &str) -> &'s str {
     server.settings.get(name).map(String::as_str).unwrap_or_default()
@@ -155,15 +159,37 @@ fn without_patroni(view: &View<'_>) -> Verdict {
     view.old.iter().any(|node| node.facts.is_some()).then(Vec::new)
 }
 
-/// The directories that pgleap will fill on a new host, of all its nodes of this cluster: node, what it is, facts.
-fn new_directories<'a>(view: &View<'a>) -> Vec<(&'a str, &'static str, &'a DirectoryFacts)> {
+/// What a directory is filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fills {
+    Seed,
+    New,
+    Tablespace,
+}
+
+/// What the fleet file calls the directory of a seed.
+fn seed_key(view: &View<'_>) -> &'static str {
+    if view.cluster.is_move() { "data_dir" } else { "seed_dir" }
+}
+
+/// The faces of a new node whose programs are used, with the fleet file's name of their directory. In a move there is one.
+fn faces<'a>(view: &View<'a>, node: &NewView<'a>) -> Vec<(&'a NodeFacts, &'static str)> {
+    let seed = node.seed.filter(|_| !view.cluster.is_move()).map(|facts| (facts, "old_bin_dir"));
+    seed.into_iter().chain(node.node.map(|facts| (facts, "bin_dir"))).collect()
+}
+
+/// The directories that pgleap will fill on a new host, of all its nodes of this cluster: node, what it is, facts. A seed's may
+/// hold a standby that is adopted.
+fn new_directories<'a>(view: &View<'a>) -> Vec<(&'a str, Fills, &'a DirectoryFacts)> {
     let mut found = Vec::new();
     for node in &view.new {
         let name = node.spec.name.as_str();
-        found.extend(node.seed.and_then(|facts| facts.data_dir.as_ref()).map(|d| (name, "seed_dir", d)));
-        found.extend(node.node.and_then(|facts| facts.data_dir.as_ref()).map(|d| (name, "data_dir", d)));
+        let directory = |facts: Option<&'a NodeFacts>| facts.and_then(|facts| facts.data_dir.as_ref());
+        found.extend(directory(node.seed).map(|d| (name, Fills::Seed, d)));
+        let itself = directory(node.node).filter(|_| !view.cluster.is_move());
+        found.extend(itself.map(|d| (name, Fills::New, d)));
         let tablespaces = node.seed.into_iter().flat_map(|facts| &facts.tablespace_dirs);
-        found.extend(tablespaces.map(|d| (name, "tablespace directory", d)));
+        found.extend(tablespaces.map(|d| (name, Fills::Tablespace, d)));
     }
     found
 }

@@ -1,6 +1,6 @@
 //! Preloaded libraries exist for both majors on every new host.
 
-use super::{Check, Problem, Verdict, View, few, setting};
+use super::{Check, Problem, Verdict, View, faces, few, setting};
 
 pub(super) const CHECK: Check = Check {
     name: "preload-libraries",
@@ -24,7 +24,7 @@ fn run(view: &View<'_>) -> Verdict {
     let mut problems = Vec::new();
     let mut seen = false;
     for node in &view.new {
-        for facts in [node.seed, node.node].into_iter().flatten() {
+        for (facts, _) in faces(view, node) {
             let Some(binaries) = facts.binaries.as_ref().filter(|b| !b.libraries_available.is_empty()) else {
                 continue;
             };

@@ -1,11 +1,11 @@
 //! Servers and binaries are of the declared majors, and new nodes agree on their minor.
 
 use super::super::releases::shown;
-use super::{Check, Problem, Verdict, View};
+use super::{Check, Problem, Verdict, View, faces};
 
 pub(super) const CHECK: Check = Check {
     name: "versions",
-    why: "pg_upgrade works from one major to a newer one, with the binaries of both on every new host.",
+    why: "pg_upgrade works from one major to a newer one, with the binaries of both on every new host; a move keeps its major.",
     run,
 };
 
@@ -26,9 +26,9 @@ fn run(view: &View<'_>) -> Verdict {
     }
     let mut minors: Vec<(u32, &str)> = Vec::new();
     for node in &view.new {
-        let faces = [(node.seed, old, "old_bin_dir"), (node.node, new, "bin_dir")];
-        for (facts, major, key) in faces {
-            let Some(binaries) = facts.and_then(|facts| facts.binaries.as_ref()) else { continue };
+        for (facts, key) in faces(view, node) {
+            let major = if key == "bin_dir" { new } else { old };
+            let Some(binaries) = facts.binaries.as_ref() else { continue };
             seen = true;
             if binaries.version_num == 0 {
                 continue; // Missing binaries are another check's finding.

@@ -30,12 +30,14 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
         }
         for (n, node) in cluster.new.nodes.iter().enumerate() {
             let path = new_path(c, n);
-            claim(
-                &node.host,
-                &node.seed_dir,
-                format!("{path}.seed_dir"),
-                format!("seed_dir of {}", node.name),
-            );
+            if !cluster.is_move() {
+                claim(
+                    &node.host,
+                    &node.seed_dir,
+                    format!("{path}.seed_dir"),
+                    format!("seed_dir of {}", node.name),
+                );
+            }
             claim(
                 &node.host,
                 &node.data_dir,

@@ -162,6 +162,22 @@ pub(in crate::plan) fn update_extensions(draft: &Draft<'_>, node: &NewNodeSpec) 
         .collect()
 }
 
+pub(in crate::plan) fn refresh_collations(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let new = draft.cluster.new_node(node);
+    let compare = "SELECT collname, collversion, pg_collation_actual_version(oid) FROM pg_collation";
+    let mut commands = vec![
+        psql(&new, "postgres", &[compare.to_owned()]),
+        "# in every database, where that differs from what the old cluster has: REINDEX INDEX of each index that depends on it"
+            .to_owned(),
+        "# then ALTER COLLATION ... REFRESH VERSION".to_owned(),
+    ];
+    // Databases have a version of their own since 15.
+    if new.major >= 15 {
+        commands.push("# and ALTER DATABASE ... REFRESH COLLATION VERSION".to_owned());
+    }
+    commands
+}
+
 pub(in crate::plan) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let new = draft.cluster.new_node(node);
     let vacuumdb = format!(
@@ -173,7 +189,9 @@ pub(in crate::plan) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<Str
         draft.jobs
     );
     // Since 18 pg_upgrade carries statistics over, all but extended ones (pgupgrade.sgml, "Statistics").
-    if new.major >= 18 {
+    if draft.cluster.is_move() {
+        vec![format!("{vacuumdb} --analyze-only")]
+    } else if new.major >= 18 {
         vec![
             format!("{vacuumdb} --analyze-in-stages --missing-stats-only"),
             format!("{vacuumdb} --analyze-only"),
