@@ -160,7 +160,7 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
 }
 
 /// Steps that leave nothing behind of their own; all others must say how they are taken back.
-const NOTHING_TO_TAKE_BACK: [&str; 14] = [
+const NOTHING_TO_TAKE_BACK: [&str; 15] = [
     "check.rehearse",
     "seed.check_upgrade",
     "convert.clean_promoted",
