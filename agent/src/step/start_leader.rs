@@ -1,7 +1,8 @@
 //! StartLeader: starts the new leader and proves that it is one: right major, not in recovery, every database open.
 //!
-//! In a move that is the promoted seed, with the settings of a side that follows. After an upgrade, from its first start on, old and new files that share inodes differ from what the old server knows: the mark says so
-//! before the start, and nothing starts the old server after it.
+//! In a move that is the promoted seed, with the settings of a side that follows. After an upgrade, from its first start on, old
+//! and new files that share inodes differ from what the old server knows: the mark says so before the start, and nothing starts the
+//! old server after it.
 
 use std::path::Path;
 
