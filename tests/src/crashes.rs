@@ -207,11 +207,11 @@ impl Storm {
                 || said("does not run".into()) && said(format!("port {} ", server.port))
                 || said(format!("node {} ({}) is stopped", server.name, server.data_dir.display()))
         };
-        if let Some(at) = self.killed.iter().rposition(missed) {
-            let server = self.killed.remove(at);
-            if !server.is_running() {
-                server.start(&fleet.base).await?;
-            }
+        // One that seems to run may be started by pg_upgrade, which tries where a crash has left postmaster.pid, and stops it again.
+        if let Some(at) = self.killed.iter().rposition(missed)
+            && !self.killed[at].is_running()
+        {
+            self.killed.remove(at).start(&fleet.base).await?;
         }
         self.stops.push(status.reason.clone());
         if self.stops.len() as u32 > PATIENCE {
