@@ -1,9 +1,12 @@
 //! Subscriptions of pgleap on the new leader: one in each database, all of the same name.
 
+use std::time::Duration;
+
 use pgleap_proto::Lsn;
 
 use super::sql::{self, Session, ident};
 use crate::error::{Doing, Result};
+use crate::wait::Wait;
 
 /// A subscription and how far it has applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +74,58 @@ pub async fn failures(session: &Session, major: u32, name: &str) -> Result<i64> 
                WHERE s.subname::text = $1 AND d.datname = current_database()";
     let row = session.query_one(sql, &[&name]).await;
     Ok(row.doing(|| format!("reading how often subscription {name} has failed"))?.get(0))
+}
+
+/// How long an enabled subscription is without a worker before the launcher is asked again: it needs some milliseconds, or
+/// `wal_retrieve_retry_interval` (5 s) when one has just failed.
+const REMINDER: Duration = Duration::from_secs(1);
+
+/// Asks the launcher of workers again, which forgets who asks while it waits for another worker to attach: both set one latch. From 16 on
+/// it looks again after three minutes only (launcher.c, `WaitForReplicationWorkerAttach`, `DEFAULT_NAPTIME_PER_CYCLE`). Seen on 16.2, where
+/// of three subscriptions that were enabled at once one had its worker; newer minors remember.
+#[derive(Debug)]
+pub struct Launcher(Wait);
+
+impl Launcher {
+    /// It was asked just now.
+    pub fn asked() -> Launcher {
+        Launcher(Wait::of(REMINDER))
+    }
+
+    /// Every worker was there at this look.
+    pub fn is_done(&mut self) {
+        self.0.restart();
+    }
+
+    /// A subscription was enabled at this look and had no worker. Asks when that is so for a while.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn remind(&mut self, session: &Session, name: &str) -> Result<()> {
+        if !self.0.is_over() {
+            return Ok(());
+        }
+        self.0.restart();
+        // Changes nothing but that its commit wakes the launcher (`ApplyLauncherWakeupAtCommit`).
+        let again = format!("SET statement_timeout = '60s'; ALTER SUBSCRIPTION {} ENABLE", ident(name));
+        session
+            .batch_execute(&again)
+            .await
+            .doing(|| format!("asking for the worker of subscription {name} again"))
+    }
+}
+
+/// A database in which the subscription of this name is enabled and has no worker. The session may be in any.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn without_worker(session: &Session, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT d.datname::text FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+               WHERE s.subname::text = $1 AND s.subenabled AND NOT EXISTS (SELECT FROM pg_stat_subscription w \
+               WHERE w.subid = s.oid AND w.relid IS NULL AND w.pid IS NOT NULL) ORDER BY 1 LIMIT 1";
+    let rows = session.fetch(sql, &[&name]).await;
+    let rows = rows.doing(|| format!("looking for the workers of subscription {name}"))?;
+    Ok(rows.first().map(|row| row.get(0)))
 }
 
 /// Drops a subscription and leaves its slot on the publisher alone. Absent already is fine.

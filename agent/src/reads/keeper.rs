@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
 use pgleap_proto::tls::TlsIdentity;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -19,6 +20,9 @@ use super::leaders::Leaders;
 use super::record::{self, KeptBalancer};
 use super::sampler::{Sample, Sampler};
 use crate::config::AgentConfig;
+use crate::error::Result;
+use crate::pg::sql;
+use crate::pg::subscriptions::{self, Launcher};
 
 /// How often the records are looked at, and each node.
 const SCAN: Duration = Duration::from_millis(500);
@@ -194,13 +198,23 @@ async fn watch(kept: Arc<Kept>, leaders: Arc<Leaders>) {
     }
 }
 
+/// A worker that ends while the launcher waits for another one to attach is forgotten as one that was asked for.
+async fn see_to_workers(node: &Node, name: &str, launcher: &mut Launcher) -> Result<()> {
+    let session = sql::connect_any(node).await?;
+    match subscriptions::without_worker(&session, name).await? {
+        None => launcher.is_done(),
+        Some(database) => launcher.remind(&sql::connect(node, &database).await?, name).await?,
+    }
+    Ok(())
+}
+
 /// The leader's own work: its heartbeat while it takes writes, its idle slots while it follows.
 async fn lead_or_follow(kept: Arc<Kept>) {
     let node = kept.record.node.clone().unwrap_or_default();
     let cluster = kept.record.cluster.clone().unwrap_or_default();
     let databases: Vec<String> = cluster.databases.iter().map(|database| database.database.clone()).collect();
     let mut heart = Heart::default();
-    let mut advanced: Option<Instant> = None;
+    let (mut advanced, mut launcher) = (None::<Instant>, Launcher::asked());
     let mut told = String::new();
     loop {
         let mut problem = String::new();
@@ -209,8 +223,10 @@ async fn lead_or_follow(kept: Arc<Kept>) {
             Ok(Found::Writing) => pause = BEAT,
             Ok(Found::Fenced) if advanced.is_none_or(|at| at.elapsed() >= IDLE) => {
                 let moved = crate::side::advance_idle(&cluster, &node, kept.side.into()).await;
+                let name = if kept.side == Side::Old { &cluster.reverse_tag } else { &cluster.tag };
+                let asked = see_to_workers(&node, name, &mut launcher).await;
                 advanced = Some(Instant::now());
-                problem = moved.map_or_else(|error| error.message, |_| String::new());
+                problem = moved.err().or(asked.err()).map_or_else(String::new, |error| error.message);
             }
             // Between two advances the last problem stays what it was.
             Ok(Found::Fenced) => problem.clone_from(&told),

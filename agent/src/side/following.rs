@@ -13,7 +13,7 @@ use super::sessions::{Database, Limit, Sessions};
 use super::view::View;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::sql::{self, ident, literal};
-use crate::pg::subscriptions::{self, Subscription};
+use crate::pg::subscriptions::{self, Launcher, Subscription};
 
 /// The subscription of a database, which must be there and of the right publication.
 pub(super) async fn find(view: &View, database: &Database) -> Result<Subscription> {
@@ -207,9 +207,13 @@ const STEADY: Duration = Duration::from_millis(500);
 /// Waits until every subscription has a worker that hears from the other side, or that stays: when nothing is written there, it
 /// may be told nothing for half a minute.
 pub(super) async fn wait_running(view: &View, sessions: &Sessions, limit: Limit) -> Result<()> {
-    let mut seen: HashMap<i32, Instant> = HashMap::new();
+    let (mut seen, mut launcher) = (HashMap::<i32, Instant>::new(), Launcher::asked());
     loop {
         let all = find_all(view, sessions).await?;
+        let missing = |found: &Subscription| found.enabled && found.worker.is_none();
+        if let Some(database) = all.iter().position(missing).and_then(|at| sessions.0.get(at)) {
+            launcher.remind(&database.session, view.subscription()).await?;
+        }
         for worker in all.iter().filter_map(|found| found.worker) {
             seen.entry(worker).or_insert_with(Instant::now);
         }

@@ -16,6 +16,7 @@ use crate::context::Context;
 use crate::error::{Result, StepError};
 use crate::peer_client;
 use crate::pg::server_log::ServerLog;
+use crate::pg::subscriptions::Launcher;
 use crate::pg::{relations, sql, subscriptions};
 use crate::wait::Wait;
 
@@ -136,7 +137,7 @@ impl CatchUpStep {
         cx.report.log("pgleap", format!("waiting until every slot is confirmed past {mark}"));
         let from = behind(&self.0.slots, &first.slots)?;
         let failures = self.failures().await?;
-        let mut missing_worker = Wait::of(WITHOUT_WORKER);
+        let (mut missing_worker, mut launcher) = (Wait::of(WITHOUT_WORKER), Launcher::asked());
         loop {
             let now = self.positions(&mut peer, false).await?;
             let slowest = behind(&self.0.slots, &now.slots)?;
@@ -149,7 +150,10 @@ impl CatchUpStep {
             }
             self.check_failures(&failures, &log).await?;
             match self.without_worker(&log).await? {
-                None => missing_worker.restart(),
+                None => {
+                    missing_worker.restart();
+                    launcher.is_done();
+                }
                 Some(slot) if missing_worker.is_over() => {
                     return Err(StepError::new(format!(
                         "subscription {} in database \"{}\" of node {} has had no worker for {} s; its log says why, \
@@ -161,7 +165,10 @@ impl CatchUpStep {
                     ))
                     .with_evidence(log.evidence(20)));
                 }
-                Some(_) => {}
+                Some(slot) => {
+                    let session = sql::connect(self.node()?, &slot.database).await?;
+                    launcher.remind(&session, &self.0.subscription).await?;
+                }
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }

@@ -12,7 +12,7 @@ use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::server_log::ServerLog;
 use crate::pg::sql::{self, Session, ident};
-use crate::pg::subscriptions::{self, Subscription};
+use crate::pg::subscriptions::{self, Launcher, Subscription};
 use crate::wait::Wait;
 
 /// How long workers may take to start and to hear from the publisher: the launcher starts one that failed again only
@@ -104,11 +104,15 @@ impl Step for EnableSubscriptionsStep {
                 self.set(&session, "ENABLE").await?;
             }
         }
-        let wait = Wait::of(START);
+        let (wait, mut launcher) = (Wait::of(START), Launcher::asked());
         loop {
             let idle = self.idle().await?;
             self.look(cx, &idle, &log)?;
             let Some((slot, found)) = idle.first() else { return Ok(()) };
+            if let Some((slot, _)) = idle.iter().find(|(_, found)| found.worker.is_none()) {
+                let session = sql::connect(self.node()?, &slot.database).await?;
+                launcher.remind(&session, &self.0.subscription).await?;
+            }
             if !wait.again().await {
                 let how = match found.worker {
                     Some(pid) => format!("its worker (process {pid}) hears nothing from the old leader"),
