@@ -27,7 +27,7 @@ new=$(mktemp "$env.XXXXXX")
 trap 'rm -f "$new"' EXIT
 echo "PGLEAP_USER=$user" >>"$new"
 # PGLEAP_MAJORS: more of them, for `make matrix`.
-for spec in 15 17 18 15-security ${PGLEAP_MAJORS:-}; do
+for spec in 15 16 17 18 15-security ${PGLEAP_MAJORS:-}; do
     bin=$(./postgres.sh $spec)
     as_user "$bin/postgres" --version >/dev/null || die "$user cannot run $bin/postgres"
     name=${spec^^}

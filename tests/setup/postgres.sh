@@ -2,6 +2,7 @@
 # Make one PostgreSQL major available, and print the directory of its programs on stdout.
 #
 #   postgres.sh 18           what this machine has in /usr/lib/postgresql/18/bin, else from the Debian suite that carries it
+#   postgres.sh 16           the same, else from a wheel of PyPI, as no suite carries it: without contrib, ICU and OpenSSL
 #   postgres.sh 15-security  the newer minor of the security suite, beside the other (for tests that must refuse it)
 #
 # Nothing of the machine's own apt and dpkg changes: the packages are fetched through an apt root of their own, unpacked
@@ -21,9 +22,10 @@ major=${spec%%-*}
 case $major in
     13) suite=bullseye newest=99 ;;
     15) suite=bookworm newest=18 ;;
+    16) suite= newest=99 ;;
     17) suite=trixie newest=11 ;;
     18) suite=forky newest=99 ;;
-    *) die "no Debian suite carries PostgreSQL '$major' (13, 15, 17 and 18 can be had)" ;;
+    *) die "no Debian suite carries PostgreSQL '$major' (13, 15, 16, 17 and 18 can be had)" ;;
 esac
 case $spec in
     "$major") source=main ;;
@@ -53,7 +55,7 @@ if finished; then
     exit
 fi
 
-require_debian "PostgreSQL $major is taken from its suite $suite"
+require_debian "PostgreSQL $major is taken from ${suite:-a wheel}"
 for program in flock patchelf dpkg apt-get; do
     command -v $program >/dev/null || die "$program is missing: run tests/setup/packages.sh first"
 done
@@ -66,14 +68,49 @@ if finished; then
     exit
 fi
 
-say "fetching PostgreSQL $major from $suite"
-address=$(mirror "$source")
+say "fetching PostgreSQL $major from ${suite:-PyPI}"
 rm -rf "$cache/.new-$spec".* # what a killed run left
 work=$(mktemp -d "$cache/.new-$spec.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 chmod 755 "$work"
-apt=$work/apt
 mkdir "$work/tree"
+
+# The tree made is put at its final place; the paths patched in are those of there, so the programs can be tried only then.
+complete() {
+    rm -rf "$tree"
+    mv -T "$work/tree" "$tree"
+    for program in postgres psql pg_dump pg_upgrade pg_basebackup; do
+        "$bin/$program" --version >/dev/null || die "$bin/$program does not run"
+    done
+    {
+        echo "recipe $recipe"
+        cat "$work/packages"
+    } >"$work/complete"
+    mv "$work/complete" "$stamp"
+    say "$("$bin/postgres" --version) is in $bin"
+    echo "$bin"
+}
+
+if [ -z "$suite" ]; then
+    wheel=pgserver==0.1.4 # PostgreSQL 16.2
+    [ "$source" = main ] || die "PyPI has no other minor of PostgreSQL $major"
+    python3 -m venv "$work/venv"
+    "$work/venv/bin/pip" --quiet --disable-pip-version-check download --no-deps --only-binary :all: --dest "$work" "$wheel" >&2
+    # pip's own unpacking keeps the permissions of programs.
+    "$work/venv/bin/pip" --quiet --disable-pip-version-check install --no-deps --no-compile --target "$work/unpacked" "$work"/*.whl >&2
+    mkdir -p "$work/tree/usr/lib/postgresql"
+    mv "$work/unpacked/pgserver/pginstall" "$work/tree/usr/lib/postgresql/$major"
+    [ ! -d "$work/unpacked/pgserver.libs" ] || mv "$work/unpacked/pgserver.libs" "$work/tree/usr/lib/"
+    for program in "$work/tree/usr/lib/postgresql/$major/bin"/*; do
+        patchelf --force-rpath --set-rpath "$tree/usr/lib/postgresql/$major/lib:$tree/usr/lib/pgserver.libs" "$program"
+    done
+    echo "$wheel" >"$work/packages"
+    complete
+    exit
+fi
+
+address=$(mirror "$source")
+apt=$work/apt
 apt_root "$apt" "$address" "$suite"
 in_suite() { apt-get -c "$apt/apt.conf" -qq "$@" >&2; }
 
@@ -115,16 +152,4 @@ for program in "$work/tree/usr/lib/postgresql/$major/bin"/*; do
     fi
 done
 
-# The paths patched in are those of the final place, so the programs can be tried only there.
-rm -rf "$tree"
-mv -T "$work/tree" "$tree"
-for program in postgres psql pg_dump pg_upgrade pg_basebackup; do
-    "$bin/$program" --version >/dev/null || die "$bin/$program does not run"
-done
-{
-    echo "recipe $recipe"
-    cat "$work/packages"
-} >"$work/complete"
-mv "$work/complete" "$stamp"
-say "$("$bin/postgres" --version) is in $bin"
-echo "$bin"
+complete

@@ -5,16 +5,22 @@ use pgleap_proto::step::output;
 
 use crate::scenario::Scenario;
 
-/// A table of names in the first database of the old cluster, and a version of their collation in the catalogs that nobody has.
+/// A table of names in the first database of the old cluster, and a version of their collation in the catalogs that nobody has. False,
+/// and nothing is made, where PostgreSQL was built without ICU.
 ///
 /// # Errors
 /// When it cannot be made.
-pub async fn sorted_by_an_old_version(scenario: &Scenario) -> Result<()> {
+pub async fn sorted_by_an_old_version(scenario: &Scenario) -> Result<bool> {
     let database = scenario.databases.first().context("no database")?;
+    let icu = "SELECT count(*)::text FROM pg_collation WHERE collname = 'en-x-icu'";
+    if scenario.fleet.old.primary().value(database, icu).await?.as_deref() == Some("0") {
+        return Ok(false);
+    }
     let made = "CREATE TABLE public.named (name text COLLATE \"en-x-icu\" PRIMARY KEY); \
         INSERT INTO public.named SELECT md5(n::text) FROM generate_series(1, 500) n; \
         UPDATE pg_catalog.pg_collation SET collversion = '1.2' WHERE collname = 'en-x-icu'";
-    scenario.fleet.old.primary().execute(database, made).await
+    scenario.fleet.old.primary().execute(database, made).await?;
+    Ok(true)
 }
 
 /// Each new node has its host's version in the catalogs, and the operation tells of the rebuilt index.

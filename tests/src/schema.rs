@@ -28,8 +28,10 @@ pub async fn make(primary: &Server, tablespace: Option<&str>, rows: u32) -> Resu
         primary.execute("postgres", &settings).await?;
         let client = primary.connect(database).await?;
         let space = tablespace.map(|name| format!("TABLESPACE {}", ident(name))).unwrap_or_default();
-        client.batch_execute(EXTENSIONS).await?;
-        client.batch_execute(&TABLES.replace("SPACE", &space)).await?;
+        let has: bool = client.query_one(HAS_CONTRIB, &[]).await?.get(0);
+        client.batch_execute(if has { EXTENSIONS } else { WITHOUT_EXTENSIONS }).await?;
+        let apart = if has { "room WITH =, during WITH &&" } else { "during WITH &&" };
+        client.batch_execute(&TABLES.replace("SPACE", &space).replace("APART", apart)).await?;
         client.batch_execute(&FILL.replace("ROWS", &rows.to_string())).await?;
         client.batch_execute(AROUND).await?;
         ledger::create(&client, tablespace).await?;
@@ -49,6 +51,16 @@ const EXTENSIONS: &str = "
     CREATE EXTENSION pgcrypto;
     CREATE EXTENSION citext;
     CREATE EXTENSION btree_gist SCHEMA public;";
+
+/// Programs from elsewhere than a distribution may come without contrib.
+const HAS_CONTRIB: &str =
+    "SELECT count(*) = 3 FROM pg_available_extensions WHERE name IN ('pgcrypto', 'citext', 'btree_gist')";
+
+const WITHOUT_EXTENSIONS: &str = "
+    CREATE SCHEMA shop AUTHORIZATION app;
+    CREATE DOMAIN public.citext AS text;
+    CREATE FUNCTION public.gen_random_bytes(int) RETURNS bytea LANGUAGE sql AS
+        $$SELECT substring(decode(string_agg(md5(random()::text), ''), 'hex') FOR $1) FROM generate_series(0, $1 / 16)$$;";
 
 const TABLES: &str = r#"
     SET ROLE app;
@@ -70,7 +82,7 @@ const TABLES: &str = r#"
     CREATE INDEX orders_month ON orders ((date_part('month', at AT TIME ZONE 'UTC'))) WHERE quantity > 1;
     CREATE STATISTICS orders_linked (dependencies, ndistinct) ON customer, quantity FROM orders;
     CREATE TABLE bookings (room int NOT NULL, during tstzrange NOT NULL,
-        EXCLUDE USING gist (room WITH =, during WITH &&), UNIQUE (room, during));
+        EXCLUDE USING gist (APART), UNIQUE (room, during));
     ALTER TABLE bookings REPLICA IDENTITY USING INDEX bookings_room_during_key;
     CREATE TABLE notes (line text, seen boolean DEFAULT false) SPACE;
     ALTER TABLE notes REPLICA IDENTITY FULL;

@@ -4,21 +4,21 @@
 //! Claims: no transaction fails, none is lost and none is there twice, whatever the pair. An index whose collation sorts otherwise
 //! on the new side than it was recorded is rebuilt there before anything is applied, and the recorded version is that of the host.
 //!
-//! `make matrix` goes through all of [`PAIRS`]; without `PGLEAP_MATRIX` the first is run. `PGLEAP_MATRIX` is `all`, or names
-//! one: `13-18`.
+//! `make matrix` goes through all of [`PAIRS`]; without `PGLEAP_MATRIX` the first two are run: 16.2 is also one of the minors whose
+//! launcher forgets workers that it was asked for. `PGLEAP_MATRIX` is `all`, or names one: `13-18`.
 
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::scenario::Scenario;
 use pgleap_tests::switching::{self, Side};
 use pgleap_tests::{collations, ledger};
 
-/// Old and new major, as far as Debian's suites carry them. Not 17 to 18: the tables of the 17 that can be had have a column option
+/// Old and new major, as far as Debian's suites and PyPI (16) carry them. Not 17 to 18: the tables of the 17 that can be had have a column option
 /// which that 18 does not know. 18 to 18 is a move.
-const PAIRS: [(&str, &str); 4] = [("15", "17"), ("13", "18"), ("13", "17"), ("18", "18")];
+const PAIRS: [(&str, &str); 5] = [("15", "17"), ("16", "18"), ("13", "18"), ("13", "17"), ("18", "18")];
 
 fn chosen() -> Vec<(&'static str, &'static str)> {
     match std::env::var("PGLEAP_MATRIX").ok().filter(|wanted| !wanted.is_empty()) {
-        None => PAIRS[..1].to_vec(),
+        None => PAIRS[..2].to_vec(),
         Some(wanted) => {
             let named = |(old, new): &(&str, &str)| wanted == "all" || wanted == format!("{old}-{new}");
             PAIRS.into_iter().filter(named).collect()
@@ -44,7 +44,7 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
     options.fleet.new_version = new.into();
     let mut scenario = Scenario::begin(options).await?;
     scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
-    collations::sorted_by_an_old_version(&scenario).await?;
+    let sorted = collations::sorted_by_an_old_version(&scenario).await?;
     if old == new {
         // Seed and new node are one directory there: it goes when it is taken back.
         let before = scenario.old_cluster().await?;
@@ -53,7 +53,9 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
         scenario.as_found(&before).await.context("after cancel at the gate")?;
     }
     scenario.to_the_gate().await?;
-    collations::sorted_by_the_new_version(&scenario).await?;
+    if sorted {
+        collations::sorted_by_the_new_version(&scenario).await?;
+    }
     for _ in 0..2 {
         scenario.switch().await?;
         scenario.write_more(50).await?;
