@@ -206,6 +206,7 @@ async fn what_the_old_leader_had_counts_where_the_catalogs_look_fine() {
         name: name.into(),
         recorded: recorded.into(),
         actual: actual.into(),
+        ..CollationVersion::default()
     };
     let same = world.recorded();
     let old = vec![

@@ -45,6 +45,11 @@ pub(super) async fn facts(node: &Node) -> BinariesFacts {
         }
         Err(error) => facts.missing.push(format!("postgres ({error})")),
     }
+    facts.icu_version = tokio::fs::read(Path::new(&node.bin_dir).join("postgres"))
+        .await
+        .ok()
+        .and_then(|program| icu_version(&program))
+        .unwrap_or_default();
     if let Ok(printed) = pg::program(node, "pg_config").args(["--sharedir", "--pkglibdir"]).run().await {
         let mut lines = printed.stdout.lines();
         let share = lines.next().unwrap_or_default();
@@ -63,6 +68,16 @@ fn version_num(version: &str) -> u32 {
     major.parse::<u32>().map_or(0, |major| major * 10_000 + minor.parse::<u32>().unwrap_or(0))
 }
 
+/// The major version in the name of the ICU library that a program needs: `libicui18n.so.72`. No server has to run for that, and none of
+/// the new major can before the upgrade.
+fn icu_version(program: &[u8]) -> Option<String> {
+    const NEEDED: &[u8] = b"libicui18n.so.";
+    let at = memchr::memmem::find(program, NEEDED)?;
+    let digits = program[at + NEEDED.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+    let version: String = digits.map(|byte| char::from(*byte)).collect();
+    (!version.is_empty()).then_some(version)
+}
+
 /// Names of the files with that extension, without it, sorted.
 fn stems(directory: &Path, extension: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
@@ -78,7 +93,14 @@ fn stems(directory: &Path, extension: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::version_num;
+    use super::{icu_version, version_num};
+
+    #[test]
+    fn reads_which_icu_is_needed() {
+        assert_eq!(icu_version(b"\0libicuuc.so.72\0libicui18n.so.72\0libc.so.6\0").as_deref(), Some("72"));
+        assert_eq!(icu_version(b"\0libc.so.6\0"), None);
+        assert_eq!(icu_version(b"libicui18n.so."), None);
+    }
 
     #[test]
     fn reads_versions() {

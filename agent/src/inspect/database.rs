@@ -89,6 +89,7 @@ async fn collations(session: &Session) -> Result<Vec<CollationVersion>> {
     let told = found.map(|collation| CollationVersion {
         schema: collation.schema,
         name: collation.name,
+        provider: collation.provider,
         recorded: collation.recorded,
         actual: collation.actual,
     });

@@ -18,6 +18,8 @@ pub struct Collation {
     pub schema: String,
     /// `collname`
     pub name: String,
+    /// `collprovider`, of the default `datlocprovider`: "c" libc, "i" icu, "b" builtin.
+    pub provider: String,
     /// Empty when none was recorded.
     pub recorded: String,
     /// Never empty.
@@ -36,10 +38,11 @@ pub async fn read(session: &Session) -> Result<Vec<Collation>> {
     let version: i32 = version.doing(doing)?.get(0);
     // Databases record a version since 15. Before, libc is their only provider, and 13 does not tell the version of the default:
     // any collation of the same locale does.
-    let (recorded, actual) = if version >= 150_000 {
-        ("d.datcollversion", "pg_database_collation_actual_version(d.oid)")
+    let (provider, recorded, actual) = if version >= 150_000 {
+        ("d.datlocprovider", "d.datcollversion", "pg_database_collation_actual_version(d.oid)")
     } else {
         (
+            "'c'",
             "NULL::text",
             "coalesce(pg_collation_actual_version(c.oid), (SELECT max(pg_collation_actual_version(l.oid)) \
                FROM pg_collation l WHERE l.collprovider = 'c' AND l.collcollate = d.datcollate))",
@@ -47,6 +50,7 @@ pub async fn read(session: &Session) -> Result<Vec<Collation>> {
     };
     let sql = format!(
         "SELECT c.oid, n.nspname::text, c.collname::text, \
+                (CASE WHEN c.oid = {DEFAULT} THEN {provider} ELSE c.collprovider END)::text, \
                 coalesce(CASE WHEN c.oid = {DEFAULT} THEN {recorded} ELSE c.collversion END, ''), \
                 coalesce(CASE WHEN c.oid = {DEFAULT} THEN {actual} ELSE pg_collation_actual_version(c.oid) END, ''), \
                 c.oid = {DEFAULT} OR EXISTS (SELECT FROM pg_depend u WHERE u.refclassid = 'pg_collation'::regclass \
@@ -59,9 +63,10 @@ pub async fn read(session: &Session) -> Result<Vec<Collation>> {
         oid: row.get(0),
         schema: row.get(1),
         name: row.get(2),
-        recorded: row.get(3),
-        actual: row.get(4),
-        used: row.get(5),
+        provider: row.get(3),
+        recorded: row.get(4),
+        actual: row.get(5),
+        used: row.get(6),
     });
     Ok(all.filter(|collation| !collation.actual.is_empty()).collect())
 }
@@ -88,6 +93,7 @@ mod tests {
             oid: DEFAULT,
             schema: "pg_catalog".into(),
             name: "default".into(),
+            provider: "c".into(),
             recorded: recorded.into(),
             actual: "2.41".into(),
             used: true,

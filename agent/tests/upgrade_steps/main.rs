@@ -167,12 +167,14 @@ async fn the_whole_phase_each_step_twice_and_back() {
         Kind::RefreshCollations(RefreshCollations { node: Some(n1.node.clone()), old, jobs: 2 })
     };
     let session = sql::connect(&world.old, "app").await.unwrap();
-    let told = collations::read(&session)
-        .await
-        .unwrap()
-        .into_iter()
-        .filter(|c| c.used)
-        .map(|c| CollationVersion { schema: c.schema, name: c.name, recorded: c.recorded, actual: c.actual });
+    let told =
+        collations::read(&session).await.unwrap().into_iter().filter(|c| c.used).map(|c| CollationVersion {
+            schema: c.schema,
+            name: c.name,
+            provider: c.provider,
+            recorded: c.recorded,
+            actual: c.actual,
+        });
     let told: Vec<_> = told.collect();
     assert_eq!(
         told.iter().map(|c| c.name.as_str()).collect::<Vec<_>>(),

@@ -116,6 +116,7 @@ fn binaries(node: &Node) -> BinariesFacts {
         version_num,
         extensions_available: vec!["pg_stat_statements".into(), "plpgsql".into()],
         libraries_available: vec!["pg_stat_statements".into(), "plpgsql".into()],
+        icu_version: "72".into(),
     }
 }
 

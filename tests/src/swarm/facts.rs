@@ -88,6 +88,7 @@ fn binaries(node: &Node) -> BinariesFacts {
         version_num,
         extensions_available: extensions.clone(),
         libraries_available: extensions,
+        ..BinariesFacts::default()
     }
 }
 

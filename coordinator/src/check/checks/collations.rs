@@ -1,6 +1,9 @@
 //! Collations sort on the new hosts as they do on the old ones.
 
+use pgleap_proto::agent::{DatabaseFacts, NodeFacts};
+
 use super::{Check, Problem, Verdict, View};
+use crate::check::facts::NewView;
 
 pub(super) const CHECK: Check = Check {
     name: "collations",
@@ -40,13 +43,40 @@ fn run(view: &View<'_>) -> Verdict {
             ));
         }
     }
+    problems.extend(another_icu(view));
     Some(problems)
+}
+
+/// ICU is linked with the programs, and its major versions sort by different Unicodes.
+fn another_icu(view: &View<'_>) -> Vec<Problem> {
+    let version = |node: Option<&NodeFacts>| {
+        let found = node.and_then(|node| node.binaries.as_ref()).map(|found| found.icu_version.clone());
+        found.filter(|version| !version.is_empty())
+    };
+    let sorted = |db: &&DatabaseFacts| db.collations.iter().any(|collation| collation.provider == "i");
+    let databases = view.leader_server().into_iter().flat_map(|server| &server.databases).filter(sorted);
+    let names: Vec<String> = databases.map(|db| format!("\"{}\"", db.name)).collect();
+    let Some(here) = version(view.leader().and_then(|leader| leader.facts)) else { return Vec::new() };
+    let differs = |there: &String| !names.is_empty() && *there != here;
+    let problem = |node: &NewView<'_>| {
+        let there = version(node.node).filter(differs)?;
+        Some(Problem::warning(
+            format!("node {} on {}", node.spec.name, node.spec.host),
+            format!(
+                "its programs use ICU {there}, those of the old leader ICU {here}, by which text is sorted in {}",
+                names.join(", ")
+            ),
+            CURE,
+        ))
+    };
+    view.new.iter().filter_map(problem).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use crate::check::testing::healthy;
     use pgleap_proto::fleet::finding::Severity::Warning;
+    use pgleap_proto::step::CollationVersion;
 
     #[test]
     fn another_glibc() {
@@ -56,6 +86,23 @@ mod tests {
         for db in &mut case.server(0).databases {
             db.collate = "C".into();
         }
+        case.expect_none("collations");
+    }
+
+    #[test]
+    fn another_icu_where_it_sorts() {
+        let mut case = healthy();
+        case.node(1).binaries.as_mut().unwrap().icu_version = "76".into();
+        case.expect_none("collations");
+        let icu = CollationVersion { name: "en-x-icu".into(), provider: "i".into(), ..Default::default() };
+        case.database("app").collations.push(icu);
+        case.expect(
+            "collations",
+            Warning,
+            "its programs use ICU 76, those of the old leader ICU 72, by which text is sorted in \"app\"",
+        );
+        // Linked statically: nobody knows before the step looks.
+        case.node(1).binaries.as_mut().unwrap().icu_version.clear();
         case.expect_none("collations");
     }
 
