@@ -83,7 +83,12 @@ impl Reads {
     pub(crate) async fn observe(&self, request: ObserveRequest) -> Result<ObserveReply> {
         let node = crate::step::given(&request.node, "node")?;
         let kept = self.keeper.node(&request.operation, &node.name);
-        let newest = kept.and_then(|kept| kept.sample());
+        let newest = kept.as_ref().and_then(|kept| kept.sample());
+        let why = match (&kept, &newest) {
+            (None, _) => "its traffic is not kept by this agent",
+            (Some(_), None) => "its lag is not known yet",
+            (Some(_), Some(_)) => "its lag was not looked at for a while",
+        };
         let fresh = newest.filter(|sample| clock::now_us() - sample.at_us <= STALE_US);
         let sample = match fresh {
             Some(sample) => sample,
@@ -91,7 +96,6 @@ impl Reads {
                 // What the server is can be said at once; its lag only by the keeper, who knows both sides.
                 let record = KeepTraffic { node: Some(node.clone()), ..Default::default() };
                 let look = Sampler::new(record, Side::Old).look(&Leaders::nobody()).await;
-                let why = "its traffic is not kept by this agent, or was not looked at for a while";
                 Sample {
                     lag: look.server.as_ref().map_or_else(|e| Err(e.clone()), |_| Err(why.into())),
                     ..look

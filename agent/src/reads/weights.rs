@@ -24,6 +24,8 @@ pub struct Server {
 pub struct Guard {
     /// Looks in a row with a server up, of the old and of the new side; none: it was never seen down.
     good: [Option<u32>; 2],
+    /// A server was seen up, of whichever side: HAProxy's checks have come to an end.
+    checked: bool,
 }
 
 impl Guard {
@@ -33,6 +35,7 @@ impl Guard {
         let percent = percent.min(100);
         let up =
             [Side::Old, Side::New].map(|side| servers.iter().any(|server| server.side == side && server.up));
+        self.checked |= up != [false, false];
         for (good, up) in self.good.iter_mut().zip(up) {
             *good = match (up, *good) {
                 (false, _) => Some(0),
@@ -59,6 +62,9 @@ impl Guard {
             // Whoever is up first gets them, however short the time.
             ([false, false], [true, false]) => back(Side::New, false),
             ([false, false], [false, true]) => back(Side::Old, false),
+            ([false, false], [false, false]) if !self.checked => {
+                (percent, "HAProxy's checks have not found a server of either side up yet".to_owned())
+            }
             ([false, false], [false, false]) => (percent, "no server of either side is up".to_owned()),
             ([true, false], _) if wanted[1] => back(Side::New, up[1]),
             ([false, true], _) if wanted[0] => back(Side::Old, up[0]),
@@ -153,7 +159,7 @@ mod tests {
     fn with_nobody_up_whoever_comes_first_serves() {
         let mut guard = Guard::default();
         let (percent, why) = guard.look(&servers(&[false], &[false]), 30, true);
-        assert!(percent == 30 && why.contains("either"), "{why}");
+        assert!(percent == 30 && why.contains("either side up yet"), "{why}");
         assert_eq!(guard.look(&servers(&[false], &[true]), 30, true).0, 100);
         assert_eq!(guard.look(&servers(&[true], &[false]), 30, true).0, 0);
         assert_eq!(
@@ -161,6 +167,8 @@ mod tests {
             0,
             "even if it was asked for nothing"
         );
+        let (_, why) = guard.look(&servers(&[false], &[false]), 30, true);
+        assert_eq!(why, "no server of either side is up", "they were up before");
     }
 
     proptest! {

@@ -137,7 +137,7 @@ async fn demo() -> Result<bool> {
     move_writes(&scenario, &mut windows).await?;
     let reads = readers.stop().await?;
 
-    say("\nThese clients stop, and every transaction is looked for on both sides. Others go on.")?;
+    say("\nThese clients stop, and every transaction is looked for on both sides.")?;
     records.push(scenario.stop_first_load().await?);
     let wrote = writing.elapsed();
     let stalls = Stalls::of(&records[2], &windows);
