@@ -72,6 +72,22 @@ pub async fn query<T: DeserializeOwned>(
         .doing(|| format!("reading the answer of {} in database \"{database}\"", place(upstream)))
 }
 
+/// Refuses a publisher that leads no more: its slots would send nothing to a worker that waits for them (`CheckLogicalDecodingRequirements`).
+///
+/// # Errors
+/// As said, and when it cannot be asked.
+pub async fn check_leads(node: &Node, upstream: &Conninfo, database: &str) -> Result<()> {
+    let standby: bool = query(node, upstream, database, "SELECT to_json(pg_is_in_recovery())").await?;
+    if !standby {
+        return Ok(());
+    }
+    Err(StepError::new(format!(
+        "{} is a standby now: the old cluster has failed over, and the slots stayed with its former leader; make that the leader again and \
+         retry, or cancel, then start again",
+        place(upstream)
+    )))
+}
+
 fn unreachable(node: &Node, upstream: &Conninfo, how: &str, error: StepError) -> StepError {
     let said = error.evidence.iter().find(|line| !line.trim().is_empty());
     let said = said.map_or(error.message.as_str(), String::as_str);

@@ -116,11 +116,9 @@ impl Step for EnableSubscriptionsStep {
             if !wait.again().await {
                 let how = match found.worker {
                     Some(pid) => format!("its worker (process {pid}) hears nothing from the old leader"),
-                    None => {
-                        "it has no worker (are max_logical_replication_workers and max_worker_processes high \
-                             enough, and does the old leader let it in?)"
-                            .to_owned()
-                    }
+                    None => "it has no worker (does the old leader still lead, and let it in? are \
+                             max_logical_replication_workers and max_worker_processes high enough?)"
+                        .to_owned(),
                 };
                 return Err(StepError::new(format!(
                     "subscription {} in database \"{}\" of node {} is enabled, but {how}; its log says more, repair \

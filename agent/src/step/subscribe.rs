@@ -167,6 +167,9 @@ impl Step for SubscribeStep {
 
     async fn act(&self, cx: &Context) -> Result<()> {
         let publisher = upstream::identify(self.node()?, self.publisher()?).await?;
+        if let Some(slot) = self.0.slots.first() {
+            upstream::check_leads(self.node()?, self.publisher()?, &slot.database).await?;
+        }
         let forgotten =
             subscriptions::forget_nameless_origins(&sql::connect_any(self.node()?).await?).await?;
         if forgotten > 0 {
