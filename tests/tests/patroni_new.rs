@@ -4,15 +4,17 @@
 //! the fence and pgleap's slots; not one transaction fails or is lost through the upgrade, the switchover, back and forward; after `finish`
 //! nothing of pgleap is left in its configuration, and it switches over within itself. `cancel` leaves neither Patroni nor server.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pgleap_proto::failpoint::STEP_PLACES;
+use pgleap_proto::fleet::PlanReply;
 use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::patroni::{Hba, Patroni, PatroniOptions};
 use pgleap_tests::ledger;
-use pgleap_tests::scenario::{Options, Scenario, relinked};
+use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
 use pgleap_tests::switching::{self, Side};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Longest time until Patroni has done something.
 const PATRONI: Duration = Duration::from_secs(60);
@@ -121,6 +123,24 @@ async fn takes_the_new_cluster_over_and_keeps_what_pgleap_needs() -> Result<()> 
     Ok(())
 }
 
+/// Nothing is left of what was handed over, and the old cluster is as before.
+async fn is_taken_back(scenario: &Scenario, before: &Value) -> Result<()> {
+    for member in &new(scenario)?.members {
+        ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
+        ensure!(
+            !member.server.is_running() && !member.server.data_dir.exists(),
+            "{} is there",
+            member.server.name
+        );
+    }
+    let after = old(scenario)?.dynamic().await?;
+    ensure!(after == *before, "{before} became {after}");
+    ensure!(old(scenario)?.leader().await? == Some(0), "o1 does not lead");
+    ensure!(scenario.open_sides().await == [Side::Old], "clients cannot write");
+    ensure!(slots(scenario, Side::Old).await?.is_empty(), "slots are left");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make patroni: a second whole upgrade"]
 async fn cancel_leaves_neither_patroni_nor_server() -> Result<()> {
@@ -129,19 +149,68 @@ async fn cancel_leaves_neither_patroni_nor_server() -> Result<()> {
     scenario.to_the_gate().await?;
     healthy(&mut scenario).await?;
     scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--wait", "--yes"]).await?;
-    for member in &new(&scenario)?.members {
-        ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
-        ensure!(
-            !member.server.is_running() && !member.server.data_dir.exists(),
-            "{} is there",
-            member.server.name
-        );
+    is_taken_back(&scenario, &before).await?;
+    scenario.fleet.passed();
+    Ok(())
+}
+
+/// Starts agents that have died, until the operation is there; every place has been come to then.
+async fn rise_again(scenario: &mut Scenario, places: &[(String, String)], state: &str) -> Result<()> {
+    let (name, limit) = (scenario.fleet.name.clone(), Instant::now() + LIMIT);
+    loop {
+        for host in scenario.fleet.host_names() {
+            if scenario.fleet.has_ended(&host) {
+                scenario.fleet.start_agent(&host).await?;
+            }
+        }
+        let status = scenario.fleet.status(&name).await?.context("no operation shows")?;
+        ensure!(status.state != "stopped" && Instant::now() < limit, "{status:?}");
+        if status.state == state {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let after = old(&scenario)?.dynamic().await?;
-    ensure!(after == before, "{before} became {after}");
-    ensure!(old(&scenario)?.leader().await? == Some(0), "o1 does not lead");
-    ensure!(scenario.open_sides().await == [Side::Old], "clients cannot write");
-    ensure!(slots(&scenario, Side::Old).await?.is_empty(), "slots are left");
+    for (host, place) in places {
+        ensure!(!scenario.fleet.is_set(host, place, "abort")?, "nobody came to {place}");
+    }
+    Ok(())
+}
+
+/// The agent of each new node dies at every place of the step that hands it over, while Patroni does not run, starts, or is told to restart,
+/// and of its undo.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "make patroni: a second whole upgrade"]
+async fn agents_that_die_while_patroni_is_stopped_go_on() -> Result<()> {
+    let mut scenario = Scenario::begin(options()).await?;
+    let before = old(&scenario)?.dynamic().await?;
+    let name = scenario.fleet.name.clone();
+    let plan: PlanReply = serde_json::from_str(&scenario.fleet.pgleap_ok(&["plan", &name, "--json"]).await?)?;
+    let handed: Vec<_> = plan.steps.iter().filter(|step| step.id.starts_with("upgrade.hand_over")).collect();
+    ensure!(handed.len() == scenario.fleet.new.len(), "{handed:?}");
+    let mut places = Vec::new();
+    for step in &handed {
+        for place in STEP_PLACES {
+            places.push((step.host.clone(), format!("{place}@{}", step.id.replace('/', ":"))));
+        }
+    }
+    for (host, place) in &places {
+        scenario.fleet.abort(host, place)?;
+    }
+    scenario.start().await?;
+    rise_again(&mut scenario, &places, "waiting").await?;
+    healthy(&mut scenario).await?;
+    is_patronis(&scenario).await?;
+    scenario.switch().await?;
+    scenario.switch().await?;
+
+    let places = places.iter().map(|(host, place)| (host.clone(), place.replacen("step.", "undo.", 1)));
+    let places: Vec<_> = places.collect();
+    for (host, place) in &places {
+        scenario.fleet.abort(host, place)?;
+    }
+    scenario.fleet.pgleap_ok(&["cancel", &name, "--yes"]).await?;
+    rise_again(&mut scenario, &places, "cancelled").await?;
+    is_taken_back(&scenario, &before).await?;
     scenario.fleet.passed();
     Ok(())
 }
