@@ -21,6 +21,8 @@ pub mod state;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod runbook;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod testing;

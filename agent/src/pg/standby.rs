@@ -244,7 +244,7 @@ impl<'a> Watch<'a> {
             return Err(self.stuck(now, cure).with_evidence(log.evidence(20)));
         }
         if self.standing.is_over() {
-            let cure = "a query on it may hold replay back (pg_stat_activity), or its replay is paused";
+            let cure = "a query on it may hold replay back (pg_stat_activity), or its replay is paused: end that, then retry";
             return Err(self.stuck(now, cure).with_evidence(log.evidence(20)));
         }
         Ok(())
@@ -269,17 +269,38 @@ impl<'a> Watch<'a> {
 /// The cure for a logged reason that does not pass by itself.
 fn doom(line: &str) -> Option<&'static str> {
     let known = [
-        ("has already been removed", "WAL it needs is gone upstream: the node has to be made anew"),
-        ("forked off current database system timeline", "it replayed past the fork: it has to be made anew"),
-        ("is not a child of this server", "it left the upstream's history: it has to be made anew"),
+        (
+            "has already been removed",
+            "WAL it needs is gone upstream: it has to be made anew: cancel, then start again",
+        ),
+        (
+            "forked off current database system timeline",
+            "it replayed past the fork: it has to be made anew: cancel, then start again",
+        ),
+        (
+            "is not a child of this server",
+            "it left the upstream's history: it has to be made anew: cancel, then start again",
+        ),
         (
             "database system identifier differs",
             "upstream is another cluster: cancel, correct the fleet file and apply it, start again",
         ),
-        ("\" does not exist", "the slot or the user is absent upstream"),
-        ("authentication failed", "upstream refuses the user: correct user, password file or pg_hba.conf"),
-        ("no pg_hba.conf entry", "upstream's pg_hba.conf lets no replication in from this host: add it"),
-        ("number of requested standby connections exceeds", "upstream needs a higher max_wal_senders"),
+        (
+            "\" does not exist",
+            "the slot or the user is absent upstream: make the user there, then retry; when it is the slot, cancel, then start again",
+        ),
+        (
+            "authentication failed",
+            "upstream refuses the user: correct user, password file or pg_hba.conf, then retry",
+        ),
+        (
+            "no pg_hba.conf entry",
+            "upstream's pg_hba.conf lets no replication in from this host: add it, then retry",
+        ),
+        (
+            "number of requested standby connections exceeds",
+            "upstream needs a higher max_wal_senders: raise it there, then retry",
+        ),
     ];
     let severe = line.contains("FATAL:") || line.contains("ERROR:") || line.contains("new timeline");
     known.iter().find(|(text, _)| severe && line.contains(text)).map(|(_, cure)| *cure)

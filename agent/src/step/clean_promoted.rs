@@ -77,7 +77,7 @@ impl CleanPromotedStep {
         let session = sql::connect_any(node).await?;
         if sql::in_recovery(&session).await? {
             return Err(StepError::new(format!(
-                "node {} is in recovery, so nothing can be cleaned on it; it has to be promoted first",
+                "node {} is in recovery, so nothing can be cleaned on it; it was promoted before: cancel, then start again",
                 node.name
             )));
         }
@@ -192,7 +192,7 @@ impl Step for CleanPromotedStep {
         if left.is_empty() {
             return Ok(self.output(self.recorded()?));
         }
-        Err(StepError::new(format!("node {} still has {left:?}", self.node()?.name)))
+        Err(StepError::new(format!("node {} still has {left:?}: retry", self.node()?.name)))
     }
 
     /// Nothing to take back: the node goes away or is made anew with its promotion.

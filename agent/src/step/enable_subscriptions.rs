@@ -137,7 +137,7 @@ impl Step for EnableSubscriptionsStep {
             let (_, found) = self.found(slot).await?;
             if !found.enabled {
                 return Err(StepError::new(format!(
-                    "subscription {} in database \"{}\" is disabled again",
+                    "subscription {} in database \"{}\" is disabled again; see the log, then retry",
                     self.0.subscription, slot.database
                 )));
             }

@@ -49,7 +49,7 @@ impl Step for OfferFilesStep {
                 None => Ok(Output::default()),
                 Some(why) => Err(StepError::new(why)),
             },
-            None => Err(StepError::new("the offer is not there after it was written")),
+            None => Err(StepError::new("the offer is not there after it was written: retry")),
         }
     }
 
@@ -68,7 +68,7 @@ impl OfferFilesStep {
         for directory in [seed_dir, data_dir] {
             if let Some(pid) = running_in(directory) {
                 return Err(StepError::new(format!(
-                    "a server (process {pid}) runs in {}; its files cannot be offered until it is stopped",
+                    "a server (process {pid}) runs in {}; its files cannot be offered until it is stopped: stop it, then retry",
                     directory.display()
                 )));
             }
@@ -76,7 +76,7 @@ impl OfferFilesStep {
         if seed_dir.join("global/pg_control").exists() || !seed_dir.join("global/pg_control.old").exists() {
             return Err(StepError::new(format!(
                 "{} has not been upgraded with pg_upgrade --link: its global/pg_control has not become \
-                 pg_control.old",
+                 pg_control.old; cancel, then start again",
                 seed_dir.display()
             )));
         }

@@ -53,7 +53,7 @@ impl PublishStep {
         }
         Err(StepError::new(format!(
             "wal_level of node {} is {level}, but logical replication needs logical; \
-             run ALTER SYSTEM SET wal_level = logical, restart it, then retry",
+             run ALTER SYSTEM SET wal_level = logical (under Patroni: patronictl edit-config), restart it, then retry",
             self.node()?.name
         )))
     }

@@ -255,7 +255,7 @@ impl Step for RecoverToStep {
     async fn verify(&self, cx: &Context) -> Result<Output> {
         let Place::There { running: true, timeline } = self.place(cx).await? else {
             return Err(StepError::new(format!(
-                "node {} is not promoted yet, or has stopped",
+                "node {} is not promoted yet, or has stopped; its log says more, then retry",
                 self.node()?.name
             )));
         };

@@ -133,7 +133,8 @@ async fn look(node: &Node, upstream: &Conninfo, wanted: &[String]) -> Result<Old
     let old: Old = serde_json::from_str(printed.stdout.trim()).doing(|| "reading the old server's answer")?;
     if let Some(missing) = wanted.iter().find(|name| !old.databases.contains(name)) {
         return Err(StepError::new(format!(
-            "database \"{missing}\" does not exist on the old server at {}:{}, or allows no connections",
+            "database \"{missing}\" does not exist on the old server at {}:{}, or allows no connections; allow them and retry, or cancel, then start \
+             again without it",
             upstream.host, upstream.port
         )));
     }

@@ -119,7 +119,7 @@ impl Step for StartStandbyStep {
         // Not "caught up with now": under load a standby is always a little behind.
         if !(Goal { lsn: Lsn::INVALID, timeline: self.0.timeline }).reached(&receiver) {
             return Err(StepError::new(format!(
-                "the standby {} stopped streaming again right after it had caught up: {receiver:?}",
+                "the standby {} stopped streaming again right after it had caught up: {receiver:?}; its log says why, repair that and retry",
                 self.node()?.name
             )));
         }

@@ -190,7 +190,7 @@ impl Step for SubscribeStep {
         let missing = self.missing().await?;
         if let Some(slot) = missing.first() {
             return Err(StepError::new(format!(
-                "the subscription in database \"{}\" of node {} is missing, or its origin is not at {}",
+                "the subscription in database \"{}\" of node {} is missing, or its origin is not at {}: retry",
                 slot.database,
                 node.name,
                 self.target()?

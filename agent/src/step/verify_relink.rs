@@ -49,7 +49,7 @@ impl Step for VerifyRelinkStep {
         let data = cx.confine(&node.data_dir)?;
         if let Some(pid) = running_in(data) {
             return Err(StepError::new(format!(
-                "a server (process {pid}) runs in {}; it can be compared only while it is stopped",
+                "a server (process {pid}) runs in {}; it can be compared only while it is stopped: stop it, then retry",
                 data.display()
             )));
         }

@@ -235,7 +235,8 @@ pub async fn end(data_dir: &str) -> Result<()> {
         }
         if !wait.again().await {
             return Err(StepError::new(format!(
-                "pg_upgrade into {data_dir} does not end, not even by SIGKILL"
+                "pg_upgrade into {data_dir} does not end, not even by SIGKILL; it probably hangs in a disk that does not answer: look at it with ps, \
+                 then retry"
             )));
         }
     }

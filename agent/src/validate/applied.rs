@@ -88,7 +88,8 @@ impl Applied for BySlots {
             if strikes == STRIKES {
                 return Err(StepError::new(format!(
                     "the subscription of database \"{database}\" has not moved for {} s: slot {slot} of node {} stands at {now} and \
-                     has to reach {lsn}, and was seen without a reader; look into the new leader's log for the apply worker's error",
+                     has to reach {lsn}, and was seen without a reader; look into the new leader's log for the apply worker's error, \
+                     repair that and retry",
                     STRIKES * PATIENCE.as_secs() as u32,
                     self.old.node.name
                 )));
@@ -101,11 +102,11 @@ impl Applied for BySlots {
 fn usable(position: Option<SlotPosition>, slot: &str, node: &str) -> Result<SlotPosition> {
     match position {
         None => Err(StepError::new(format!(
-            "slot {slot} is gone from node {node}: changes since then cannot reach the new leader; cancel and convert again"
+            "slot {slot} is gone from node {node}: changes since then cannot reach the new leader; cancel, then start again"
         ))),
         Some(position) if position.wal_status == "lost" => Err(StepError::new(format!(
             "slot {slot} of node {node} has lost WAL it needs (max_slot_wal_keep_size): changes cannot reach the new leader; \
-             cancel and convert again"
+             cancel, then start again"
         ))),
         Some(position) => Ok(position),
     }

@@ -30,13 +30,13 @@ pub async fn read(node: &Node, database: &str, subscription: &str) -> Result<Sub
     if !found.enabled {
         return Err(StepError::new(format!(
             "subscription {subscription} {place} is disabled: nothing is applied, so nothing can be compared; an error in applying \
-             disables it (see the new leader's log), ALTER SUBSCRIPTION {subscription} ENABLE goes on"
+             disables it (see the new leader's log), repair that, ALTER SUBSCRIPTION {subscription} ENABLE, then retry"
         )));
     }
     let publications = found.publications;
     if publications.is_empty() || publications.contains(',') {
         return Err(StepError::new(format!(
-            "subscription {subscription} {place} follows \"{publications}\" instead of one publication; pgleap did not make it so"
+            "subscription {subscription} {place} follows \"{publications}\" instead of one publication; pgleap did not make it so: cancel, then start again"
         )));
     }
     let tables = relations::subscribed(&session, subscription).await?;

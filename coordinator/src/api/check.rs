@@ -15,7 +15,7 @@ use crate::driver::explain_status;
 use crate::fleet::ClusterSpec;
 
 /// Name of the rehearsal among the checks.
-const REHEARSAL: &str = "rehearsal";
+pub(crate) const REHEARSAL: &str = "rehearsal";
 
 impl Api {
     pub(super) async fn run_check(&self, request: CheckRequest) -> Result<Events<CheckEvent>, Status> {

@@ -26,6 +26,8 @@ pub(crate) mod tests;
 #[cfg(test)]
 mod traffic_tests;
 
+#[cfg(test)]
+pub(crate) use check::REHEARSAL;
 pub use members::MembersApi;
 
 use std::pin::Pin;

@@ -60,7 +60,7 @@ impl Problem {
 }
 
 /// Name of the one finding that lists the checks which could not be made.
-const NOT_CHECKED: &str = "not-checked";
+pub(crate) const NOT_CHECKED: &str = "not-checked";
 
 /// Every check of [`TABLE`] that matters to the cluster, in its order. Each gives at least one finding; those whose facts are missing share the last.
 pub fn run(cluster: &ClusterSpec, facts: &Facts) -> Vec<Finding> {

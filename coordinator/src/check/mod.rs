@@ -11,6 +11,8 @@ mod releases;
 
 pub use checks::TABLE;
 pub use facts::{Facts, NewView, OldView, View, queries, replicated};
+#[cfg(test)]
+pub(crate) use judge::NOT_CHECKED;
 pub use judge::{Check, Problem, Verdict, run};
 pub use ready::{Unready, ready};
 pub use rehearsal::rehearsal;

@@ -73,7 +73,8 @@ pub enum RestError {
     },
     /// It wants another user, password or certificate.
     #[error(
-        "Patroni's REST API at {at} wants to know who asks ({status}); give it the user and password of restapi.authentication"
+        "Patroni's REST API at {at} wants to know who asks ({status}); give it the user and password of restapi.authentication, or, \
+         with 403, a client certificate (restapi.verify_client) or this host's place in restapi.allowlist"
     )]
     Unknown {
         /// Its address.

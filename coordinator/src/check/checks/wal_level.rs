@@ -15,8 +15,8 @@ fn run(view: &View<'_>) -> Verdict {
         Problem::error(
             format!("node {} on {}", leader.spec.name, leader.spec.host),
             format!("wal_level is {level}"),
-            "ALTER SYSTEM SET wal_level = 'logical' on every old node, then restart the primary at a quiet moment \
-             (replicas before it), or switch over to a restarted replica",
+            "ALTER SYSTEM SET wal_level = 'logical' on every old node (under Patroni, which gives it on the command line: \
+             patronictl edit-config), then restart the primary at a quiet moment (replicas before it), or switch over to a restarted replica",
         )
     });
     Some(found.into_iter().collect())
