@@ -16,7 +16,7 @@ help:
 	@echo 'make deb      Debian packages of agent and coordinator in target/packages'
 	@echo 'make rpm      the same for the RHEL family'
 	@echo 'make lint-ansible   ansible-lint, at its profile production'
-	@echo 'make hosts   Debian systemd containers, installed by Ansible over ssh, upgraded, one powered off on the way (as root)'
+	@echo 'make hosts   Debian systemd containers, with and without Patroni, installed by Ansible over ssh, upgraded, one powered off on the way (as root)'
 	@echo 'make clean   remove what was built'
 
 setup:
@@ -33,7 +33,7 @@ test: setup
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --workspace --bins
-	CARGO="$(CARGO)" tests/run.sh
+	PGLEAP_HOST_ROOT="$$(tests/setup/hosts_ready.sh)" CARGO="$(CARGO)" tests/run.sh
 
 simulate: export SEEDS ?= 500
 simulate: export FIRST ?= 1
@@ -83,10 +83,7 @@ lint-ansible:
 
 hosts: setup
 	$(CARGO) build --workspace --bins
-	PROFILE=dev packaging/build.sh deb 1
-	PROFILE=dev packaging/build.sh deb 2
-	tests/setup/ansible.sh
-	PGLEAP_HOST_ROOT="$$(tests/setup/hosts.sh)" $(CARGO) test -p pgleap-tests --test hosts -- --include-ignored --nocapture
+	PGLEAP_HOST_ROOT="$$(tests/setup/hosts_ready.sh)" $(CARGO) test -p pgleap-tests --test hosts --test hosts_patroni -- --include-ignored --nocapture
 
 clean:
 	$(CARGO) clean

@@ -7,7 +7,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 kind=${1:?usage: build.sh deb|rpm [REVISION]}
 revision=${2:-1}
 profile=${PROFILE:-release}
-tools=$(tests/setup/packagers.sh)
+tools=$(tests/setup/packagers.sh "$kind")
 PATH=$tools:$PATH
 mkdir -p target/packages
 for package in pgleap-agent pgleap-coordinator; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What `make hosts` needs besides: the tools that make and boot Debian systemd containers, and one root file system for all of them
-# (the hosts' roots are overlays over it), with sshd and PostgreSQL and nothing of pgleap. Prints its directory on stdout.
+# (the hosts' roots are overlays over it), with sshd, PostgreSQL, etcd and nothing of pgleap. Prints its directory on stdout.
 # A root that is there is kept; delete it to have it made anew.
 set -euo pipefail
 umask 022
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source-path=SCRIPTDIR
 . ./lib.sh
 
-recipe=1 # of the root; raise it to have it made anew
+recipe=2 # of the root; raise it to have it made anew
 require_debian 'its hosts are Debian systemd containers'
 [ "$(id -u)" -eq 0 ] || die 'hosts are containers, and making them needs root'
 
@@ -35,7 +35,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" != "recipe $recipe" ]; then
     trap 'rm -rf "$work"' EXIT
     # python3-apt is what Ansible installs packages with; the rest is what a database host has.
     mmdebstrap --quiet --variant=minbase \
-        --include=systemd,systemd-sysv,dbus,python3-minimal,python3-apt,iproute2,openssh-server,rsync,polkitd,postgresql-15 \
+        --include=systemd,systemd-sysv,dbus,python3,python3-apt,iproute2,openssh-server,rsync,polkitd,etcd-server,postgresql-15 \
         --customize-hook='chroot "$1" pg_dropcluster 15 main' \
         bookworm "$work" "$(mirror main)" >&2
     mv -T "$work" "$root"

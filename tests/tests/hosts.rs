@@ -7,17 +7,11 @@
 //!
 //! `make hosts` runs it; without the rights or the programs it needs, it says so and passes.
 
-use std::process::{Command, Stdio};
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::fleet_file::{FleetFile, NodeEntry};
-use pgleap_tests::hosts::{Hosts, Inventory, impossible};
-use serde_json::Value;
+use pgleap_tests::hosts::{AgentVars, Hosts, Inventory, Operator, PART, impossible};
 
-/// Longest wait for one part of an upgrade of a small cluster on a busy machine.
-const PART: Duration = Duration::from_secs(300);
 /// Directory of data on every host.
 const DATA: &str = "/var/lib/postgresql";
 
@@ -29,14 +23,14 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
         return Ok(());
     }
     let mut hosts = Hosts::boot(&["h1", "h2", "h3"]).await?;
-    let inventory = Inventory::write(&hosts)?;
+    let inventory = Inventory::write(&hosts, &["h1", "h2", "h3"], |_| AgentVars::default())?;
     installed(&hosts, &inventory).await?;
     println!("installed");
 
-    let fleet = Fleet::of(&hosts, &inventory);
-    fleet.old_cluster()?;
+    let fleet = Operator::of(&hosts, &inventory);
+    old_cluster(&hosts)?;
     let file = hosts.directory.path().join("fleet.toml");
-    std::fs::write(&file, fleet.file()?)?;
+    std::fs::write(&file, fleet_file(&hosts)?)?;
     fleet.pgleap(&["fleet", "apply", &file.display().to_string()])?;
     fleet.pgleap(&["check", "ledger"])?;
     fleet.pgleap(&["start", "ledger"])?;
@@ -46,7 +40,7 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
     println!("the upgrade is under way; h3 loses its power");
 
     hosts.power_off("h3")?;
-    Fleet::of(&hosts, &inventory).misses(3).await?;
+    Operator::of(&hosts, &inventory).misses(3).await?;
     hosts.power_on("h3").await?;
     println!("h3 is back");
 
@@ -59,12 +53,12 @@ async fn from_an_inventory_to_an_upgraded_cluster() -> Result<()> {
     }
 
     println!("pgleap is upgraded");
-    let fleet = Fleet::of(&hosts, &inventory);
+    let fleet = Operator::of(&hosts, &inventory);
     if let Some(reason) = fleet.finished().await? {
         println!("the power cut stopped it: {reason}");
     }
-    fleet.equal().await?;
-    fleet.followed_by_name()?;
+    fleet.equal("h1", ["h2", "h3"]).await?;
+    fleet.followed_by_name("h2")?;
     println!("the cluster is upgraded, and its nodes hold the same rows");
     outlives_the_agent(&hosts, &inventory).await
 }
@@ -124,48 +118,11 @@ fn new_bin(hosts: &Hosts) -> Result<String> {
     Ok(hosts.binaries.postgres("18")?.display().to_string())
 }
 
-/// The operator's view of it.
-struct Fleet<'h> {
-    hosts: &'h Hosts,
-    coordinators: String,
-    tls: std::path::PathBuf,
-}
-
-impl<'h> Fleet<'h> {
-    fn of(hosts: &'h Hosts, inventory: &Inventory) -> Fleet<'h> {
-        let endpoints = hosts.machines.iter().map(|machine| format!("{}:7430", machine.address));
-        let coordinators = endpoints.collect::<Vec<_>>().join(",");
-        Fleet { hosts, coordinators, tls: inventory.certificates.join("issued/operator-ansible") }
-    }
-
-    fn pgleap(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(self.hosts.binaries.own("pgleap")?);
-        command
-            .args(arguments)
-            .env("PGLEAP_COORDINATOR", &self.coordinators)
-            .env("PGLEAP_TLS_DIR", &self.tls);
-        let ran = command.stdin(Stdio::null()).output()?;
-        let said = String::from_utf8_lossy(&ran.stdout).into_owned();
-        ensure!(
-            ran.status.success(),
-            "pgleap {arguments:?}: {}\n{said}{}",
-            ran.status,
-            String::from_utf8_lossy(&ran.stderr)
-        );
-        Ok(said)
-    }
-
-    fn operation(&self) -> Result<Value> {
-        let status: Value = serde_json::from_str(&self.pgleap(&["--json", "status", "ledger"])?)?;
-        let operations = status["operations"].as_array().context("no operations")?;
-        operations.first().cloned().context("no operation")
-    }
-
-    /// PostgreSQL 15 on the first host, by the packages' programs, with somebody who writes all the time.
-    fn old_cluster(&self) -> Result<()> {
-        let net = self.hosts.machine("h1").address.rsplit_once('.').context("an address")?.0.to_owned();
-        let bin = "/usr/lib/postgresql/15/bin";
-        self.hosts.machine("h1").ssh(&format!(
+/// PostgreSQL 15 on the first host, by the packages' programs, with somebody who writes all the time.
+fn old_cluster(hosts: &Hosts) -> Result<()> {
+    let net = hosts.machine("h1").address.rsplit_once('.').context("an address")?.0.to_owned();
+    let bin = "/usr/lib/postgresql/15/bin";
+    hosts.machine("h1").ssh(&format!(
             "set -e
             runuser -u postgres -- {bin}/initdb -D {DATA}/15/main --encoding=UTF8 --locale=C.UTF-8 --auth=peer --data-checksums >&2
             cat >>{DATA}/15/main/postgresql.conf <<'EOF'
@@ -192,118 +149,39 @@ EOF
             systemd-run --quiet --unit=writer --uid=postgres sh -c \\
                 \"while psql -Xqc \\\"INSERT INTO entry (what) VALUES ('meanwhile')\\\"; do sleep 0.1; done\""
         ))?;
-        for machine in &self.hosts.machines {
-            machine.ssh(&format!(
+    for machine in &hosts.machines {
+        machine.ssh(&format!(
                 "printf '*:*:*:replicator:secret\\n' >{DATA}/.pgpass && chmod 600 {DATA}/.pgpass && chown postgres: {DATA}/.pgpass"
             ))?;
-        }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn file(&self) -> Result<String> {
-        let node = |name: &str, host: &str, major: u32, seed: &str| NodeEntry {
-            name: name.into(),
-            host: host.into(),
-            address: self.hosts.machine(host).address.clone(),
-            port: 5432,
-            socket_dir: "/var/run/postgresql".into(),
-            data_dir: format!("{DATA}/{major}/main"),
-            seed_dir: seed.into(),
-            ..NodeEntry::default()
-        };
-        let seed = format!("{DATA}/15/main");
-        let old_bin = "/usr/lib/postgresql/15/bin";
-        let file = FleetFile {
-            hosts: self
-                .hosts
-                .machines
-                .iter()
-                .map(|m| (m.name.clone(), format!("{}:7432", m.address)))
-                .collect(),
-            cluster: "ledger".into(),
-            old_version: 15,
-            old_bin_dir: old_bin.into(),
-            new_version: 18,
-            new_bin_dir: new_bin(self.hosts)?,
-            seed_bin_dir: old_bin.into(),
-            passfile: format!("{DATA}/.pgpass"),
-            old: vec![node("o1", "h1", 15, "")],
-            new: vec![node("n1", "h2", 18, &seed), node("n2", "h3", 18, &seed)],
-            ..FleetFile::default()
-        };
-        Ok(file.text())
-    }
-
-    /// Waits until the operation has come to a phase, or further.
-    async fn reaches(&self, phase: &str) -> Result<()> {
-        let reached = async || {
-            let operation = self.operation()?;
-            ensure!(operation["state"] != "stopped", "it stopped: {operation:#}");
-            let over = operation["phase"] == phase || operation["idle"] == true;
-            Ok(over.then_some(()))
-        };
-        eventually(&format!("phase {phase}"), PART, reached).await
-    }
-
-    /// Waits until the leading coordinator has not heard of a member for a while.
-    async fn misses(&self, member: u64) -> Result<()> {
-        let silent = async || {
-            let list: Value = serde_json::from_str(&self.pgleap(&["--json", "members", "list"])?)?;
-            let members = list["members"].as_array().context("no members")?;
-            let it = members.iter().find(|known| known["id"] == member).context("no such member")?;
-            let seconds = it["seconds_since_contact"].as_f64().unwrap_or_default();
-            Ok((list["leader"] != 0 && list["leader"] != member && seconds > 2.0).then_some(()))
-        };
-        eventually(&format!("silence of member {member}"), PART, silent).await
-    }
-
-    /// Waits for the gate after the last step. Where the power cut has stopped it, the step is tried again; why it stopped.
-    async fn finished(&self) -> Result<Option<String>> {
-        let idle = async || {
-            let operation = self.operation()?;
-            Ok((operation["idle"] == true).then_some(operation))
-        };
-        let mut operation = eventually("the operation's end", PART, idle).await?;
-        let mut why = None;
-        if operation["state"] == "stopped" {
-            let said =
-                |field: &str| operation[field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-            why = Some(said("reason").with_context(|| format!("no reason: {operation:#}"))?);
-            said("next").with_context(|| format!("no next command: {operation:#}"))?;
-            self.pgleap(&["retry", "ledger"])?;
-            operation = eventually("the operation's end after a retry", PART, idle).await?;
-        }
-        ensure!(operation["state"] == "waiting", "{operation:#}");
-        Ok(why)
-    }
-
-    /// What was written meanwhile is on both new nodes.
-    async fn equal(&self) -> Result<()> {
-        let count = "runuser -u postgres -- psql -XAtc 'SELECT count(*), sum(id) FROM entry'";
-        let old = self.hosts.machine("h1").ssh(&format!("systemctl stop writer; {count}"))?;
-        for name in ["h2", "h3"] {
-            let same = async || Ok((self.hosts.machine(name).ssh(count)? == old).then_some(()));
-            eventually(&format!("{old} rows on {name}"), PART, same).await?;
-        }
-        Ok(())
-    }
-
-    /// The journals of agents and coordinators tell of the operation under its name.
-    fn followed_by_name(&self) -> Result<()> {
-        let operation = self.operation()?["operation"].as_str().context("a name")?.to_owned();
-        let of = |host: &str, more: &str| {
-            self.hosts
-                .machine(host)
-                .ssh(&format!("journalctl --quiet --output=cat PGLEAP_OPERATION={operation} {more}"))
-        };
-        let tool =
-            of("h2", "_SYSTEMD_UNIT=pgleap-agent.service PGLEAP_CLUSTER=ledger PGLEAP_SOURCE=pg_upgrade")?;
-        ensure!(tool.contains("Upgrade Complete"), "pg_upgrade's own lines are not in the journal: {tool}");
-        let told: Result<Vec<String>> = ["h1", "h2", "h3"]
-            .map(|host| of(host, "_SYSTEMD_UNIT=pgleap-coordinator.service"))
-            .into_iter()
-            .collect();
-        ensure!(told?.concat().contains("the step is done"), "no coordinator has told of its steps");
-        Ok(())
-    }
+fn fleet_file(hosts: &Hosts) -> Result<String> {
+    let node = |name: &str, host: &str, major: u32, seed: &str| NodeEntry {
+        name: name.into(),
+        host: host.into(),
+        address: hosts.machine(host).address.clone(),
+        port: 5432,
+        socket_dir: "/var/run/postgresql".into(),
+        data_dir: format!("{DATA}/{major}/main"),
+        seed_dir: seed.into(),
+        ..NodeEntry::default()
+    };
+    let seed = format!("{DATA}/15/main");
+    let old_bin = "/usr/lib/postgresql/15/bin";
+    let file = FleetFile {
+        hosts: hosts.machines.iter().map(|m| (m.name.clone(), format!("{}:7432", m.address))).collect(),
+        cluster: "ledger".into(),
+        old_version: 15,
+        old_bin_dir: old_bin.into(),
+        new_version: 18,
+        new_bin_dir: new_bin(hosts)?,
+        seed_bin_dir: old_bin.into(),
+        passfile: format!("{DATA}/.pgpass"),
+        old: vec![node("o1", "h1", 15, "")],
+        new: vec![node("n1", "h2", 18, &seed), node("n2", "h3", 18, &seed)],
+        ..FleetFile::default()
+    };
+    Ok(file.text())
 }

@@ -1,6 +1,7 @@
 //! One container: its root, its power switch, and commands over ssh.
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -34,6 +35,8 @@ pub struct Machine {
     pub name: String,
     /// Its address on the bridge.
     pub address: String,
+    /// The one of IPv6.
+    pub address6: String,
     /// Private key of root's.
     pub key: PathBuf,
     directory: PathBuf,
@@ -49,7 +52,7 @@ impl Machine {
         directory: &Path,
         base: &Path,
         name: &str,
-        address: &str,
+        [address, address6]: [String; 2],
         key: &Path,
         shared: Vec<PathBuf>,
     ) -> Result<Machine> {
@@ -59,8 +62,9 @@ impl Machine {
         {
             fs::create_dir_all(directory.join(part))?;
         }
-        let network =
-            format!("[Match]\nName=host0\n[Network]\nAddress={address}/24\nLinkLocalAddressing=no\n");
+        let network = format!(
+            "[Match]\nName=host0\n[Network]\nAddress={address}/24\nAddress={address6}/64\nLinkLocalAddressing=ipv6\nIPv6AcceptRA=no\n"
+        );
         fs::write(disk.join("etc/systemd/network/10-host0.network"), network)?;
         let unit = "etc/systemd/system/multi-user.target.wants/systemd-networkd.service";
         std::os::unix::fs::symlink("/lib/systemd/system/systemd-networkd.service", disk.join(unit))?;
@@ -72,7 +76,8 @@ impl Machine {
         fs::set_permissions(&keys, fs::Permissions::from_mode(0o600))?;
         Ok(Machine {
             name: name.to_owned(),
-            address: address.to_owned(),
+            address,
+            address6,
             key: key.to_owned(),
             directory: directory.to_owned(),
             base: base.to_owned(),
@@ -104,11 +109,20 @@ impl Machine {
         ]);
         command.args(["--directory", &at("root"), "--network-bridge", bridge]);
         // Names of network devices are short, and those of two fleets must differ.
-        command.args(["--machine", &format!("{}-{}", self.name, bridge.trim_end_matches("br"))]);
+        command.args(["--machine", &self.unique(bridge)]);
         command.args(self.shared.iter().map(|directory| format!("--bind-ro={}", directory.display())));
         command.stdin(Stdio::null()).stdout(console.try_clone()?).stderr(console);
         self.power = Some(command.spawn().context("starting a container")?);
         Ok(())
+    }
+
+    fn unique(&self, bridge: &str) -> String {
+        format!("{}-{}", self.name, bridge.trim_end_matches("br"))
+    }
+
+    /// The network device of this machine that is the other end of its own.
+    pub(super) fn cable(&self, bridge: &str) -> String {
+        format!("vb-{}", self.unique(bridge))
     }
 
     /// Ends everything in it at once, as a power cut does; its disk stays.
@@ -137,14 +151,32 @@ impl Machine {
         up.map(drop).with_context(|| format!("console of {}:\n{}", self.name, console()))
     }
 
+    /// Writes a file of `postgres`'s there, with its directory.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn put(&self, path: &str, mode: u32, text: &str) -> Result<()> {
+        let line = format!("umask 077; install -D -m {mode:o} -o postgres -g postgres /dev/stdin '{path}'");
+        let mut command = self.login(&line);
+        let mut ssh = command.stdin(Stdio::piped()).spawn()?;
+        ssh.stdin.take().context("no pipe to ssh")?.write_all(text.as_bytes())?;
+        let ended = ssh.wait()?;
+        ensure!(ended.success(), "writing {path} on {}: {ended}", self.name);
+        Ok(())
+    }
+
     /// Runs a line of shell on it, as root; what it printed.
     ///
     /// # Errors
     /// When it fails, or the host cannot be reached.
     pub fn ssh(&self, line: &str) -> Result<String> {
+        Ok(run(self.login(line).stdin(Stdio::null()))?.trim().to_owned())
+    }
+
+    fn login(&self, line: &str) -> Command {
         let mut command = Command::new("ssh");
         command.args(SSH).arg("-i").arg(&self.key).arg(format!("root@{}", self.address)).arg(line);
-        Ok(run(command.stdin(Stdio::null()))?.trim().to_owned())
+        command
     }
 
     /// The unit in which a process of it lives.

@@ -4,6 +4,8 @@
 //! container is shut down when this process dies, however it does. What is left for [`Hosts`] to remove is the bridge and a directory.
 
 mod machine;
+mod operator;
+pub mod patroni;
 mod playbook;
 
 use std::fs::File;
@@ -16,7 +18,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::harness::Binaries;
 use crate::harness::network::free_net;
 pub use machine::Machine;
-pub use playbook::{Inventory, Recap};
+pub use operator::{Operator, PART};
+pub use playbook::{AgentVars, Inventory, Recap};
 
 /// Longest wait for a booting container's sshd.
 const BOOT: Duration = Duration::from_secs(180);
@@ -47,15 +50,34 @@ pub fn impossible() -> Option<String> {
     if let Some(program) = programs.iter().find(|program| missing(program)) {
         return Some(format!("{program} is missing: `make hosts` installs it"));
     }
-    match root() {
-        Ok(_) => None,
-        Err(error) => Some(error.to_string()),
+    match root().and_then(|root| tried(&root)) {
+        Ok(()) => None,
+        Err(error) => Some(format!("{error:#}")),
     }
+}
+
+/// Not every machine lets even root make what a container needs.
+fn tried(root: &Path) -> Result<()> {
+    let mut container = Command::new("systemd-nspawn");
+    container.args([
+        "--quiet",
+        "--register=no",
+        "--keep-unit",
+        "--volatile=overlay",
+        "--private-network",
+        "--directory",
+    ]);
+    container.arg(root).arg("/bin/true").stdin(std::process::Stdio::null());
+    run(&mut container).map(drop).context("a container does not start")?;
+    let bridge = format!("pglt{}", std::process::id() % 1_000_000);
+    ip(&["link", "add", &bridge, "type", "bridge"])?;
+    ip(&["link", "delete", &bridge])
 }
 
 /// The base of all roots.
 fn root() -> Result<PathBuf> {
-    let root = std::env::var("PGLEAP_HOST_ROOT").unwrap_or_else(|_| "/var/cache/pgleap/host-bookworm".into());
+    let given = std::env::var("PGLEAP_HOST_ROOT").ok().filter(|given| !given.is_empty());
+    let root = given.unwrap_or_else(|| "/var/cache/pgleap/host-bookworm".into());
     let root = PathBuf::from(root);
     ensure!(
         root.join("usr/sbin/sshd").is_file(),
@@ -74,6 +96,7 @@ impl Hosts {
         let base = root()?;
         let (number, lock) = free_net()?;
         let net = format!("10.{}.{}", 200 + number / 250, number % 250);
+        let net6 = format!("fd70:6c67:{number:x}:");
         let bridge = format!("pgl{number}br");
         // Not below /tmp: an overlay's directories must lie on a file system that allows them.
         let directory = tempfile::Builder::new().prefix("pgleap-hosts-").tempdir_in("/var/tmp")?;
@@ -85,19 +108,22 @@ impl Hosts {
         let mut hosts = Hosts { machines, directory, binaries, bridge, _lock: lock };
         ip(&["link", "add", &hosts.bridge, "type", "bridge"])?;
         ip(&["addr", "add", &format!("{net}.1/24"), "dev", &hosts.bridge])?;
+        ip(&["addr", "add", &format!("{net6}:1/64"), "dev", &hosts.bridge, "nodad"])?;
         ip(&["link", "set", &hosts.bridge, "up"])?;
         // The new major lies below this directory when the machine has it from another suite.
         let new = hosts.binaries.postgres("18")?;
-        let shared: Vec<PathBuf> = new
+        let mut shared: Vec<PathBuf> = new
             .ancestors()
             .find(|at| at.ends_with("postgresql-18"))
             .map(Path::to_owned)
             .into_iter()
             .collect();
+        // So does Patroni, in a Python environment that runs at this path only.
+        shared.extend(patroni::environment(&hosts.binaries)?);
         for (name, last) in names.iter().zip(2..) {
             let at = hosts.directory.path().join(name);
-            let address = format!("{net}.{last}");
-            hosts.machines.push(Machine::make(&at, &base, name, &address, &key, shared.clone())?);
+            let addresses = [format!("{net}.{last}"), format!("{net6}:{last}")];
+            hosts.machines.push(Machine::make(&at, &base, name, addresses, &key, shared.clone())?);
         }
         for machine in &mut hosts.machines {
             machine.power_on(&hosts.bridge)?;
@@ -115,6 +141,14 @@ impl Hosts {
     #[allow(clippy::panic)]
     pub fn machine(&self, name: &str) -> &Machine {
         self.machines.iter().find(|machine| machine.name == name).unwrap_or_else(|| panic!("no host {name}"))
+    }
+
+    /// Takes its cable out: nobody reaches it, and it reaches nobody, but goes on.
+    ///
+    /// # Errors
+    /// When there is no such host, or it is off.
+    pub fn cut_off(&self, name: &str) -> Result<()> {
+        ip(&["link", "set", &self.machine(name).cable(&self.bridge), "down"])
     }
 
     /// Takes its power away.

@@ -7,11 +7,24 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 
 use super::Hosts;
-use super::machine::ssh_options;
+use super::machine::{Machine, ssh_options};
 
-/// An inventory in which every host has a coordinator and an agent, and how to run playbooks on it.
+/// Variables of one host's agent.
+#[derive(Debug, Default)]
+pub struct AgentVars {
+    /// `agent_address`; the host's own when empty.
+    pub address: String,
+    /// `agent_units`.
+    pub units: Vec<String>,
+    /// `agent_settings`.
+    pub settings: String,
+}
+
+/// An inventory in which every host has an agent and some a coordinator, and how to run playbooks on it.
 #[derive(Debug)]
 pub struct Inventory {
+    /// Hosts with a coordinator, the first member first.
+    pub coordinators: Vec<String>,
     programs: PathBuf,
     directory: PathBuf,
     /// Where the control host keeps CA and certificates.
@@ -32,7 +45,11 @@ impl Inventory {
     ///
     /// # Errors
     /// When the set-up is not complete.
-    pub fn write(hosts: &Hosts) -> Result<Inventory> {
+    pub fn write(
+        hosts: &Hosts,
+        coordinators: &[&str],
+        agent: impl Fn(&Machine) -> AgentVars,
+    ) -> Result<Inventory> {
         let directory = hosts.directory.path().join("control");
         let collections = directory.join("collections/ansible_collections/pgleap");
         std::fs::create_dir_all(&collections)?;
@@ -44,7 +61,8 @@ impl Inventory {
             "no Ansible in {}: run `make hosts`",
             programs.display()
         );
-        let made = Inventory { programs, certificates: directory.join("fleet"), directory };
+        let coordinators: Vec<String> = coordinators.iter().map(|name| (*name).to_owned()).collect();
+        let made = Inventory { coordinators, programs, certificates: directory.join("fleet"), directory };
         let key = hosts.directory.path().join("key");
         let mut text = String::from(
             "all:\n  vars:\n    ansible_user: root\n    ansible_python_interpreter: /usr/bin/python3\n",
@@ -54,8 +72,8 @@ impl Inventory {
         writeln!(text, "    certificates_dir: {}", made.certificates.display())?;
         writeln!(text, "    certificates_command: {}", hosts.binaries.own("pgleap")?.display())?;
         writeln!(text, "  children:\n    pgleap_coordinators:\n      hosts:")?;
-        for (machine, member) in hosts.machines.iter().zip(1..) {
-            let (name, address) = (&machine.name, &machine.address);
+        for (name, member) in made.coordinators.iter().zip(1..) {
+            let address = &hosts.machine(name).address;
             writeln!(
                 text,
                 "        {name}:\n          ansible_host: {address}\n          coordinator_member: {member}"
@@ -63,7 +81,14 @@ impl Inventory {
         }
         writeln!(text, "    pgleap_agents:\n      hosts:")?;
         for machine in &hosts.machines {
-            writeln!(text, "        {}:", machine.name)?;
+            let AgentVars { address, units, settings } = agent(machine);
+            // Both are YAML, too, as JSON.
+            let (units, settings) = (serde_json::to_string(&units)?, serde_json::to_string(&settings)?);
+            writeln!(text, "        {}:\n          ansible_host: {}", machine.name, machine.address)?;
+            if !address.is_empty() {
+                writeln!(text, "          agent_address: \"{address}\"")?;
+            }
+            writeln!(text, "          agent_units: {units}\n          agent_settings: {settings}")?;
         }
         std::fs::write(made.directory.join("hosts.yml"), text)?;
         std::fs::write(made.directory.join("ansible.cfg"), "[ssh_connection]\npipelining = true\n")?;
