@@ -59,8 +59,8 @@ async fn is_clean(scenario: &Scenario) -> Result<()> {
     Ok(())
 }
 
-/// An operation whose old cluster fails over in this phase, taken back.
-async fn during(scenario: &mut Scenario, phase: &str) -> Result<()> {
+/// An operation whose old cluster fails over in this phase, taken back; why it stopped.
+async fn during(scenario: &mut Scenario, phase: &str) -> Result<String> {
     let name = scenario.fleet.name.clone();
     let before = patroni(scenario)?.dynamic().await?;
     let place = scenario.fleet.hold_phase(phase).await?;
@@ -70,7 +70,6 @@ async fn during(scenario: &mut Scenario, phase: &str) -> Result<()> {
     scenario.fleet.release(&place.process, &place.name)?;
     let stopped =
         scenario.fleet.wait_for("the failover to be told", NOTICED, |s| s.state == "stopped").await?;
-    println!("{phase}: {}", stopped.reason);
     ensure!(!stopped.reason.is_empty() && !stopped.next.is_empty(), "{stopped:?}");
 
     scenario.fleet.pgleap_ok(&["cancel", &name, "--yes", "--wait"]).await?;
@@ -84,7 +83,8 @@ async fn during(scenario: &mut Scenario, phase: &str) -> Result<()> {
         Ok(Some(()))
     })
     .await?;
-    switch_over(scenario, 1, 0).await
+    switch_over(scenario, 1, 0).await?;
+    Ok(stopped.reason)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,7 +92,8 @@ async fn of_the_old_cluster_in_every_phase() -> Result<()> {
     let all = std::env::var("PGLEAP_FAILOVERS").is_ok_and(|wanted| wanted == "all");
     let mut scenario = Scenario::begin(options()).await?;
     for phase in PHASES.into_iter().filter(|phase| all || *phase == SAMPLE) {
-        during(&mut scenario, phase).await.with_context(|| format!("in phase {phase}"))?;
+        let why = during(&mut scenario, phase).await.with_context(|| format!("in phase {phase}"))?;
+        println!("{phase}: {why}");
     }
     if !all {
         scenario.fleet.passed();
