@@ -27,7 +27,9 @@ fn options() -> Options {
     let mut options = switching::options(&[]);
     options.rows = 100;
     options.fleet.old.tablespaces.clear();
-    options.fleet.old.patroni = Some(PatroniOptions { hba: Hba::Dynamic, ..PatroniOptions::default() });
+    // On a busy machine nobody else may lead because of a pause.
+    let patroni = PatroniOptions { hba: Hba::Dynamic, ttl: 120, ..PatroniOptions::default() };
+    options.fleet.old.patroni = Some(patroni);
     options
 }
 

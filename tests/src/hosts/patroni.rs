@@ -115,6 +115,7 @@ pub async fn start_etcd(hosts: &Hosts, names: [&str; 3]) -> Result<()> {
         let settings = format!(
             "ETCD_NAME={name}\nETCD_DATA_DIR=/var/lib/etcd/patroni\nETCD_LISTEN_PEER_URLS=http://{address}:2380\n\
              ETCD_LISTEN_CLIENT_URLS=http://{address}:2379\nETCD_ADVERTISE_CLIENT_URLS=http://{address}:2379\n\
+             ETCD_HEARTBEAT_INTERVAL=500\nETCD_ELECTION_TIMEOUT=5000\n\
              ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380\nETCD_INITIAL_CLUSTER={}\n",
             all.join(",")
         );
@@ -213,7 +214,8 @@ fn member(hosts: &Hosts, store: [&str; 3], scope: &Scope, machine: &Machine) -> 
     writeln!(out, "etcd3:\n  hosts: {}", stores.join(","))?;
     writeln!(
         out,
-        "bootstrap:\n  dcs:\n    ttl: 20\n    loop_wait: 2\n    retry_timeout: 5\n    synchronous_mode: true\n    postgresql:\n      parameters:\n        \
+        // On a busy machine nobody else may lead because of a pause.
+        "bootstrap:\n  dcs:\n    ttl: 120\n    loop_wait: 2\n    retry_timeout: 30\n    synchronous_mode: true\n    postgresql:\n      parameters:\n        \
          wal_level: logical\n        max_connections: 100\n        max_replication_slots: 20\n        max_wal_senders: 20\n        \
          max_worker_processes: 24\n        max_logical_replication_workers: 12\n        wal_keep_size: 128MB\n  \
          initdb:\n  - encoding: UTF8\n  - locale: C.UTF-8\n  - data-checksums\n  \
