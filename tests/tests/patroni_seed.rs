@@ -1,6 +1,6 @@
 //! Real Patroni makes the seed of the new cluster, from a template, or has made it before; then the new cluster is handed over to another.
 //!
-//! Claims: the new nodes stream as a standby cluster that Patroni made, the leader by a method of the operator's; pgleap takes them while
+//! Claims: the new nodes stream as a standby cluster that Patroni made by a method of the operator's; pgleap takes them while
 //! PostgreSQL goes on, and the upgrade, the switchover, back and forward lose nothing. An agent that dies in the middle resumes. `cancel`
 //! leaves no file, no daemon, no server, and the next try is not in the way of the first. A standby cluster that was there before is given
 //! back as it was, as long as it has not been promoted.
@@ -91,16 +91,18 @@ async fn makes_the_seed_by_the_operators_method_and_all_goes_on_from_there() -> 
     options.fleet.seed = Some(SeedOptions { snapshot: true, ..seed_options() });
     let mut scenario = Scenario::begin(options).await?;
     let name = scenario.fleet.name.clone();
-    seed(&scenario)?.snapshot(&scenario.fleet.base, scenario.fleet.old.primary()).await?;
+    seed(&scenario)?.snapshot(&scenario.fleet.base, &scenario.fleet.old).await?;
     // What is written from here on is not in the snapshot.
     scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
     scenario.write_more(50).await?;
     scenario.to_the_gate().await?;
     relinked(&scenario.fleet.status(&name).await?.context("no operation")?)?;
 
-    let restored = seed(&scenario)?.restored(0)?;
-    ensure!(restored.len() == 1 && restored[0].contains("--scope=ledger-seed-"), "restored: {restored:?}");
-    ensure!(seed(&scenario)?.restored(1)?.is_empty(), "a replica was restored, too");
+    // The methods of a standby cluster are those of its replicas, too.
+    for index in 0..2 {
+        let restored = seed(&scenario)?.restored(index)?;
+        ensure!(restored.len() == 1 && restored[0].contains("--scope=ledger-seed-"), "{index}: {restored:?}");
+    }
     for host in &seed(&scenario)?.hosts {
         ensure!(!host.config.exists(), "{} is there", host.config.display());
     }
@@ -200,7 +202,7 @@ async fn gives_a_standby_cluster_back_and_takes_it_again() -> Result<()> {
     }
     ensure!(new(&scenario)?.dynamic().await? == found, "{found} became something else");
     scenario.old_as_found(&before).await?;
-    scenario.fleet.old.primary().execute("postgres", "CREATE TABLE later ()").await?;
+    scenario.fleet.old.primary().execute("postgres", "CREATE TABLE later (id int PRIMARY KEY)").await?;
     let replica = scenario.fleet.seed(&scenario.fleet.new[1]);
     eventually("the replica to follow", Duration::from_secs(60), || async {
         let there = replica.value("postgres", "SELECT to_regclass('later')::text").await?;
@@ -252,7 +254,7 @@ async fn a_wrong_template_is_refused_and_a_failing_method_is_told() -> Result<()
     ensure!(said.contains("does not stream") && said.contains("its log says why"), "{said}");
     ensure!(!seed(&scenario)?.restored(0)?.is_empty(), "the method was not tried");
     // The cause is repaired.
-    seed(&scenario)?.snapshot(&scenario.fleet.base, scenario.fleet.old.primary()).await?;
+    seed(&scenario)?.snapshot(&scenario.fleet.base, &scenario.fleet.old).await?;
     scenario.fleet.pgleap_ok(&["retry", &name]).await?;
     done(&scenario, "seed.start_standby/n2").await?;
     cancel(&scenario).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
 
-use super::{program, sql};
+use super::{primary_limits, program, sql};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::wait::Wait;
@@ -117,6 +117,10 @@ impl PgCtl {
         let mut options = String::new();
         if !self.node.config_file.is_empty() {
             options.push_str(&format!("-c config_file={} ", shell_quoted(&self.node.config_file)));
+        }
+        // First: what the caller says holds.
+        for (name, value) in primary_limits::missing(&self.node).await? {
+            options.push_str(&format!("-c {name}={} ", shell_quoted(&value)));
         }
         for (name, value) in settings {
             options.push_str(&format!("-c {name}={} ", shell_quoted(value)));

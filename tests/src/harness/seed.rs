@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::base::Base;
+use super::cluster::Cluster;
 use super::eventually::eventually;
 use super::patroni::{Patroni, REST_USER, scripts};
 use super::postgres::{PASSWORD, REPLICATOR, Server};
@@ -24,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(90);
 pub struct SeedOptions {
     /// `seed_scope` of the fleet file.
     pub scope: String,
-    /// The leader is made from a copy of the old leader's directory that [`Seed::snapshot`] takes, by a method of the operator's; else by
+    /// Nodes are made from a copy of the old leader's directory that [`Seed::snapshot`] takes, by a method of the operator's; else by
     /// `pg_basebackup`.
     pub snapshot: bool,
     /// The standby cluster is there before, started by [`Seed::start`].
@@ -127,15 +128,20 @@ impl Seed {
         Ok(Seed { options, hosts, copy })
     }
 
-    /// Takes the copy from which the leader is restored.
+    /// Takes the copy from which the nodes are restored.
     ///
     /// # Errors
     /// When it cannot be taken.
-    pub async fn snapshot(&self, base: &Base, of: &Server) -> Result<()> {
-        let (copy, port) = (self.copy.to_string_lossy(), of.port.to_string());
-        let socket = of.socket_dir.to_string_lossy();
-        let arguments =
-            ["-D", &copy, "-h", &socket, "-p", &port, "-U", "postgres", "-c", "fast", "--no-sync"];
+    pub async fn snapshot(&self, base: &Base, old: &Cluster) -> Result<()> {
+        let of = old.primary();
+        let conninfo = format!(
+            "host={} port={} user={REPLICATOR} passfile={}",
+            of.address,
+            of.port,
+            old.passfile.display()
+        );
+        let copy = self.copy.to_string_lossy();
+        let arguments = ["-D", &copy, "-d", &conninfo, "-c", "fast", "--no-sync"];
         base.run(of.bin_dir.join("pg_basebackup"), &arguments).await.map(drop)
     }
 
