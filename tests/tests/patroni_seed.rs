@@ -19,6 +19,8 @@ use serde_json::json;
 
 /// Where the agent of the new leader has paused Patroni or is about to.
 const TAKING: &str = "step.during-act@seed.take_from_patroni:n1";
+/// Right after all daemons were stopped.
+const TAKEN: &str = "step.before-journal@seed.clone_node:n1";
 /// The last thing before the promotion.
 const BEFORE_PROMOTION: &str = "step.before-journal@convert.create_slots";
 
@@ -134,6 +136,7 @@ async fn resumes_after_a_kill_and_cancel_leaves_nothing_in_the_way_of_the_next_t
     let mut scenario = Scenario::begin(short(seed_options())).await?;
     let before = scenario.old_cluster().await?;
     scenario.fleet.abort("n1", TAKING)?;
+    scenario.fleet.hold("n1", TAKEN)?;
     scenario.start().await?;
     eventually("the agent to die", LIMIT, || async {
         Ok((!scenario.fleet.is_set("n1", TAKING, "abort")?).then_some(()))
@@ -141,6 +144,14 @@ async fn resumes_after_a_kill_and_cancel_leaves_nothing_in_the_way_of_the_next_t
     .await?;
     scenario.fleet.kill_agent("n1");
     scenario.fleet.start_agent("n1").await?;
+    scenario.fleet.held("n1", TAKEN, LIMIT).await?;
+    no_daemon_and_no_configuration(&scenario).await?;
+    for index in 0..2 {
+        // PostgreSQL goes on, as Patroni has started it.
+        let by = cluster_name(&scenario, index).await?;
+        ensure!(by.starts_with("ledger-seed-") && by.ends_with(" by command line"), "{index}: {by}");
+    }
+    scenario.fleet.release("n1", TAKEN)?;
     done(&scenario, "seed.check_upgrade").await?;
     done(&scenario, "seed.start_standby/n2").await?;
     no_daemon_and_no_configuration(&scenario).await?;

@@ -135,7 +135,7 @@ impl Template {
             }
         }
         for (key, why, cure) in REFUSED {
-            if !matches!(self.at(&format!("/{}", key.replace('.', "/"))), Value::Null | Value::Bool(false)) {
+            if !is_no(self.at(&format!("/{}", key.replace('.', "/")))) {
                 say(format!("{key} {why}"), cure);
             }
         }
@@ -269,6 +269,15 @@ fn plain(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+/// Whether Patroni takes it for no: its reader knows words for that which are texts to ours.
+fn is_no(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::String(text) => ["off", "no", "false", "n"].contains(&text.to_lowercase().as_str()),
+        _ => false,
     }
 }
 
@@ -477,7 +486,14 @@ postgresql:
             assert!(one.cure.contains(cure), "{new}: {one:?}");
         }
         // What says no is fine.
-        assert_eq!(judged(&TEMPLATE.replace("etcd3:", "tags: {nofailover: false}\netcd3:")), Vec::new());
+        assert_eq!(
+            judged(
+                &TEMPLATE
+                    .replace("etcd3:", "tags: {nofailover: no}\netcd3:")
+                    .replace("    ttl: 30", "    pause: off\n    synchronous_mode: false")
+            ),
+            Vec::new()
+        );
         for nonsense in ["", "- a", "a: [", "text"] {
             assert!(Template::parse(nonsense, "/t.yml").unwrap_err().contains("/t.yml"), "{nonsense}");
         }

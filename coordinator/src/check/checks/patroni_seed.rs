@@ -72,6 +72,16 @@ fn to_make(view: &View<'_>, node: &NewView<'_>, facts: &PatroniSeed, scope: &str
             ),
         ));
     }
+    let first = view.new.first().and_then(NewView::seed_patroni).map(|first| &first.namespace);
+    if first.is_some_and(|first| *first != facts.namespace) && problems.is_empty() {
+        problems.push(wrong(
+            format!(
+                "the namespace of {} is not that of the new leader's template: it would be another cluster",
+                facts.template
+            ),
+            "write the same namespace into the template of each new host".to_owned(),
+        ));
+    }
     if facts.namespace.is_empty() && problems.is_empty() {
         problems.push(Problem::warning(
             subject(node),
@@ -180,8 +190,20 @@ mod tests {
         case.patroni_seed(1).complaints = vec![Complaint { what: "x is y".into(), cure: "write z".into() }];
         case.expect("patroni-seed", Error, "node ledger-new-2 on db4: x is y; write z");
         let mut case = seeded();
+        case.patroni_seed(1).namespace.clear();
+        case.expect(
+            "patroni-seed",
+            Error,
+            "node ledger-new-2 on db4: the namespace of /etc/patroni/seed.yml is not",
+        );
         case.patroni_seed(0).namespace.clear();
-        case.expect("patroni-seed", Warning, "names no namespace");
+        let findings = case.findings("patroni-seed");
+        assert_eq!(findings.len(), 2, "{findings:#?}");
+        assert!(
+            findings
+                .iter()
+                .all(|one| one.severity() == Warning && one.message.contains("names no namespace"))
+        );
         let mut case = seeded();
         case.patroni_seed(0).scope = "other".into();
         case.expect("patroni-seed", Error, "of another cluster (\"other\")");
