@@ -118,12 +118,16 @@ impl PgCtl {
         if !self.node.config_file.is_empty() {
             options.push_str(&format!("-c config_file={} ", shell_quoted(&self.node.config_file)));
         }
-        // First: what the caller says holds.
-        for (name, value) in primary_limits::missing(&self.node).await? {
-            options.push_str(&format!("-c {name}={} ", shell_quoted(&value)));
-        }
         for (name, value) in settings {
             options.push_str(&format!("-c {name}={} ", shell_quoted(value)));
+        }
+        // Last, where the caller does not say more.
+        for (name, value) in primary_limits::missing(&self.node).await? {
+            let said =
+                settings.iter().find(|(said, _)| *said == name).and_then(|(_, said)| said.parse().ok());
+            if said.is_none_or(|said: u64| said < value) {
+                options.push_str(&format!("-c {name}={value} "));
+            }
         }
         let log = self.log.to_string_lossy().into_owned();
         let start = self.ctl("start").args(["-w", "-s", "-t", seconds, "-l", &log, "-o", &options]);

@@ -5,9 +5,9 @@
 
 use std::path::Path;
 
-use pgleap_proto::node::Node;
+use pgleap_proto::node::{Conninfo, Node};
 
-use super::{program, settings};
+use super::{program, settings, upstream};
 use crate::error::Result;
 
 /// Each with its label in `pg_controldata`, where the primary's value is (xlogrecovery.c, `CheckRequiredParameterValues`).
@@ -24,19 +24,34 @@ const LIMITS: [(&str, &str); 5] = [
 ///
 /// # Errors
 /// When `pg_controldata` fails.
-pub async fn missing(node: &Node) -> Result<Vec<(&'static str, String)>> {
+pub async fn missing(node: &Node) -> Result<Vec<(&'static str, u64)>> {
     if !Path::new(&node.data_dir).join("standby.signal").exists() {
         return Ok(Vec::new());
     }
     let printed = program(node, "pg_controldata").args(["-D", &node.data_dir]).run().await?.stdout;
-    let mut missing = Vec::new();
-    for (name, wanted) in primary(&printed) {
-        let Ok(configured) = settings::configured(node, name).await else { return Ok(Vec::new()) };
+    Ok(lower(node, primary(&printed)).await)
+}
+
+/// The same by what its upstream has now: a primary that was started anew with more says so in WAL that is still to come.
+///
+/// # Errors
+/// When upstream cannot be asked.
+pub async fn missing_for(node: &Node, upstream: &Conninfo) -> Result<Vec<(&'static str, u64)>> {
+    let names = LIMITS.map(|(name, _)| name);
+    let values = upstream::settings(node, upstream, &names).await?;
+    let wanted = names.into_iter().zip(values).filter_map(|(name, value)| Some((name, value.parse().ok()?)));
+    Ok(lower(node, wanted.collect()).await)
+}
+
+async fn lower(node: &Node, wanted: Vec<(&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    let mut lower = Vec::new();
+    for (name, wanted) in wanted {
+        let Ok(configured) = settings::configured(node, name).await else { return Vec::new() };
         if configured.parse::<u64>().is_ok_and(|configured| configured < wanted) {
-            missing.push((name, wanted.to_string()));
+            lower.push((name, wanted));
         }
     }
-    Ok(missing)
+    lower
 }
 
 fn primary(printed: &str) -> Vec<(&'static str, u64)> {
