@@ -81,6 +81,58 @@ pub struct PatroniConfig {
     /// What stops it, and is content when it does not run.
     #[serde(default)]
     pub stop: Vec<String>,
+    /// The Patroni that makes a new node as a member of a standby cluster.
+    #[serde(default)]
+    pub seed: Option<SeedConfig>,
+}
+
+/// `[patroni.seed]`: reached like the other one, but another daemon, with a configuration that pgleap writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SeedConfig {
+    /// The operator's template (YAML): everything that pgleap does not know. Not needed where a standby cluster is only adopted.
+    #[serde(default)]
+    pub template: Option<PathBuf>,
+    /// Directory that pgleap makes, with the template and its own part. Patroni is started with it in place of a file.
+    #[serde(default)]
+    pub config: Option<PathBuf>,
+    /// What starts it: a program by absolute path, and its arguments. No shell looks at them.
+    pub start: Vec<String>,
+    /// What stops it, and is content when it does not run. PostgreSQL has to go on when Patroni is paused.
+    pub stop: Vec<String>,
+}
+
+impl SeedConfig {
+    fn validate(&self, scope: &str) -> Result<(), String> {
+        let wrong = |what: String| Err(format!("patroni {scope}: seed: {what}"));
+        for (key, command) in [("start", &self.start), ("stop", &self.stop)] {
+            match command.first() {
+                Some(program) if Path::new(program).is_absolute() => {}
+                Some(program) => {
+                    return wrong(format!("{key} must begin with an absolute path, not {program}"));
+                }
+                None => return wrong(format!("{key} is empty; give the program that does it")),
+            }
+        }
+        let (template, config) = match (&self.template, &self.config) {
+            (None, None) => return Ok(()),
+            (Some(template), Some(config)) => (template, config),
+            _ => return wrong("template and config belong together; give both or none".to_owned()),
+        };
+        for (key, path) in [("template", template), ("config", config)] {
+            let climbs = path.components().any(|part| part == Component::ParentDir);
+            if !path.is_absolute() || climbs {
+                return wrong(format!("{key} must be an absolute path without .., not {}", path.display()));
+            }
+        }
+        if template.starts_with(config) {
+            return wrong(format!(
+                "template lies in {}, which pgleap makes and removes; keep it elsewhere",
+                config.display()
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl PatroniConfig {
@@ -111,7 +163,7 @@ impl PatroniConfig {
                 path.display()
             ));
         }
-        Ok(())
+        self.seed.as_ref().map_or(Ok(()), |seed| seed.validate(scope))
     }
 }
 
@@ -282,6 +334,31 @@ mod tests {
                     "[\"/srv/pg\"]\n[[patroni]]\nconfig = \"/p.yml\"\nstart = [\"systemctl\"]\nstop = [\"/bin/true\"]",
                 ),
                 "start must begin with an absolute path, not systemctl",
+            ),
+            (
+                ("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[patroni]]\n[patroni.seed]\nstart = [\"/a\"]"),
+                "missing field `stop`",
+            ),
+            (
+                (
+                    "[\"/srv/pg\"]",
+                    "[\"/srv/pg\"]\n[[patroni]]\n[patroni.seed]\nstart = [\"/a\"]\nstop = [\"b\"]",
+                ),
+                "seed: stop must begin with an absolute path, not b",
+            ),
+            (
+                (
+                    "[\"/srv/pg\"]",
+                    "[\"/srv/pg\"]\n[[patroni]]\n[patroni.seed]\nstart = [\"/a\"]\nstop = [\"/b\"]\nconfig = \"/c\"",
+                ),
+                "template and config belong together",
+            ),
+            (
+                (
+                    "[\"/srv/pg\"]",
+                    "[\"/srv/pg\"]\n[[patroni]]\n[patroni.seed]\nstart = [\"/a\"]\nstop = [\"/b\"]\nconfig = \"/c\"\ntemplate = \"/c/t.yml\"",
+                ),
+                "template lies in /c",
             ),
             (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\""), "either exec or url"),
             (("[\"/srv/pg\"]", "[\"/srv/pg\"]\n[[hook]]\nname = \"a\"\nexec = [\"sh\"]"), "absolute path"),

@@ -99,6 +99,7 @@ Configuration (unknown keys are refused):
   config = \"/etc/patroni/ledger18.yml\"
   start = [\"/usr/bin/systemctl\", \"start\", \"patroni\"]
   stop = [\"/usr/bin/systemctl\", \"stop\", \"patroni\"]
+  # [patroni.seed] with template, config, start, stop: a Patroni that makes the new node
 
 Environment:
   PGLEAP_LAUNCH_SOCKET  socket of pgleap-postgres.socket: PostgreSQL is started through it, in a service of its own

@@ -59,7 +59,7 @@ async fn look(fleet: &Fleet, files: Files) -> Result<Snapshot> {
     }
     for host in fleet.host_names() {
         // What else lies beside the data directories and in the tablespaces, but not below them.
-        for (name, depth) in [("old", 1), ("ledger", 1), ("space", 3)] {
+        for (name, depth) in [("old", 1), ("ledger", 1), ("space", 3), ("patroni-seed/config", 1)] {
             let directory = fleet.base.join(&host).join(name);
             world.note(directory.display().to_string(), tree(&directory, depth, Files::Names)?);
         }

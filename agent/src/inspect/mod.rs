@@ -60,6 +60,9 @@ async fn node_facts(config: &AgentConfig, query: &NodeQuery) -> NodeFacts {
             facts.patroni = Some(crate::patroni::facts(config, node, patroni).await);
         }
     }
+    if let Some(seed) = &query.seed_patroni {
+        facts.patroni_seed = Some(crate::patroni::seed_facts(config, node, seed).await);
+    }
     facts
 }
 

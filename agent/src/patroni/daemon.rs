@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use pgleap_proto::agent::{Complaint, PatroniToCome};
-use pgleap_proto::node::{Node, Patroni};
+use pgleap_proto::node::{Node, Patroni, SeedPatroni};
 use pgleap_proto::patroni::{Cluster, Config, Member, Rest, RestError, Status};
 use serde_json::{Value, json};
 
 use super::member::judge;
 use super::{check_scope, entry, rest};
-use crate::config::{AgentConfig, PatroniConfig};
+use crate::config::{AgentConfig, PatroniConfig, SeedConfig};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::sql;
@@ -32,9 +32,11 @@ const CACHE: &str = "patroni.dynamic.json";
 /// The Patroni of one node.
 pub struct Daemon<'n> {
     node: &'n Node,
-    patroni: &'n Patroni,
+    patroni: Patroni,
     own: PatroniConfig,
     rest: Rest,
+    /// Where `agent.toml` has its commands.
+    section: &'static str,
 }
 
 /// What a node is to be under its Patroni.
@@ -62,7 +64,42 @@ impl<'n> Daemon<'n> {
     /// When the REST API's address or one of the files that it takes cannot be used.
     pub fn of(config: &AgentConfig, node: &'n Node, patroni: &'n Patroni) -> Result<Daemon<'n>> {
         let own = entry(config, &patroni.scope).cloned().unwrap_or_default();
-        Ok(Daemon { node, patroni, own, rest: rest(config, patroni)? })
+        let (patroni, rest) = (patroni.clone(), rest(config, patroni)?);
+        Ok(Daemon { node, patroni, own, rest, section: "[[patroni]]" })
+    }
+
+    /// The one that makes this node, or has made it.
+    ///
+    /// # Errors
+    /// As [`Daemon::of`].
+    pub(super) fn of_seed(
+        config: &AgentConfig,
+        node: &'n Node,
+        seed: &SeedPatroni,
+        own: &SeedConfig,
+    ) -> Result<Daemon<'n>> {
+        let own = PatroniConfig {
+            config: own.template.clone(),
+            start: own.start.clone(),
+            stop: own.stop.clone(),
+            ..PatroniConfig::default()
+        };
+        let patroni = Patroni { scope: seed.scope.clone(), rest: seed.rest.clone() };
+        let rest = super::open(config, &seed.entry, &seed.rest)?;
+        Ok(Daemon { node, patroni, own, rest, section: "[patroni.seed]" })
+    }
+
+    /// Its REST API.
+    pub(super) fn rest(&self) -> &Rest {
+        &self.rest
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When the command fails.
+    pub(super) async fn start(&self, cx: &Context) -> Result<()> {
+        self.command(cx, "start", &self.own.start).await
     }
 
     /// Refuses a file that Patroni could not take this node over with.
@@ -70,7 +107,7 @@ impl<'n> Daemon<'n> {
     /// # Errors
     /// With everything that is wrong as evidence.
     pub fn check_file(&self) -> Result<()> {
-        let (_, complaints) = read(&self.own, self.node, self.patroni);
+        let (_, complaints) = read(&self.own, self.node, &self.patroni);
         let Some(first) = complaints.first() else { return Ok(()) };
         let lines = complaints.iter().map(|one| format!("{}; {}", one.what, one.cure));
         Err(StepError::new(format!(
@@ -88,14 +125,14 @@ impl<'n> Daemon<'n> {
         if let Err(RestError::Away { .. }) = self.rest.get::<Value>("/patroni").await {
             return Ok(false);
         }
-        check_scope(&self.rest, self.patroni).await.map(|_| true)
+        check_scope(&self.rest, &self.patroni).await.map(|_| true)
     }
 
     /// How the member stands in its cluster; none when it is not known there yet.
     ///
     /// # Errors
     /// When its REST API cannot be asked.
-    async fn look(&self) -> Result<Option<Seen>> {
+    pub(super) async fn look(&self) -> Result<Option<Seen>> {
         let status: Status = self.rest.get("/patroni").await.doing(|| "asking Patroni who it is")?;
         let cluster: Cluster = self.rest.get("/cluster").await.doing(|| "asking Patroni for its members")?;
         let own = cluster.members.into_iter().find(|member| member.name == status.patroni.name);
@@ -133,7 +170,7 @@ impl<'n> Daemon<'n> {
         if !self.is_running().await? {
             self.check_file()?;
             forget(Path::new(&self.node.data_dir))?;
-            self.command(cx, "start", &self.own.start).await?;
+            self.start(cx).await?;
         }
         let (mut wait, mut last) = (Wait::of(PATIENCE), String::new());
         let (mut known, mut asked) = (BTreeSet::new(), false);
@@ -213,10 +250,11 @@ impl<'n> Daemon<'n> {
         while self.is_running().await.unwrap_or(true) {
             if !wait.again().await {
                 return Err(StepError::new(format!(
-                    "Patroni of node {} still answers on {} after its stop command ([[patroni]] in agent.toml) has ended; stop it on host {}, \
+                    "Patroni of node {} still answers on {} after its stop command ({} in agent.toml) has ended; stop it on host {}, \
                      then retry",
                     self.node.name,
                     self.rest.address(),
+                    self.section,
                     self.node.host
                 )));
             }
@@ -225,12 +263,12 @@ impl<'n> Daemon<'n> {
     }
 
     async fn command(&self, cx: &Context, verb: &str, command: &[String]) -> Result<()> {
-        let Patroni { scope, .. } = self.patroni;
+        let Patroni { scope, .. } = &self.patroni;
         let Some((path, arguments)) = command.split_first() else {
             return Err(StepError::new(format!(
-                "agent.toml of host {} has no {verb} command for Patroni of cluster {scope}; add config, start and stop to its [[patroni]], \
+                "agent.toml of host {} has no {verb} command for Patroni of cluster {scope}; add what {} wants there, \
                  restart the agent, then retry",
-                self.node.host
+                self.node.host, self.section
             )));
         };
         let program = Program::new(path).args(arguments.iter().cloned());
@@ -240,8 +278,8 @@ impl<'n> Daemon<'n> {
         });
         let printed = printed.map_err(|error| StepError {
             message: format!(
-                "the {verb} command for Patroni of cluster {scope} ([[patroni]] in agent.toml): {}",
-                error.message
+                "the {verb} command for Patroni of cluster {scope} ({} in agent.toml): {}",
+                self.section, error.message
             ),
             ..error
         })?;

@@ -1,12 +1,16 @@
 //! The Patroni that runs a node, by its REST API: what it is ([`facts`]), and what its dynamic configuration has to say while an
 //! operation lasts ([`dynamic`], which only decides). It stays in charge of its cluster all the time. One that a new node is handed over
-//! to ([`Daemon`]) has its file judged first ([`member`], pure).
+//! to ([`Daemon`]) has its file judged first ([`member`], pure). One that makes a new node ([`Seed`]) gets its file from pgleap, out of the
+//! operator's template ([`template`], pure).
 
 mod daemon;
 pub mod dynamic;
 mod facts;
 mod hba;
 pub mod member;
+mod seed;
+mod streams;
+mod template;
 
 use std::time::Duration;
 
@@ -20,6 +24,8 @@ use crate::wait::Wait;
 pub use daemon::{Daemon, Role, Seen, to_come};
 pub use facts::facts;
 pub use hba::{Source, disowned, lies, source};
+pub use seed::{Seed, seed_facts};
+pub use streams::Streams;
 
 /// The REST API of a node's Patroni.
 ///
@@ -73,20 +79,15 @@ pub async fn check_scope(rest: &Rest, patroni: &Patroni) -> Result<Status> {
 }
 
 /// Waits until every member that answers has begun and ended a whole cycle of its work since now: what its configuration said
-/// before is over then. Names of members that do not answer.
+/// before is over then. `entry` is the scope whose `[[patroni]]` says how they are reached. Names of members that do not answer.
 ///
 /// # Errors
 /// When one answers, but does not go on within the limit.
-pub async fn cycles(
-    config: &AgentConfig,
-    patroni: &Patroni,
-    rest: &Rest,
-    limit: Duration,
-) -> Result<Vec<String>> {
+pub async fn cycles(config: &AgentConfig, entry: &str, rest: &Rest, limit: Duration) -> Result<Vec<String>> {
     let cluster: Cluster = rest.get("/cluster").await.doing(|| "asking Patroni for its members")?;
     let one = |name: String, api_url: String| async move {
         let asked = async {
-            let rest = open(config, &patroni.scope, &api_url)?;
+            let rest = open(config, entry, &api_url)?;
             let seen = async || rest.get::<Status>("/patroni").await.map(|status| status.dcs_last_seen);
             let mut last = seen().await.doing(|| format!("member {name}"))?;
             let (mut changes, wait) = (0, Wait::of(limit));

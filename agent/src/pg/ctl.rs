@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use pgleap_proto::node::Node;
 
-use super::{program, sql};
+use super::{primary_limits, program, sql};
 use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::wait::Wait;
@@ -120,6 +120,14 @@ impl PgCtl {
         }
         for (name, value) in settings {
             options.push_str(&format!("-c {name}={} ", shell_quoted(value)));
+        }
+        // Last, where the caller does not say more.
+        for (name, value) in primary_limits::missing(&self.node).await? {
+            let said =
+                settings.iter().find(|(said, _)| *said == name).and_then(|(_, said)| said.parse().ok());
+            if said.is_none_or(|said: u64| said < value) {
+                options.push_str(&format!("-c {name}={value} "));
+            }
         }
         let log = self.log.to_string_lossy().into_owned();
         let start = self.ctl("start").args(["-w", "-s", "-t", seconds, "-l", &log, "-o", &options]);

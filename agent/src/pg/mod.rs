@@ -8,6 +8,7 @@ pub mod hba;
 pub mod history;
 pub mod marker;
 pub mod paths;
+pub mod primary_limits;
 pub mod relations;
 pub mod server_log;
 pub mod settings;

@@ -38,6 +38,18 @@ pub async fn identify(node: &Node, upstream: &Conninfo) -> Result<Identity> {
     })
 }
 
+/// What it has for these settings, asked on the same kind of connection; parallel to the names.
+///
+/// # Errors
+/// As [`identify`].
+pub async fn settings(node: &Node, upstream: &Conninfo, names: &[&str]) -> Result<Vec<String>> {
+    let target = format!("{} replication='true' connect_timeout='10'", conninfo(upstream, None, "pgleap"));
+    let show = names.iter().flat_map(|name| ["-c".to_owned(), format!("SHOW {name}")]);
+    let psql = program(node, "psql").args(["-XAtqw", "-v", "ON_ERROR_STOP=1", "-d", &target]).args(show);
+    let printed = psql.run().await.map_err(|e| unreachable(node, upstream, "for replication", e))?;
+    Ok(printed.stdout.lines().map(str::to_owned).collect())
+}
+
 fn parse_identity(text: &str) -> Option<Identity> {
     let mut lines = text.lines().filter(|line| !line.is_empty());
     let mut fields = lines.next()?.split('|');

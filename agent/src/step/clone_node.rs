@@ -1,9 +1,9 @@
 //! Makes a new node: `pg_basebackup` from its upstream, or the adoption of what already is a standby of it.
 
 mod adopt;
-mod preflight;
+pub(super) mod preflight;
 mod progress;
-mod record;
+pub(super) mod record;
 
 use std::path::{Path, PathBuf};
 

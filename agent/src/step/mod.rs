@@ -23,6 +23,7 @@ pub mod recover_to;
 pub mod refresh_collations;
 pub mod rehearse;
 pub mod relink;
+pub mod seed_by_patroni;
 pub mod stage_balancer;
 pub mod stage_pooler;
 pub mod start_leader;
@@ -31,6 +32,7 @@ pub mod start_standby;
 pub mod stop_leader;
 pub mod stop_replica;
 pub mod subscribe;
+pub mod take_from_patroni;
 pub mod update_extensions;
 pub mod upgrade;
 pub mod validate;
@@ -114,6 +116,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::RefreshCollations(params) => Box::new(refresh_collations::RefreshCollationsStep(params)),
         Kind::Rehearse(params) => Box::new(rehearse::RehearseStep::new(params)),
         Kind::Relink(params) => Box::new(relink::RelinkStep(params)),
+        Kind::SeedByPatroni(params) => Box::new(seed_by_patroni::SeedByPatroniStep(params)),
         Kind::StageBalancer(params) => Box::new(stage_balancer::StageBalancerStep(params)),
         Kind::StagePooler(params) => Box::new(stage_pooler::StagePoolerStep(params)),
         Kind::StartLeader(params) => Box::new(start_leader::StartLeaderStep(params)),
@@ -122,6 +125,7 @@ pub fn of(action: Action) -> Option<Box<dyn Step>> {
         Kind::StopLeader(params) => Box::new(stop_leader::StopLeaderStep(params)),
         Kind::StopReplica(params) => Box::new(stop_replica::StopReplicaStep(params)),
         Kind::Subscribe(params) => Box::new(subscribe::SubscribeStep(params)),
+        Kind::TakeFromPatroni(params) => Box::new(take_from_patroni::TakeFromPatroniStep(params)),
         Kind::UpdateExtensions(params) => Box::new(update_extensions::UpdateExtensionsStep(params)),
         Kind::Upgrade(params) => Box::new(upgrade::UpgradeStep(params)),
         Kind::Validate(params) => Box::new(validate::ValidateStep::new(params)),

@@ -169,7 +169,7 @@ impl Step for ProtectFromPatroniStep {
         self.release(cx, &rest).await?;
         self.spare(cx, &rest).await?;
         let limit = patience(&config(&rest).await?);
-        for name in cycles(&cx.config, self.patroni()?, &rest, limit).await? {
+        for name in cycles(&cx.config, &self.patroni()?.scope, &rest, limit).await? {
             cx.report.log(
                 "pgleap",
                 format!(

@@ -21,7 +21,7 @@ use crate::pg::server_log::ServerLog;
 use crate::pg::sql::{self, Session};
 use crate::pg::standby::{self, Goal, Receiver};
 use crate::pg::upstream::{self, Identity};
-use crate::pg::{control, marker, settings};
+use crate::pg::{control, marker, primary_limits, settings};
 use crate::upgrade::moved;
 
 /// See the module.
@@ -110,7 +110,12 @@ impl Step for StartReplicaStep {
                 moved::write(cx, node, moved).await?;
             }
             standby::write_upstream(node, upstream, &self.0.slot)?;
-            server.launch(&[]).await?;
+            // A leader that its Patroni has restarted may have more than this configuration, which was made before.
+            let missing = primary_limits::missing_for(node, upstream).await?;
+            let limits: Vec<(&str, String)> =
+                missing.iter().map(|(name, n)| (*name, n.to_string())).collect();
+            let limits: Vec<(&str, &str)> = limits.iter().map(|(name, n)| (*name, n.as_str())).collect();
+            server.launch(&limits).await?;
         }
         let leader = self.identify().await?;
         let goal = Goal::all_of(&leader, leader.timeline);

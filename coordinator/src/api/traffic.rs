@@ -114,7 +114,7 @@ impl Api {
 
     async fn source_facts(&self, moving: &Moving, side: Side) -> Result<ServerFacts, Status> {
         let at = moving.leader(side);
-        let query = NodeQuery { node: Some(at.what.clone()), reach: Vec::new(), expect_absent: false };
+        let query = NodeQuery { node: Some(at.what.clone()), ..NodeQuery::default() };
         let ask = async {
             let mut client = self.agents.client(&at.host, &at.agent).await.map_err(|e| e.to_string())?;
             let request = InspectRequest { nodes: vec![query] };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pgleap_proto::agent::{
-    DatabaseFacts, HostFacts, InspectReply, InspectRequest, NodeFacts, NodeQuery, ServerFacts,
+    DatabaseFacts, HostFacts, InspectReply, InspectRequest, NodeFacts, NodeQuery, PatroniSeed, ServerFacts,
 };
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,7 @@ pub fn queries(cluster: &ClusterSpec) -> BTreeMap<String, InspectRequest> {
     for node in &cluster.old.nodes {
         // The old leader will follow the new one, which mostly does not run yet: a refusal tells enough here, too.
         let reach = cluster.new_leader().map(|leader| cluster.reach_back(leader)).into_iter().collect();
-        let query = NodeQuery { node: Some(cluster.old_node(node)), reach, expect_absent: false };
+        let query = NodeQuery { node: Some(cluster.old_node(node)), reach, ..NodeQuery::default() };
         ask(&node.host, query);
     }
     for (index, node) in cluster.new.nodes.iter().enumerate() {
@@ -41,8 +41,14 @@ pub fn queries(cluster: &ClusterSpec) -> BTreeMap<String, InspectRequest> {
         // Replicas will stream from the new leader, which mostly does not run yet: that something answers on its
         // address, be it with a refusal, already tells that the network lets them through.
         reach.extend(cluster.new_leader().filter(|_| index > 0).map(|leader| cluster.reach_new(leader)));
-        let seed = NodeQuery { node: Some(cluster.seed(node)), reach, expect_absent: true };
-        let new = NodeQuery { node: Some(cluster.served_node(node)), reach: Vec::new(), expect_absent: true };
+        let seed = NodeQuery {
+            node: Some(cluster.seed(node)),
+            reach,
+            expect_absent: true,
+            seed_patroni: cluster.seed_patroni(node),
+        };
+        let new =
+            NodeQuery { node: Some(cluster.served_node(node)), expect_absent: true, ..NodeQuery::default() };
         ask(&node.host, seed);
         ask(&node.host, new);
     }
@@ -126,6 +132,13 @@ impl<'a> View<'a> {
         Some(adopted.or_else(replica).unwrap_or(leader))
     }
 
+    /// Whether the seed is a standby cluster that a Patroni runs already, so that none is made.
+    pub fn adopts_seed(&self) -> bool {
+        let scope = self.cluster.new.patroni.as_ref().map(|patroni| patroni.seed_scope.as_str());
+        let leader = self.new.first().and_then(NewView::seed_patroni);
+        leader.is_some_and(|facts| !facts.scope.is_empty() && Some(facts.scope.as_str()) == scope)
+    }
+
     /// Facts of a host.
     pub fn host(&self, name: &str) -> Option<&'a HostFacts> {
         self.facts.replies.get(name).and_then(|reply| reply.host.as_ref())
@@ -140,6 +153,11 @@ impl<'a> OldView<'a> {
 }
 
 impl<'a> NewView<'a> {
+    /// The Patroni of the seed; none when the seed is none of Patroni's, or its agent did not answer.
+    pub fn seed_patroni(&self) -> Option<&'a PatroniSeed> {
+        self.seed.and_then(|facts| facts.patroni_seed.as_ref())
+    }
+
     /// The running server of the seed.
     pub fn seed_server(&self) -> Option<&'a ServerFacts> {
         self.seed.filter(|facts| facts.running).and_then(|facts| facts.server.as_ref())

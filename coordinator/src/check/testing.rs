@@ -2,8 +2,8 @@
 
 use pgleap_proto::agent::{
     BinariesFacts, DatabaseFacts, DirectoryFacts, ExtensionFacts, HostFacts, InspectReply, NodeFacts,
-    NodeQuery, PatroniFacts, PatroniMember, PatroniSession, PatroniToCome, ReachFacts, ServerFacts,
-    StandbyFacts,
+    NodeQuery, PatroniFacts, PatroniMember, PatroniSeed, PatroniSession, PatroniToCome, ReachFacts,
+    ServerFacts, StandbyFacts,
 };
 use pgleap_proto::fleet::Finding;
 use pgleap_proto::fleet::finding::Severity;
@@ -98,6 +98,7 @@ fn node(cluster: &ClusterSpec, query: &NodeQuery) -> NodeFacts {
         port_conflict: String::new(),
         patroni: None,
         patroni_to_come: None,
+        patroni_seed: None,
     }
 }
 
@@ -202,7 +203,8 @@ impl Case {
 
     /// The same cluster, its old side run by Patroni.
     pub(crate) fn under_patroni(mut self) -> Case {
-        self.cluster.old.patroni = Some(crate::fleet::PatroniSpec { scope: "ledger".into() });
+        self.cluster.old.patroni =
+            Some(crate::fleet::PatroniSpec { scope: "ledger".into(), ..Default::default() });
         let nodes = &mut self.cluster.old.nodes;
         nodes.iter_mut().for_each(|node| node.rest = format!("http://{}:8008", node.address));
         let nodes = nodes.clone();
@@ -233,7 +235,8 @@ impl Case {
 
     /// The same cluster, its new side to be handed over to Patroni.
     pub(crate) fn handed_to_patroni(mut self) -> Case {
-        self.cluster.new.patroni = Some(crate::fleet::PatroniSpec { scope: "ledger18".into() });
+        let patroni = crate::fleet::PatroniSpec { scope: "ledger18".into(), ..Default::default() };
+        self.cluster.new.patroni = Some(patroni);
         for (index, node) in self.cluster.new.nodes.clone().into_iter().enumerate() {
             self.cluster.new.nodes[index].rest = format!("http://{}:8008", node.address);
             let numbers =
@@ -247,6 +250,49 @@ impl Case {
             });
         }
         self
+    }
+
+    /// The same, its seed to be made by Patroni.
+    pub(crate) fn seeded_by_patroni(mut self) -> Case {
+        self.cluster.new.patroni.as_mut().unwrap().seed_scope = "ledger-seed".into();
+        for index in 0..self.cluster.new.nodes.len() {
+            self.seed(index).patroni_seed = Some(PatroniSeed {
+                commands: true,
+                template: "/etc/patroni/seed.yml".into(),
+                namespace: "/seeds/".into(),
+                ..PatroniSeed::default()
+            });
+        }
+        self
+    }
+
+    /// The same, made by Patroni already.
+    pub(crate) fn adopted_from_patroni(mut self) -> Case {
+        let nodes = self.cluster.new.nodes.clone();
+        let role = |index: usize| if index == 0 { "standby_leader" } else { "replica" };
+        let member = |(index, node): (usize, &crate::fleet::NewNodeSpec)| PatroniMember {
+            name: node.name.clone(),
+            role: role(index).into(),
+            address: node.address.clone(),
+            port: node.port.into(),
+            nofailover: false,
+        };
+        let members: Vec<PatroniMember> = nodes.iter().enumerate().map(member).collect();
+        for (index, node) in nodes.iter().enumerate() {
+            self.adopt(index, 1);
+            self.patroni_to_come(index).running = "cluster ledger-seed".into();
+            let facts = self.patroni_seed(index);
+            facts.scope = "ledger-seed".into();
+            facts.member = node.name.clone();
+            facts.role = role(index).into();
+            facts.members = members.clone();
+        }
+        self
+    }
+
+    /// What is known of the Patroni of a seed.
+    pub(crate) fn patroni_seed(&mut self, index: usize) -> &mut PatroniSeed {
+        self.seed(index).patroni_seed.as_mut().unwrap()
     }
 
     fn node_to_come(&mut self, index: usize) -> &mut Option<PatroniToCome> {

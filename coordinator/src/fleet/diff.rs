@@ -88,6 +88,7 @@ fn cluster_changes(name: &str, old: &ClusterSpec, new: &ClusterSpec, changes: &m
             ("new.replication", login(&n.replication)),
             ("new.environment", format!("{:?}", n.environment)),
             ("new.patroni.scope", scope(&n.patroni)),
+            ("new.patroni.seed_scope", n.patroni.as_ref().map(|p| p.seed_scope.clone()).unwrap_or_default()),
             ("options.slot_timeout", format!("{} ms", p.slot_timeout_ms)),
             ("options.long_transaction", format!("{} ms", p.long_transaction_ms)),
             ("options.verify_sample_percent", p.verify_sample_percent.to_string()),

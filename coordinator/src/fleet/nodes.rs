@@ -1,6 +1,6 @@
 //! From declared nodes to the `Node` messages that agents understand.
 
-use pgleap_proto::node::{Conninfo, Node, Patroni, TablespaceMap};
+use pgleap_proto::node::{Conninfo, Node, Patroni, SeedPatroni, TablespaceMap};
 
 use super::spec::{ClusterSpec, LoginSpec, NewNodeSpec, OldNodeSpec, PatroniSpec};
 
@@ -68,6 +68,17 @@ impl ClusterSpec {
         let run_by =
             |patroni: &PatroniSpec| Patroni { scope: patroni.scope.clone(), rest: node.rest.clone() };
         Node { patroni: self.new.patroni.as_ref().map(run_by), ..self.new_node(node) }
+    }
+
+    /// The Patroni that makes the seed of a new node, or has made it; none when pgleap clones it.
+    pub fn seed_patroni(&self, node: &NewNodeSpec) -> Option<SeedPatroni> {
+        let patroni = self.new.patroni.as_ref().filter(|patroni| !patroni.seed_scope.is_empty())?;
+        Some(SeedPatroni {
+            scope: patroni.seed_scope.clone(),
+            rest: node.rest.clone(),
+            entry: patroni.scope.clone(),
+            leader: self.new_leader().is_some_and(|leader| leader.name == node.name),
+        })
     }
 
     /// How new nodes reach an old node.

@@ -74,7 +74,7 @@ fn old(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldSpec {
     let replication = login(replication).unwrap_or_default();
     let rehearsal = login(section.section("rehearsal", None)).unwrap_or_else(|| replication.clone());
     let environment = section.texts("environment");
-    let patroni = patroni(section.section("patroni", None));
+    let patroni = patroni(section.section("patroni", None), false);
     let nodes =
         section.sections("node", Some("add a [[cluster.old.node]] for every node of the old cluster"));
     let nodes = nodes.into_iter().map(|node| old_node(node, hosts)).collect();
@@ -82,9 +82,11 @@ fn old(mut section: Section<'_, '_>, hosts: &[HostSpec]) -> OldSpec {
     OldSpec { version, bin_dir, superuser, replication, rehearsal, environment, patroni, nodes }
 }
 
-fn patroni(mut section: Section<'_, '_>) -> Option<PatroniSpec> {
+fn patroni(mut section: Section<'_, '_>, new: bool) -> Option<PatroniSpec> {
     let exists = section.exists();
-    let patroni = PatroniSpec { scope: section.text("scope", "\"ledger\"") };
+    let scope = section.text("scope", "\"ledger\"");
+    let seed_scope = if new { section.optional_text("seed_scope", "\"ledger-seed\"") } else { None };
+    let patroni = PatroniSpec { scope, seed_scope: seed_scope.unwrap_or_default() };
     section.finish();
     exists.then_some(patroni)
 }
@@ -154,7 +156,7 @@ fn new_cluster(mut section: Section<'_, '_>, hosts: &[HostSpec], old: &OldSpec) 
     let jobs = section.optional_number("jobs", 1, 1024).map(small);
     let environment = section.texts("environment");
     let replication = login(section.section("replication", None)).unwrap_or_else(|| old.replication.clone());
-    let patroni = patroni(section.section("patroni", None));
+    let patroni = patroni(section.section("patroni", None), true);
     let nodes =
         section.sections("node", Some("add a [[cluster.new.node]]; the first becomes the new leader"));
     let nodes = nodes.into_iter().map(|node| new_node(node, hosts, is_move)).collect();

@@ -84,6 +84,10 @@ pub struct OldSpec {
 pub struct PatroniSpec {
     /// Name of the cluster in Patroni's store.
     pub scope: String,
+    /// Name of the standby cluster that a Patroni makes the new nodes as, or has made them as; empty when pgleap clones them. Of the
+    /// new cluster only.
+    #[serde(default)]
+    pub seed_scope: String,
 }
 
 /// A login without a password in it.

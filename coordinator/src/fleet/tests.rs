@@ -110,6 +110,18 @@ fn a_new_node_is_patronis_only_when_it_has_been_handed_over() {
     assert_eq!((cluster.new_node(leader).patroni, cluster.seed(leader).patroni), (None, None));
     let plain = parse(LEDGER, "f").unwrap();
     assert!(diff(&plain, &spec).contains(&"cluster ledger: new.patroni.scope (none) -> ledger18".to_owned()));
+    assert_eq!(cluster.seed_patroni(leader), None);
+    let seeded = [("scope = \"ledger18\"", "scope = \"ledger18\"\nseed_scope = \"seed\"")];
+    let text = broken(&[edits.as_slice(), &section].concat()).replace(seeded[0].0, seeded[0].1);
+    let seeded = parse(&text, "f").unwrap();
+    assert_eq!(diff(&spec, &seeded), ["cluster ledger: new.patroni.seed_scope (none) -> seed"]);
+    let cluster = seeded.cluster("ledger").unwrap();
+    let seeds: Vec<_> = cluster.new.nodes.iter().map(|node| cluster.seed_patroni(node).unwrap()).collect();
+    assert!(seeds[0].leader && !seeds[1].leader);
+    assert_eq!(
+        (seeds[1].scope.as_str(), seeds[1].entry.as_str(), seeds[1].rest.as_str()),
+        ("seed", "ledger18", "https://db4:8008")
+    );
     let cluster = plain.cluster("ledger").unwrap();
     let leader = cluster.new_leader().unwrap();
     assert_eq!(cluster.served_node(leader), cluster.new_node(leader));
@@ -300,6 +312,41 @@ const CASES: &[(&str, &[(&str, &str)])] = &[
             (
                 "[[cluster.new.node]]\nname = \"ledger-new-1\"",
                 "[cluster.new.patroni]\nscope = \"ledger\"\n[[cluster.new.node]]\nrest = \"10.0.0.1:8008\"\nname = \"ledger-new-1\"",
+            ),
+        ],
+    ),
+    (
+        "a seed by Patroni in the new cluster's own scope, with a configuration and tablespaces elsewhere",
+        &[
+            (
+                "[[cluster.new.node]]\nname = \"ledger-new-1\"",
+                "[cluster.new.patroni]\nscope = \"ledger18\"\nseed_scope = \"ledger18\"\n[[cluster.new.node]]\nrest = \"http://10.0.0.3:8008\"\nseed_config_file = \"/etc/pg.conf\"\nname = \"ledger-new-1\"",
+            ),
+            (
+                "[[cluster.new.node]]\nname = \"ledger-new-2\"\nhost = \"db4\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/fast\" }]",
+                "[[cluster.new.node]]\nname = \"ledger-new-2\"\nhost = \"db4\"\nseed_dir = \"/var/lib/postgresql/15/ledger\"\ndata_dir = \"/var/lib/postgresql/18/ledger\"\nrest = \"http://10.0.0.4:8008\"\ntablespaces = [{ from = \"/srv/fast\", to = \"/srv/slow\" }]",
+            ),
+        ],
+    ),
+    (
+        "a seed by Patroni in a move, and on the old side",
+        &[
+            (
+                "[[cluster.old.node]]\nname = \"ledger-old-1\"",
+                "[cluster.old.patroni]\nscope = \"ledger\"\nseed_scope = \"x\"\n[[cluster.old.node]]\nrest = \"http://10.0.0.1:8008\"\nname = \"ledger-old-1\"",
+            ),
+            (
+                "[[cluster.old.node]]\nname = \"ledger-old-2\"",
+                "[[cluster.old.node]]\nrest = \"http://10.0.0.2:8008\"\nname = \"ledger-old-2\"",
+            ),
+            ("version = 18", "version = 15"),
+            (
+                "[[cluster.new.node]]\nname = \"ledger-new-1\"",
+                "[cluster.new.patroni]\nscope = \"ledger18\"\nseed_scope = \"seed\"\n[[cluster.new.node]]\nrest = \"http://10.0.0.3:8008\"\nname = \"ledger-new-1\"",
+            ),
+            (
+                "[[cluster.new.node]]\nname = \"ledger-new-2\"",
+                "[[cluster.new.node]]\nrest = \"http://10.0.0.4:8008\"\nname = \"ledger-new-2\"",
             ),
         ],
     ),

@@ -100,6 +100,7 @@ fn draft<'a>(view: &View<'a>, operation: &'a str, tag: &'a str) -> Result<Draft<
         old_leader: leader.spec,
         upstream: upstream.spec,
         new_leader,
+        adopts_seed: view.adopts_seed(),
         server,
         upstream_server: upstream.server(),
         slots,
@@ -112,6 +113,7 @@ fn draft<'a>(view: &View<'a>, operation: &'a str, tag: &'a str) -> Result<Draft<
 fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
     let new = cluster.new.nodes.iter().map(Subject::New);
     let handed_over = cluster.new.patroni.is_some();
+    let seeded = cluster.new.patroni.as_ref().is_some_and(|patroni| !patroni.seed_scope.is_empty());
     match row.each {
         Each::Leader => new.take(1).collect(),
         Each::Replica => new.skip(1).collect(),
@@ -119,6 +121,8 @@ fn subjects<'c>(row: &Row, cluster: &'c ClusterSpec) -> Vec<Subject<'c>> {
         Each::UnderPatroni => new.take(usize::from(cluster.old.patroni.is_some())).collect(),
         Each::LeaderToPatroni => new.take(usize::from(handed_over)).collect(),
         Each::ReplicaToPatroni => new.skip(1).filter(|_| handed_over).collect(),
+        Each::LeaderByPatroni => new.take(usize::from(seeded)).collect(),
+        Each::ReplicaByPatroni => new.skip(1).filter(|_| seeded).collect(),
         Each::Old => cluster.old.nodes.iter().map(Subject::Old).collect(),
         Each::Pooler => cluster.poolers.iter().map(Subject::Pooler).collect(),
         Each::Balancer => cluster.balancers.iter().map(Subject::Balancer).collect(),
@@ -180,11 +184,12 @@ fn after(row: &Row, cluster: &ClusterSpec, subject: &str) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for dependency in row.after {
         match *dependency {
-            After::Leader(phase, name) => ids.extend(
-                Row::find(phase, name, Each::Leader)
-                    .zip(cluster.new_leader())
-                    .map(|(row, node)| row.id(&node.name)),
-            ),
+            After::Leader(phase, name) => {
+                let row = Row::of_leader(phase, name);
+                ids.extend(row.into_iter().flat_map(|row| {
+                    subjects(row, cluster).into_iter().map(|subject| row.id(subject.name()))
+                }));
+            }
             After::Same(phase, name) => {
                 let kinds = [row.each, Each::Leader, Each::Replica];
                 let row = kinds.into_iter().find_map(|each| Row::find(phase, name, each));

@@ -1,7 +1,7 @@
 //! What the steps of one plan are made from: the declaration with everything that had to be looked up in the facts.
 
 use pgleap_proto::agent::{DatabaseFacts, ServerFacts};
-use pgleap_proto::node::{Conninfo, Node, TablespaceMap};
+use pgleap_proto::node::{Conninfo, Node, SeedPatroni, TablespaceMap};
 use pgleap_proto::step::{DatabaseSlot, Moved};
 use pgleap_proto::traffic::{Cluster, Leader, SideDatabase};
 
@@ -24,6 +24,8 @@ pub(super) struct Draft<'a> {
     /// The old node that the new leader streams from.
     pub upstream: &'a OldNodeSpec,
     pub new_leader: &'a NewNodeSpec,
+    /// A Patroni runs the seed already, as a standby cluster.
+    pub adopts_seed: bool,
     /// The old leader's server.
     pub server: &'a ServerFacts,
     /// The server of the old node that the new leader streams from, when it was seen.
@@ -101,6 +103,17 @@ impl Draft<'_> {
         let usable = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         let name: String = node.name.chars().map(|c| if usable(c) { c } else { '_' }).collect();
         format!("{}_{name}", self.tag)
+    }
+
+    /// The Patroni that makes the seed of a new node, or has made it. One that is made gets a name that no other operation uses: its keys
+    /// stay in the store, and a later try would take them for its own.
+    pub fn seed_patroni(&self, node: &NewNodeSpec) -> Option<SeedPatroni> {
+        let mut patroni = self.cluster.seed_patroni(node)?;
+        if !self.adopts_seed {
+            let unique = self.tag.rsplit('_').next().unwrap_or_default();
+            patroni.scope = format!("{}-{unique}", patroni.scope);
+        }
+        Some(patroni)
     }
 
     /// What the new nodes keep in a move; none in an upgrade.

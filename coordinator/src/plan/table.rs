@@ -51,6 +51,10 @@ pub enum Each {
     LeaderToPatroni,
     /// One step for each new replica when the new cluster is handed over to Patroni, else none.
     ReplicaToPatroni,
+    /// One step, for the new leader, when a Patroni makes the seed, or has made it, else none.
+    LeaderByPatroni,
+    /// One step for each new replica when a Patroni makes the seed, or has made it, else none.
+    ReplicaByPatroni,
     /// One step for each pooler.
     Pooler,
     /// One step for each balancer.
@@ -131,13 +135,74 @@ pub static TABLE: &[Row] = &[
     },
     Row {
         phase: Seed,
+        name: "seed_by_patroni",
+        each: Each::LeaderByPatroni,
+        at: At::Node,
+        title: "Have a Patroni make {node} as the leader of a standby cluster of {upstream}, or adopt that",
+        undo: Some(
+            "stops Patroni and the standby, and removes its data directory; an adopted one is left alone",
+        ),
+        waits_for: Some("Patroni's method of making it, and {node} to stream"),
+        after: &[Same(Seed, "create_physical_slot")],
+        finish: Finish::Keep,
+        in_moves: false,
+        action: Make::New(action::seed_by_patroni),
+        commands: Make::New(commands::seed::by_patroni),
+    },
+    Row {
+        phase: Seed,
+        name: "seed_by_patroni",
+        each: Each::ReplicaByPatroni,
+        at: At::Node,
+        title: "Have a Patroni make {node} as a replica of {leader}, or adopt that",
+        undo: Some(
+            "stops Patroni and the standby, and removes its data directory; an adopted one is left alone",
+        ),
+        waits_for: Some("Patroni's method of making it, and {node} to stream"),
+        after: &[OfLeader(Seed, "seed_by_patroni")],
+        finish: Finish::Keep,
+        in_moves: false,
+        action: Make::New(action::seed_by_patroni),
+        commands: Make::New(commands::seed::by_patroni),
+    },
+    Row {
+        phase: Seed,
+        name: "take_from_patroni",
+        each: Each::ReplicaByPatroni,
+        at: At::Node,
+        title: "Pause the Patroni of {node} and stop its daemon",
+        undo: Some("starts and resumes that of an adopted standby"),
+        waits_for: Some("every member of Patroni to have taken up the pause"),
+        after: &[All(Seed, "seed_by_patroni")],
+        finish: Finish::Keep,
+        in_moves: false,
+        action: Make::New(action::take_from_patroni),
+        commands: Make::New(commands::seed::take_from_patroni),
+    },
+    Row {
+        phase: Seed,
+        name: "take_from_patroni",
+        each: Each::LeaderByPatroni,
+        at: At::Node,
+        title: "Pause the Patroni of {node} and stop its daemon",
+        undo: Some("starts and resumes that of an adopted standby"),
+        waits_for: Some("every member of Patroni to have taken up the pause"),
+        // Last, so that there is always somebody whom the others follow; first when it is given back.
+        after: &[All(Seed, "seed_by_patroni"), All(Seed, "take_from_patroni")],
+        finish: Finish::Keep,
+        in_moves: false,
+        action: Make::New(action::take_from_patroni),
+        commands: Make::New(commands::seed::take_from_patroni),
+    },
+    Row {
+        phase: Seed,
         name: "clone_node",
         each: Leader,
         at: At::Node,
         title: "Clone {node} from {upstream}, or adopt it",
         undo: Some("stops the standby and removes its data directory; an adopted one is left alone"),
         waits_for: Some("the base backup"),
-        after: &[Same(Seed, "create_physical_slot")],
+        after: &[Same(Seed, "create_physical_slot"), All(Seed, "take_from_patroni")],
         finish: Finish::Keep,
         in_moves: true,
         action: Make::New(action::clone_seed),
@@ -836,6 +901,12 @@ impl Row {
     pub fn id(&self, node: &str) -> String {
         let Row { phase, name, .. } = self;
         if self.is_per_node() { format!("{phase}.{name}/{node}") } else { format!("{phase}.{name}") }
+    }
+
+    /// The row with this phase and name that makes a step for the new leader, always or when a Patroni makes the seed.
+    pub fn of_leader(phase: Phase, name: &str) -> Option<&'static Row> {
+        let leads = |row: &&Row| matches!(row.each, Each::Leader | Each::LeaderByPatroni);
+        TABLE.iter().filter(leads).find(|row| row.phase == phase && row.name == name)
     }
 
     /// The row with this phase and name that makes a step for the leader, or for replicas.

@@ -11,7 +11,7 @@ use pgleap_proto::step::{
 };
 use proptest::prelude::*;
 
-use super::table::{After, At, Each, TABLE};
+use super::table::{After, At, Each, Row, TABLE};
 use super::traffic::Side;
 use super::*;
 use crate::check::testing::{self, Case, database};
@@ -124,6 +124,8 @@ fn acts_on(kind: &Kind) -> Option<&Node> {
         Kind::Rehearse(a) => &a.node,
         Kind::CreatePhysicalSlot(a) => &a.node,
         Kind::DropPhysicalSlot(a) => &a.node,
+        Kind::SeedByPatroni(a) => &a.node,
+        Kind::TakeFromPatroni(a) => &a.node,
         Kind::CloneNode(a) => &a.node,
         Kind::StartStandby(a) => &a.node,
         Kind::InitNew(a) => &a.node,
@@ -198,9 +200,10 @@ proptest! {
 
     #[test]
     fn every_plan_is_sound(
-        moves: bool, old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>()
+        moves: bool, old in 1usize..4, new in 1usize..6, databases in 0usize..8, patroni in any::<bool>(),
+        seeded in any::<bool>()
     ) {
-        let case = case_of(moves, old, new, databases).on_both_sides(patroni);
+        let case = case_of(moves, old, new, databases).on_both_sides(patroni).and_seeded(seeded);
         let plan = plan(&case);
 
         let ids: BTreeSet<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
@@ -230,11 +233,13 @@ proptest! {
     }
 
     #[test]
-    fn what_must_precede_does(moves: bool, old in 1usize..4, new in 1usize..6, patroni in any::<bool>()) {
-        let case = case_of(moves, old, new, 2).on_both_sides(patroni);
+    fn what_must_precede_does(moves: bool, old in 1usize..4, new in 1usize..6, patroni in any::<bool>(), seeded in any::<bool>()) {
+        let case = case_of(moves, old, new, 2).on_both_sides(patroni).and_seeded(seeded);
         let plan = plan(&case);
         let rules = [
             ("seed.create_physical_slot", "seed.clone_node"),
+            ("seed.seed_by_patroni", "seed.take_from_patroni"),
+            ("seed.take_from_patroni", "seed.clone_node"),
             ("seed.check_upgrade", "convert.publish"),
             ("seed.start_standby", "convert.publish"),
             ("convert.publish", "convert.create_slots"),
@@ -368,6 +373,12 @@ impl Case {
         if patroni { self.under_patroni().handed_to_patroni() } else { self }
     }
 
+    /// The same, where a Patroni makes the seed, too; a move has none.
+    fn and_seeded(self, seeded: bool) -> Case {
+        let can = self.cluster.new.patroni.is_some() && !self.cluster.is_move();
+        if seeded && can { self.seeded_by_patroni() } else { self }
+    }
+
     fn server_databases(&self) -> usize {
         let view = crate::check::View::new(&self.cluster, &self.facts);
         crate::check::replicated(view.leader_server().unwrap()).count()
@@ -460,7 +471,10 @@ fn a_move_goes_without_pg_upgrade() {
             assert_eq!(acts_on(kind), Some(&case.cluster.new_node(spec)), "{}", step.id);
         }
     }
-    let left_out: Vec<_> = TABLE.iter().filter(|row| !row.in_moves).map(|row| row.name).collect();
+    // No move has a seed by Patroni: the fleet file may not ask for one.
+    let seeded = |row: &&Row| matches!(row.each, Each::LeaderByPatroni | Each::ReplicaByPatroni);
+    let left_out = TABLE.iter().filter(|row| !row.in_moves && !seeded(row));
+    let left_out: Vec<_> = left_out.map(|row| row.name).collect();
     let upgrades = case_of(false, 2, 3, 1);
     let upgrade = build(&upgrades.cluster, &upgrades.facts, OPERATION, TAG).unwrap();
     let (ours, theirs): (BTreeSet<_>, BTreeSet<_>) =
@@ -515,8 +529,46 @@ fn movable() -> Case {
 }
 
 #[test]
+fn a_seed_by_patroni_is_made_under_a_name_of_its_own_or_adopted_under_the_one_it_has() {
+    let seeds = |plan: &Plan| -> Vec<(String, bool, bool)> {
+        let all = plan.steps.iter().filter_map(|step| match step.action.kind.as_ref().unwrap() {
+            Kind::SeedByPatroni(a) => Some((a.patroni.clone().unwrap(), a.adopted)),
+            Kind::TakeFromPatroni(a) => {
+                let patroni = a.patroni.clone().unwrap();
+                assert_eq!(a.leader_rest.is_empty(), patroni.leader);
+                Some((patroni, a.adopted))
+            }
+            _ => None,
+        });
+        all.map(|(patroni, adopted)| (patroni.scope, patroni.leader, adopted)).collect()
+    };
+    let made = plan(&movable().seeded_by_patroni());
+    let expected = |scope: &str, adopted: bool| {
+        [true, false, false, true].map(|leader| (scope.to_owned(), leader, adopted)).to_vec()
+    };
+    assert_eq!(seeds(&made), expected("ledger-seed-0123ab", false));
+    assert_eq!(
+        seeds(&plan(&movable().seeded_by_patroni().adopted_from_patroni())),
+        expected("ledger-seed", true)
+    );
+    assert_eq!(seeds(&plan(&movable())), []);
+    // Each replica streams from the leader, which streams from the old cluster by pgleap's slot there.
+    for step in made.steps.iter().filter(|step| kind_of(&step.id) == "seed.seed_by_patroni") {
+        let Some(Kind::SeedByPatroni(a)) = &step.action.kind else { panic!("{}", step.id) };
+        let (remote, upstream) = (a.remote.as_ref().unwrap(), a.upstream.as_ref().unwrap());
+        assert_eq!((remote.host.as_str(), a.slot.as_str()), ("10.0.0.2", "pgleap_0123ab_ledger_new_1"));
+        let leads = a.patroni.as_ref().unwrap().leader;
+        assert_eq!(upstream.host, if leads { "10.0.0.2" } else { "10.0.0.3" });
+        assert_eq!(a.settings["max_wal_senders"], "20");
+    }
+    let mut seed = made;
+    seed.steps.retain(|step| step.phase == Phase::Seed);
+    crate::golden::check("coordinator/src/plan/golden/seed.txt", &shown(&seed));
+}
+
+#[test]
 fn every_row_makes_steps_and_everything_movable_is_found_again() {
-    let case = movable();
+    let case = movable().seeded_by_patroni();
     let plan = plan(&case);
     for row in TABLE {
         let steps =
@@ -527,6 +579,7 @@ fn every_row_makes_steps_and_everything_movable_is_found_again() {
             .map(|other| match other.each {
                 Each::Leader | Each::Replica | Each::Balancer => 1,
                 Each::UnderPatroni | Each::LeaderToPatroni | Each::ReplicaToPatroni => 1,
+                Each::LeaderByPatroni | Each::ReplicaByPatroni => 1,
                 Each::New | Each::Old => 2,
                 Each::Pooler => 3,
             })
@@ -604,6 +657,8 @@ fn the_documentation_is_the_table() {
             Each::UnderPatroni => "the old cluster, if Patroni runs it",
             Each::LeaderToPatroni => "new leader, if Patroni is to run it",
             Each::ReplicaToPatroni => "each new replica, if Patroni is to run it",
+            Each::LeaderByPatroni => "new leader, if Patroni makes the seed",
+            Each::ReplicaByPatroni => "each new replica, if Patroni makes the seed",
             Each::Replica => "each new replica",
             Each::New => "each new node",
             Each::Old => "each old node",
@@ -614,11 +669,14 @@ fn the_documentation_is_the_table() {
             At::OldLeader => "old leader",
             At::Upstream => "upstream",
             At::NewLeader => "new leader",
-            At::Node => each.trim_start_matches("each ").trim_end_matches(", if Patroni is to run it"),
+            At::Node => each
+                .trim_start_matches("each ")
+                .trim_end_matches(", if Patroni is to run it")
+                .trim_end_matches(", if Patroni makes the seed"),
         };
         let node = match row.each {
-            Each::Leader | Each::UnderPatroni | Each::LeaderToPatroni => "*leader*",
-            Each::Replica | Each::ReplicaToPatroni => "*replica*",
+            Each::Leader | Each::UnderPatroni | Each::LeaderToPatroni | Each::LeaderByPatroni => "*leader*",
+            Each::Replica | Each::ReplicaToPatroni | Each::ReplicaByPatroni => "*replica*",
             Each::New | Each::Old => "*node*",
             Each::Pooler => "*pooler*",
             Each::Balancer => "*balancer*",

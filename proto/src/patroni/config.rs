@@ -17,7 +17,7 @@ pub struct ConfigError {
 }
 
 /// The distributed stores Patroni knows, by the key of their section; in Patroni's own order.
-const STORES: [&str; 7] = ["kubernetes", "consul", "etcd", "etcd3", "zookeeper", "exhibitor", "raft"];
+pub const STORES: [&str; 7] = ["kubernetes", "consul", "etcd", "etcd3", "zookeeper", "exhibitor", "raft"];
 
 /// One member, as its own file declares it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -170,6 +170,15 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
         with_snippet: false,
     };
     serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
+}
+
+/// A configuration file as one value, for looking at keys that [`Config`] does not know. Of scalars only their text matters: `on` is a
+/// text here, and true to Patroni.
+///
+/// # Errors
+/// When it is no YAML.
+pub fn document(text: &str, source: &str) -> Result<serde_json::Value, ConfigError> {
+    read(text).map_err(|why| ConfigError { source_name: source.to_owned(), why })
 }
 
 /// A setting as people write it: YAML knows `on` for true, and numbers.

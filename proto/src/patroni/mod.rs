@@ -12,7 +12,7 @@ mod tests;
 
 pub use address::{Address, AddressError};
 pub use answers::{Cluster, Member, Status};
-pub use config::{Config, ConfigError, Ctl};
+pub use config::{Config, ConfigError, Ctl, STORES, document};
 /// The method that changes a part of the dynamic configuration.
 pub const PATCH: hyper::Method = hyper::Method::PATCH;
 /// The method that has it do something.

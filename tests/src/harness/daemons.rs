@@ -13,6 +13,7 @@ use super::patroni::REST_USER;
 use super::ports::Port;
 use super::postgres::PASSWORD;
 use super::process::Process;
+use super::seed::entry;
 
 /// One host's agent.
 #[derive(Debug)]
@@ -79,6 +80,10 @@ impl Fleet {
             access.insert("config".into(), text(&member.config));
             access.insert("start".into(), toml::Value::Array(vec![text(start)]));
             access.insert("stop".into(), toml::Value::Array(vec![text(stop)]));
+        }
+        let at = self.new.iter().position(|server| server.name == host);
+        if let Some((seed, index)) = self.seed_patroni.as_ref().zip(at) {
+            access.insert("seed".into(), toml::Value::Table(entry(&seed.hosts[index])));
         }
         Ok(access)
     }

@@ -20,6 +20,7 @@ use super::pooler::{CONSOLE, PoolerHost};
 use super::ports::Port;
 use super::postgres::Server;
 use super::process::Process;
+use super::seed::{Seed, SeedOptions};
 use super::traffic::TrafficOptions;
 use super::turn::Turn;
 
@@ -34,6 +35,8 @@ pub struct FleetOptions {
     pub new_nodes: Vec<String>,
     /// The Patroni that the new cluster is handed over to; none when it stays as pgleap runs it.
     pub new_patroni: Option<PatroniOptions>,
+    /// The Patroni that makes the new nodes as a standby cluster; none when pgleap clones them. Only with `new_patroni`.
+    pub seed: Option<SeedOptions>,
     /// Lines of `[cluster.options]` in the fleet file.
     pub options: Vec<(String, String)>,
     /// Whether a coordinator runs; scenarios that drive the agents' steps themselves need none.
@@ -53,6 +56,7 @@ impl Default for FleetOptions {
             new_version: "18".into(),
             new_nodes: vec!["n1".into(), "n2".into()],
             new_patroni: None,
+            seed: None,
             options: Vec::new(),
             coordinator: true,
             coordinators: 1,
@@ -81,6 +85,8 @@ pub struct Fleet {
     pub new: Vec<Server>,
     /// Who is to run the new nodes; started by their agents.
     pub new_patroni: Option<Patroni>,
+    /// Who makes them, or has made them; started by their agents.
+    pub seed_patroni: Option<Seed>,
     /// What [`Fleet::apply`] writes; scenarios of bad input change it before.
     pub file: FleetFile,
     /// Hosts with poolers; none by default.
@@ -145,6 +151,7 @@ impl Fleet {
             old,
             new,
             new_patroni,
+            seed_patroni: None,
             file: FleetFile::default(),
             poolers: Vec::new(),
             balancer: None,
@@ -156,6 +163,11 @@ impl Fleet {
             base,
             _turn: turn,
         };
+        if let Some((seed, patroni)) = options.seed.clone().zip(fleet.new_patroni.as_ref()) {
+            let seeds: Vec<Server> = fleet.new.iter().map(|node| fleet.seed(node)).collect();
+            fleet.seed_patroni =
+                Some(Seed::prepare(&fleet.base, seed, &seeds, patroni, fleet.old.primary())?);
+        }
         fleet.issue_certificates(&options).await?;
         for host in options.hosts() {
             // The old code of an agent knows no health endpoints: only where something asks for them.
@@ -264,6 +276,7 @@ impl Fleet {
             seed_bin_dir: text(&self.old.primary().bin_dir),
             passfile: text(&self.old.passfile),
             scope: self.old.patroni.as_ref().map(|patroni| patroni.options.scope.clone()),
+            seed_scope: self.seed_patroni.as_ref().map(|seed| seed.options.scope.clone()),
             new_scope: self.new_patroni.as_ref().map(|patroni| patroni.options.scope.clone()),
             old: self
                 .old

@@ -84,6 +84,8 @@ pub struct FleetFile {
     pub scope: Option<String>,
     /// Scope of the Patroni that the new cluster is handed over to; none when there is none.
     pub new_scope: Option<String>,
+    /// Scope of the standby cluster that a Patroni makes the seed as; none when pgleap clones it.
+    pub seed_scope: Option<String>,
     /// Nodes of the old cluster.
     pub old: Vec<NodeEntry>,
     /// Nodes of the new cluster, the leader first.
@@ -144,7 +146,11 @@ impl FleetFile {
         }
         writeln!(out)?;
         if let Some(scope) = &self.new_scope {
-            writeln!(out, "[cluster.new.patroni]\nscope = {}\n", quoted(scope))?;
+            writeln!(out, "[cluster.new.patroni]\nscope = {}", quoted(scope))?;
+            if let Some(seed) = &self.seed_scope {
+                writeln!(out, "seed_scope = {}", quoted(seed))?;
+            }
+            writeln!(out)?;
         }
         for node in &self.new {
             writeln!(out, "[[cluster.new.node]]")?;

@@ -24,6 +24,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod reap;
+pub mod seed;
 pub mod traffic;
 pub mod turn;
 

@@ -139,7 +139,35 @@ pub struct Patroni {
     pub members: Vec<Member>,
     /// Where it keeps what it knows.
     pub etcd: Arc<Etcd>,
-    program: PathBuf,
+    pub(super) program: PathBuf,
+}
+
+/// Writes scripts that start and stop a daemon with this configuration: start, stop.
+///
+/// # Errors
+/// When they cannot be written.
+pub(super) fn scripts(
+    base: &Base,
+    program: &Path,
+    config: &Path,
+    directory: &Path,
+    log: &Path,
+) -> Result<(PathBuf, PathBuf)> {
+    let pid = directory.join("pid");
+    let (program, config, pid, log) = (program.display(), config.display(), pid.display(), log.display());
+    // As systemd does: one that runs is not started again, and the end of one that does not run is fine. An ended process
+    // that nobody has waited for yet has no command line.
+    let runs = format!(
+        "#!/bin/sh\nruns() {{ grep -qsF '{config}' \"/proc/$(cat '{pid}' 2>/dev/null)/cmdline\"; }}\n"
+    );
+    let start = format!(
+        "{runs}runs && exit\nsetsid '{program}' '{config}' >>'{log}' 2>&1 </dev/null &\necho $! >'{pid}'\n"
+    );
+    let stop = format!("{runs}runs || exit 0\nkill \"$(cat '{pid}')\"\nwhile runs; do sleep 0.1; done\n");
+    let [on, off] = ["start", "stop"].map(|name| directory.join(name));
+    base.user.write(&on, &start, 0o700)?;
+    base.user.write(&off, &stop, 0o700)?;
+    Ok((on, off))
 }
 
 impl Patroni {
@@ -206,27 +234,10 @@ impl Patroni {
         etcd: Arc<Etcd>,
     ) -> Result<Patroni> {
         let mut patroni = Patroni::configure(base, options, servers, settings, &[], etcd)?;
-        let program = patroni.program.display().to_string();
         for member in &mut patroni.members {
-            let (config, pid) = (member.config.display(), member.config.with_file_name("pid"));
             let log = base.join("log").join(format!("patroni-{}.log", member.server.name));
-            let (pid, log) = (pid.display(), log.display());
-            // As systemd does: one that runs is not started again, and the end of one that does not run is fine. An ended process
-            // that nobody has waited for yet has no command line.
-            let runs = format!(
-                "#!/bin/sh\nruns() {{ grep -qsF '{config}' \"/proc/$(cat '{pid}' 2>/dev/null)/cmdline\"; }}\n"
-            );
-            let start = format!(
-                "{runs}runs && exit\nsetsid '{program}' '{config}' >>'{log}' 2>&1 </dev/null &\necho $! >'{pid}'\n"
-            );
-            let stop =
-                format!("{runs}runs || exit 0\nkill \"$(cat '{pid}')\"\nwhile runs; do sleep 0.1; done\n");
-            let scripts = ["start", "stop"].map(|name| member.config.with_file_name(name));
-            for (path, text) in scripts.iter().zip([start, stop]) {
-                base.user.write(path, &text, 0o700)?;
-            }
-            let [start, stop] = scripts;
-            member.commands = Some((start, stop));
+            let directory = member.config.parent().context("a path without a parent")?;
+            member.commands = Some(scripts(base, &patroni.program, &member.config, directory, &log)?);
         }
         Ok(patroni)
     }

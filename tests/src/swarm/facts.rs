@@ -35,6 +35,7 @@ fn node(cluster: &ClusterAt, query: &NodeQuery) -> NodeFacts {
         name: node.name.clone(),
         patroni: None,
         patroni_to_come: None,
+        patroni_seed: None,
         binaries: Some(binaries(&node)),
         data_dir: Some(DirectoryFacts {
             path: node.data_dir.clone(),

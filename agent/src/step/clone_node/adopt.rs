@@ -7,7 +7,7 @@ use pgleap_proto::node::{Conninfo, Node};
 use crate::context::Context;
 use crate::error::{Result, StepError};
 use crate::pg::ctl::{self, ServerState};
-use crate::pg::{control, sql, standby, upstream};
+use crate::pg::{control, marker, sql, standby, upstream};
 
 /// Passes when the directory holds a running standby that streams, or a stopped one, of the same cluster.
 ///
@@ -60,6 +60,11 @@ pub(super) async fn check(
     let session = sql::connect_any(node).await?;
     if !sql::in_recovery(&session).await? {
         return Err(refuse("it accepts writes".to_owned()));
+    }
+    if marker::made_by_operation(cx, data_dir)? {
+        // By a Patroni. Its leader may just have been started anew; that it streams is for the next step to see.
+        cx.report.log("pgleap", format!("taken as it was made: the standby in {}", node.data_dir));
+        return Ok(());
     }
     let receiver = standby::receiver(&session).await?;
     if !receiver.is_streaming() {

@@ -13,24 +13,24 @@ use crate::pg::upstream::{self, Identity};
 
 /// A tablespace of the upstream and where its clone lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tablespace {
-    pub(super) from: String,
-    pub(super) to: String,
+pub(in crate::step) struct Tablespace {
+    pub(in crate::step) from: String,
+    pub(in crate::step) to: String,
     /// Bytes; 0 when the user may not ask.
-    pub(super) bytes: u64,
+    pub(in crate::step) bytes: u64,
 }
 
 /// What the upstream is and has.
 #[derive(Debug)]
-pub(super) struct Origin {
-    pub(super) identity: Identity,
-    pub(super) tablespaces: Vec<Tablespace>,
+pub(in crate::step) struct Origin {
+    pub(in crate::step) identity: Identity,
+    pub(in crate::step) tablespaces: Vec<Tablespace>,
     /// Of all databases without tablespaces, bytes; 0 when the user may not ask.
-    pub(super) bytes: u64,
+    pub(in crate::step) bytes: u64,
 }
 
 /// Asks the upstream, and refuses one that this node cannot be a clone of.
-pub(super) async fn ask(
+pub(in crate::step) async fn ask(
     cx: &Context,
     node: &Node,
     upstream: &Conninfo,
@@ -103,7 +103,7 @@ async fn sizes(node: &Node, upstream: &Conninfo) -> (u64, BTreeMap<u64, u64>) {
 }
 
 /// The directories to fill, each absent or empty and within the agent's roots.
-pub(super) fn directories(cx: &Context, node: &Node, origin: &Origin) -> Result<Vec<Filled>> {
+pub(in crate::step) fn directories(cx: &Context, node: &Node, origin: &Origin) -> Result<Vec<Filled>> {
     let mut filled = Vec::new();
     for path in std::iter::once(&node.data_dir).chain(origin.tablespaces.iter().map(|space| &space.to)) {
         let path = cx.confine(path)?;
@@ -126,7 +126,7 @@ pub(super) fn directories(cx: &Context, node: &Node, origin: &Origin) -> Result<
 }
 
 /// Refuses when a file system has less room than the clone needs, as far as sizes are known.
-pub(super) fn check_room(node: &Node, origin: &Origin) -> Result<()> {
+pub(in crate::step) fn check_room(node: &Node, origin: &Origin) -> Result<()> {
     let mut needs: BTreeMap<u64, (PathBuf, u64)> = BTreeMap::new();
     let spaces = origin.tablespaces.iter().map(|space| (space.to.as_str(), space.bytes));
     for (path, bytes) in std::iter::once((node.data_dir.as_str(), origin.bytes)).chain(spaces) {
@@ -151,7 +151,7 @@ pub(super) fn check_room(node: &Node, origin: &Origin) -> Result<()> {
 }
 
 /// Free bytes for an ordinary user.
-pub(super) fn free_bytes(path: &Path) -> Result<u64> {
+pub(in crate::step) fn free_bytes(path: &Path) -> Result<u64> {
     let existing = nearest_existing(path);
     let stat = nix::sys::statvfs::statvfs(&existing).doing(|| existing.display().to_string())?;
     Ok(stat.blocks_available().saturating_mul(stat.fragment_size()))
@@ -162,13 +162,13 @@ fn nearest_existing(path: &Path) -> PathBuf {
 }
 
 /// For people.
-pub(super) fn megabytes(bytes: u64) -> String {
+pub(in crate::step) fn megabytes(bytes: u64) -> String {
     format!("{} MB", bytes.div_ceil(1_000_000))
 }
 
 /// Where postgresql.conf must come from when the upstream keeps it outside its data directory, as Debian does: a base
 /// backup does not bring it.
-pub(super) async fn check_configuration(node: &Node, upstream: &Conninfo) -> Result<()> {
+pub(in crate::step) async fn check_configuration(node: &Node, upstream: &Conninfo) -> Result<()> {
     if !node.config_file.is_empty() {
         return match std::fs::metadata(&node.config_file) {
             Ok(_) => Ok(()),
@@ -191,7 +191,7 @@ pub(super) async fn check_configuration(node: &Node, upstream: &Conninfo) -> Res
 }
 
 /// The error of a node without postgresql.conf.
-pub(super) fn no_configuration(node: &Node, why: &str) -> StepError {
+pub(in crate::step) fn no_configuration(node: &Node, why: &str) -> StepError {
     StepError::new(format!(
         "node {} would have no postgresql.conf: {why}, and a base backup brings only the data directory; cancel, \
          copy the configuration to this host, name it as config_file of the node in the fleet file and apply it, start again",

@@ -17,36 +17,36 @@ use crate::pg::marker::{self, Marker};
 
 /// A directory that the clone fills.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Filled {
-    pub(super) path: PathBuf,
+pub(in crate::step) struct Filled {
+    pub(in crate::step) path: PathBuf,
     /// It was there, empty; undo leaves it so.
-    pub(super) existed: bool,
+    pub(in crate::step) existed: bool,
 }
 
 /// A directory that is moved out of the way of a re-clone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Aside {
-    pub(super) from: PathBuf,
-    pub(super) to: PathBuf,
+pub(in crate::step) struct Aside {
+    pub(in crate::step) from: PathBuf,
+    pub(in crate::step) to: PathBuf,
 }
 
 /// The record of a clone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(in crate::step) struct Record {
     #[serde(flatten)]
-    pub(super) marker: Marker,
+    pub(in crate::step) marker: Marker,
     /// The data directory first, then those of tablespaces.
-    pub(super) filled: Vec<Filled>,
-    pub(super) aside: Vec<Aside>,
+    pub(in crate::step) filled: Vec<Filled>,
+    pub(in crate::step) aside: Vec<Aside>,
     /// Size of the finished clone.
-    pub(super) bytes: u64,
+    pub(in crate::step) bytes: u64,
     /// Undo has begun: what is left is no clone any more.
-    pub(super) undoing: bool,
+    pub(in crate::step) undoing: bool,
 }
 
 /// What is known of the clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Found {
+pub(in crate::step) enum Found {
     /// Nothing of ours.
     Nothing,
     /// Begun by this step, and not known to be complete.
@@ -56,7 +56,7 @@ pub(super) enum Found {
 }
 
 /// Looks at both places.
-pub(super) fn find(cx: &Context, data_dir: &Path) -> Result<Found> {
+pub(in crate::step) fn find(cx: &Context, data_dir: &Path) -> Result<Found> {
     let marker = Marker::of(cx);
     if let Some(record) = marker::read_file::<Record>(&beside(data_dir))? {
         if record.marker == marker {
@@ -81,7 +81,7 @@ pub(super) fn find(cx: &Context, data_dir: &Path) -> Result<Found> {
 
 impl Record {
     /// Before the first change; durable when it returns.
-    pub(super) fn begin(&self, data_dir: &Path) -> Result<()> {
+    pub(in crate::step) fn begin(&self, data_dir: &Path) -> Result<()> {
         let path = beside(data_dir);
         if let Some(parent) = path.parent() {
             crate::durable::private_directory(parent).doing(|| parent.display().to_string())?;
@@ -96,19 +96,19 @@ impl Record {
     }
 
     /// The clone is complete.
-    pub(super) fn complete(&self, data_dir: &Path) -> Result<()> {
+    pub(in crate::step) fn complete(&self, data_dir: &Path) -> Result<()> {
         marker::write_file(&data_dir.join(marker::FILE), self)?;
         self.forget(data_dir)
     }
 
     /// Removes the record beside the directory.
-    pub(super) fn forget(&self, data_dir: &Path) -> Result<()> {
+    pub(in crate::step) fn forget(&self, data_dir: &Path) -> Result<()> {
         let path = beside(data_dir);
         crate::durable::remove(&path).doing(|| format!("removing {}", path.display()))
     }
 
     /// Empties every directory the clone fills, and with `remove` removes those that were not there before.
-    pub(super) async fn clear(&self, remove: bool) -> Result<()> {
+    pub(in crate::step) async fn clear(&self, remove: bool) -> Result<()> {
         for filled in self.filled.clone() {
             // Not moved aside yet, or moved back already: what is there is not ours.
             let in_the_way = self.aside.iter().find(|aside| aside.from == filled.path);
@@ -124,23 +124,23 @@ impl Record {
     }
 
     /// Moves what is in the way aside, as far as that was not done yet.
-    pub(super) fn move_aside(&self) -> Result<()> {
+    pub(in crate::step) fn move_aside(&self) -> Result<()> {
         self.aside.iter().try_for_each(|aside| rename(&aside.from, &aside.to))
     }
 
     /// And back.
-    pub(super) fn move_back(&self) -> Result<()> {
+    pub(in crate::step) fn move_back(&self) -> Result<()> {
         self.aside.iter().try_for_each(|aside| rename(&aside.to, &aside.from))
     }
 }
 
 /// Where the record lies while the directory is being filled.
-pub(super) fn beside(data_dir: &Path) -> PathBuf {
+pub(in crate::step) fn beside(data_dir: &Path) -> PathBuf {
     suffixed(data_dir, ".pgleap.created")
 }
 
 /// The path with something added to its last name.
-pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+pub(in crate::step) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     // Through components, so that a slash at the end does not count.
     let mut text = path.components().collect::<PathBuf>().into_os_string();
     text.push(suffix);
@@ -148,7 +148,7 @@ pub(super) fn suffixed(path: &Path, suffix: &str) -> PathBuf {
 }
 
 /// Whether a directory is absent, empty, or neither.
-pub(super) fn is_empty(directory: &Path) -> Result<Option<bool>> {
+pub(in crate::step) fn is_empty(directory: &Path) -> Result<Option<bool>> {
     match fs::read_dir(directory) {
         Ok(mut entries) => Ok(Some(entries.next().is_none())),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -157,7 +157,7 @@ pub(super) fn is_empty(directory: &Path) -> Result<Option<bool>> {
 }
 
 /// Bytes of all files below; links are not followed.
-pub(super) fn size(directory: &Path) -> io::Result<u64> {
+pub(in crate::step) fn size(directory: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(directory)? {
         let entry = entry?;

@@ -33,6 +33,7 @@ mod patroni_members;
 mod patroni_mode;
 mod patroni_new;
 mod patroni_rules;
+mod patroni_seed;
 mod patroni_sessions;
 mod pending_restart;
 mod ports;
@@ -66,6 +67,7 @@ pub static TABLE: &[Check] = &[
     patroni_rules::CHECK,
     patroni_sessions::CHECK,
     patroni_mode::CHECK,
+    patroni_seed::CHECK,
     patroni_new::CHECK,
     versions::CHECK,
     binaries::CHECK,

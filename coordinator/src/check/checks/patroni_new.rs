@@ -37,7 +37,9 @@ fn run(view: &View<'_>) -> Verdict {
         let facts = node.node?.patroni_to_come.as_ref()?;
         let wrong = |message: String, cure: String| Problem::error(subject(node), message, cure);
         problems.extend(facts.complaints.iter().map(|one| wrong(one.what.clone(), one.cure.clone())));
-        if !facts.running.is_empty() {
+        // One of the seed, which is stopped before, and judged by patroni-seed.
+        let seed = node.seed_patroni().is_some_and(|seed| seed.scope == patroni.seed_scope);
+        if !facts.running.is_empty() && !seed {
             problems.push(wrong(
                 format!(
                     "its Patroni runs already ({}); pgleap starts it when the server has been upgraded",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use pgleap_proto::patroni::{Address, AddressError};
 
 use super::super::reader::Reader;
-use super::super::spec::{FleetSpec, PatroniSpec};
+use super::super::spec::{ClusterSpec, FleetSpec, PatroniSpec};
 use super::{new_path, old_path};
 
 /// What the two sides have different words for.
@@ -36,6 +36,43 @@ pub(super) fn apply(spec: &FleetSpec, reader: &Reader<'_>) {
             let cure =
                 "give the new cluster another one: in one store both would be the same cluster to Patroni";
             reader.fault(&path, message, cure);
+        }
+        seed(cluster, c, reader);
+    }
+}
+
+/// What a Patroni that makes the seed goes with.
+fn seed(cluster: &ClusterSpec, c: usize, reader: &Reader<'_>) {
+    let path = format!("cluster[{c}].new.patroni.seed_scope");
+    let Some(patroni) = cluster.new.patroni.as_ref().filter(|patroni| !patroni.seed_scope.is_empty()) else {
+        return;
+    };
+    let old = cluster.old.patroni.as_ref().map(|old| &old.scope);
+    if [Some(&patroni.scope), old].contains(&Some(&patroni.seed_scope)) && !reader.is_faulty(&path) {
+        let message =
+            format!("\"{}\" is the scope of the old or the new cluster already", patroni.seed_scope);
+        reader.fault(&path, message, "give the seed another one: it is a cluster of its own, for a while");
+    }
+    if cluster.is_move() && !reader.is_faulty(&path) {
+        let message = "is there in a move (old and new version are the same), where the seed's directory becomes the new node's: two \
+                       Patronis would configure it one after the other";
+        reader.fault(
+            &path,
+            message,
+            "remove the line: pgleap clones the nodes, and hands them over to Patroni as it does otherwise",
+        );
+    }
+    for (n, node) in cluster.new.nodes.iter().enumerate() {
+        let path = format!("{}.seed_config_file", new_path(c, n));
+        if !cluster.is_move() && !node.seed_config_file.is_empty() && !reader.is_faulty(&path) {
+            let message =
+                "is there, and Patroni makes the seed, whose configuration lies in its data directory";
+            reader.fault(&path, message, "remove the line");
+        }
+        let path = format!("{}.tablespaces", new_path(c, n));
+        if node.tablespaces.iter().any(|map| map.from != map.to) && !reader.is_faulty(&path) {
+            let message = "puts tablespaces at other paths, and Patroni makes the seed, by methods of which pgleap knows nothing";
+            reader.fault(&path, message, "use the same paths as on the old nodes, or remove seed_scope");
         }
     }
 }

@@ -4,6 +4,7 @@ use super::super::draft::Draft;
 use super::super::quote::{program, psql};
 use super::start_server;
 use crate::fleet::NewNodeSpec;
+use pgleap_proto::node::SeedPatroni;
 use pgleap_proto::quote::{conninfo, literal, sh};
 use pgleap_proto::step::DatabaseSlot;
 
@@ -37,7 +38,45 @@ pub(in crate::plan) fn slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String
     vec![psql(&upstream, "postgres", &[format!("SELECT pg_create_physical_replication_slot({slot}, true)")])]
 }
 
+pub(in crate::plan) fn by_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let Some(SeedPatroni { scope, rest, leader, .. }) = draft.seed_patroni(node) else { return Vec::new() };
+    let NewNodeSpec { name, host, .. } = node;
+    let role = if leader { "\"role\": \"standby_leader\"" } else { "\"role\": \"replica\"" };
+    let mut commands = Vec::new();
+    if !draft.adopts_seed {
+        let remote = draft.cluster.reach_old(draft.upstream);
+        commands.push(format!(
+            "# write Patroni's configuration of {name} from the template of host {host}: cluster {scope}, standby_cluster at {}:{} by slot {}",
+            remote.host,
+            remote.port,
+            draft.physical_slot(draft.new_leader)
+        ));
+        commands.push(format!("# start it by the command of [patroni.seed] in agent.toml of host {host}"));
+    }
+    commands.push(format!(
+        "curl -s {}   # until {name} is there with {role} and \"state\": \"streaming\"",
+        sh(&format!("{rest}/cluster"))
+    ));
+    commands
+}
+
+pub(in crate::plan) fn take_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    let Some(SeedPatroni { rest, .. }) = draft.seed_patroni(node) else { return Vec::new() };
+    let patch = sh(&serde_json::json!({"pause": true}).to_string());
+    vec![
+        format!("curl -s -X PATCH {} -d {patch}", sh(&format!("{rest}/config"))),
+        format!("curl -s {}   # until it says \"pause\": true", sh(&format!("{rest}/patroni"))),
+        format!(
+            "# stop it by the command of [patroni.seed] in agent.toml of host {}; PostgreSQL goes on",
+            node.host
+        ),
+    ]
+}
+
 pub(in crate::plan) fn clone(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
+    if draft.seed_patroni(node).is_some() {
+        return vec![format!("# nothing: {} is there as Patroni made it", node.name)];
+    }
     let seed = draft.cluster.seed(node);
     let mut command = format!(
         "{} -D {} -d {} -S {} -R -X stream -c fast -P",
