@@ -55,7 +55,7 @@ partitions: setup
 
 patroni: setup
 	$(CARGO) build --workspace --bins
-	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_harness -- --include-ignored --nocapture
+	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_harness --test failover_slots -- --include-ignored --nocapture
 	$(CARGO) test -p pgleap-tests --test run_twice -- --ignored --nocapture
 
 matrix: export PGLEAP_MAJORS = 13

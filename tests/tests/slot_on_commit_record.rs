@@ -143,7 +143,7 @@ async fn is_applied_exactly_once() -> Result<()> {
     steps.act("o1", "publish", Kind::Publish(publish)).await?;
     steps.act("n1", "halt", Kind::HaltStandby(HaltStandby { node: Some(seed.clone()) })).await?;
 
-    let wanted = CreateSlots { node: Some(old.clone()), slots, timeout_ms: 60_000 };
+    let wanted = CreateSlots { node: Some(old.clone()), slots, timeout_ms: 60_000, failover: false };
     let mut tries = 0;
     let (made, commit) = loop {
         tries += 1;
