@@ -34,8 +34,12 @@ fn options(members: usize, wait_for_standbys: bool) -> Options {
     for name in ["sync_replication_slots", "hot_standby_feedback"] {
         old.settings.push((name.into(), "on".into()));
     }
-    old.patroni =
-        Some(PatroniOptions { hba: Hba::Dynamic, password: true, wait_for_standbys, ..PatroniOptions::default() });
+    old.patroni = Some(PatroniOptions {
+        hba: Hba::Dynamic,
+        password: true,
+        wait_for_standbys,
+        ..PatroniOptions::default()
+    });
     options
 }
 
@@ -45,7 +49,11 @@ fn patroni(scenario: &mut Scenario) -> Result<&mut Patroni> {
 
 fn member(scenario: &Scenario, name: &str) -> Result<usize> {
     let patroni = scenario.fleet.old.patroni.as_ref().context("nobody runs the old cluster")?;
-    patroni.members.iter().position(|member| member.server.name == name).with_context(|| format!("no member {name}"))
+    patroni
+        .members
+        .iter()
+        .position(|member| member.server.name == name)
+        .with_context(|| format!("no member {name}"))
 }
 
 /// Every standby of the old cluster has whole copies of all slots, and none of its own.
@@ -81,7 +89,8 @@ async fn taken_over(scenario: &mut Scenario) -> Result<Server> {
     let (former, leader) = (nodes[0].clone(), nodes[found].clone());
     let psql = leader.bin_dir.join("psql");
     for pooler in scenario.fleet.pooler_processes() {
-        let shared = pooler.config.parent().and_then(|own| own.parent()).map(|host| host.join("databases.ini"));
+        let shared =
+            pooler.config.parent().and_then(|own| own.parent()).map(|host| host.join("databases.ini"));
         for path in std::iter::once(pooler.config.clone()).chain(shared) {
             let Ok(text) = std::fs::read_to_string(&path) else { continue };
             let text = text.replace(&format!(" port={} ", former.port), &format!(" port={} ", leader.port));
@@ -141,7 +150,13 @@ async fn the_operation_survives_failovers_of_the_old_cluster() -> Result<()> {
     let leader = taken_over(&mut scenario).await?;
     let base = scenario.fleet.base.path.clone();
     let fleet = &mut scenario.fleet;
-    fleet.old.patroni.as_mut().context("Patroni")?.start(&fleet.base, dead).with_context(|| base.display().to_string())?;
+    fleet
+        .old
+        .patroni
+        .as_mut()
+        .context("Patroni")?
+        .start(&fleet.base, dead)
+        .with_context(|| base.display().to_string())?;
     goes_on(&scenario, &leader, 2).await?;
     patroni(&mut scenario)?.wait_healthy().await?;
     standbys_have_copies(&scenario).await?;
@@ -186,14 +201,20 @@ async fn a_leader_that_lacks_what_the_new_cluster_has_is_not_followed() -> Resul
 
     // What is written from here on reaches the new cluster, and not the standby.
     let nodes = scenario.fleet.old.nodes.clone();
-    let receiver = nodes[1].value("postgres", "SELECT pid FROM pg_stat_wal_receiver").await?.context("it does not stream")?;
+    let receiver = nodes[1]
+        .value("postgres", "SELECT pid FROM pg_stat_wal_receiver")
+        .await?
+        .context("it does not stream")?;
     let receiver = Pid::from_raw(receiver.parse()?);
     kill(receiver, Signal::SIGSTOP)?;
     let database = scenario.databases[0].clone();
     let insert = "INSERT INTO load.marks VALUES (gen_random_uuid()) RETURNING id";
     let mark = nodes[0].value(&database, insert).await?.unwrap_or_default();
     let question = format!("SELECT 1 FROM load.marks WHERE id = '{mark}'");
-    eventually("the row on the new leader", PATRONI, || scenario.fleet.new_leader().value(&database, &question)).await?;
+    eventually("the row on the new leader", PATRONI, || {
+        scenario.fleet.new_leader().value(&database, &question)
+    })
+    .await?;
     patroni(&mut scenario)?.kill(0);
     nodes[0].kill().await?;
     // What lies in its socket is lost with it.
@@ -201,7 +222,8 @@ async fn a_leader_that_lacks_what_the_new_cluster_has_is_not_followed() -> Resul
     let leader = taken_over(&mut scenario).await?;
     ensure!(leader.value(&database, &question).await?.is_none(), "the standby had the row");
 
-    let status = scenario.fleet.wait_for("the failover to be told", NOTICED, |s| s.state == "stopped").await?;
+    let status =
+        scenario.fleet.wait_for("the failover to be told", NOTICED, |s| s.state == "stopped").await?;
     ensure!(status.reason.contains("the new cluster is ahead"), "{}", status.reason);
     let retried = scenario.fleet.pgleap(&["retry", &name]).await?;
     ensure!(retried.code != 0 && retried.text().contains("the new cluster is ahead"), "{}", retried.text());

@@ -106,6 +106,7 @@ async fn is_applied_exactly_once() -> Result<()> {
         user: REPLICATOR.into(),
         passfile: fleet.old.passfile.to_string_lossy().into_owned(),
         sslmode: "disable".into(),
+        ..Conninfo::default()
     };
     let system_identifier = primary
         .value("postgres", "SELECT system_identifier FROM pg_control_system()")

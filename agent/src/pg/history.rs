@@ -51,7 +51,9 @@ impl Fork {
 /// When the server is on its first timeline, or the file cannot be read.
 pub fn read(data_dir: &Path, timeline: u32) -> Result<Fork> {
     let fork = all(data_dir, timeline)?.pop();
-    fork.ok_or_else(|| StepError::new(format!("{} names no parent timeline", path(data_dir, timeline).display())))
+    fork.ok_or_else(|| {
+        StepError::new(format!("{} names no parent timeline", path(data_dir, timeline).display()))
+    })
 }
 
 /// Every ancestor of timeline `timeline` of a data directory, the oldest first.

@@ -41,13 +41,21 @@ pub(super) async fn keep_away(kept: std::sync::Arc<Kept>) {
         if seen {
             let problem = match drop_stale(&node, &cluster, false).await {
                 Ok(dropped) => {
-                    tracing::warn!(node = node.name, ?dropped, "slots of the time when it was the leader dropped");
+                    tracing::warn!(
+                        node = node.name,
+                        ?dropped,
+                        "slots of the time when it was the leader dropped"
+                    );
                     String::new()
                 }
                 Err(error) => error.message,
             };
             if problem != told && !problem.is_empty() {
-                tracing::error!(node = node.name, reason = problem, "slots of a former leader cannot be dropped");
+                tracing::error!(
+                    node = node.name,
+                    reason = problem,
+                    "slots of a former leader cannot be dropped"
+                );
             }
             told = problem;
         }
@@ -101,7 +109,10 @@ mod tests {
             synced,
         };
         assert!(is_stale(&slot(true, false), true, false));
-        assert!(!is_stale(&slot(true, true), true, false) && !is_stale(&slot(true, true), true, true), "a copy");
+        assert!(
+            !is_stale(&slot(true, true), true, false) && !is_stale(&slot(true, true), true, true),
+            "a copy"
+        );
         assert!(!is_stale(&slot(false, false), true, false), "before 17 it may lead again");
         assert!(!is_stale(&slot(true, false), false, false), "it leads");
         assert!(is_stale(&slot(true, true), false, true), "it led, and everything is taken back");

@@ -14,8 +14,8 @@ use pgleap_proto::traffic::Side;
 use super::{Probe, Step, given};
 use crate::context::Context;
 use crate::error::{Result, StepError};
-use crate::reads::guard::open;
 use crate::pg::ctl::{self, ServerState};
+use crate::reads::guard::open;
 use crate::reads::record::{self, Guarded};
 use crate::reads::stale_slots;
 use crate::side::hold;
@@ -42,7 +42,10 @@ impl KeepTrafficStep {
             return super::is_gone(cx, node).await.map(drop);
         }
         for slot in stale_slots::drop_stale(node, cluster, true).await? {
-            cx.report.log("pgleap", format!("slot {slot} dropped, which a failover had left on node {}", node.name));
+            cx.report.log(
+                "pgleap",
+                format!("slot {slot} dropped, which a failover had left on node {}", node.name),
+            );
         }
         Ok(())
     }

@@ -22,7 +22,9 @@ pub struct StagePoolerStep(pub StagePooler);
 impl Step for StagePoolerStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
         let name = self.name()?;
-        let Some(kept) = Spared::load(&cx.config.state_dir, &cx.operation, name)? else { return Ok(Probe::Ready) };
+        let Some(kept) = Spared::load(&cx.config.state_dir, &cx.operation, name)? else {
+            return Ok(Probe::Ready);
+        };
         let ends = self.ends(&self.0.old_leader, &self.0.new_leader)?;
         if kept.is_of(&ends.from) {
             return Ok(Probe::Done(Output::default()));

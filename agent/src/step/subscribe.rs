@@ -105,11 +105,18 @@ impl SubscribeStep {
     /// Leads a subscription to the publisher. Its worker, if it has one, ends and starts again there.
     async fn redirect(&self, cx: &Context, session: &Session, slot: &DatabaseSlot) -> Result<()> {
         let (name, to) = (&self.0.subscription, self.publisher()?);
-        let alter = format!("ALTER SUBSCRIPTION {} CONNECTION {}", ident(name), literal(&self.conninfo(slot)?));
+        let alter =
+            format!("ALTER SUBSCRIPTION {} CONNECTION {}", ident(name), literal(&self.conninfo(slot)?));
         session.batch_execute(&alter).await.doing(|| {
-            format!("leading subscription {name} in database \"{}\" to {}:{}", slot.database, to.host, to.port)
+            format!(
+                "leading subscription {name} in database \"{}\" to {}:{}",
+                slot.database, to.host, to.port
+            )
         })?;
-        let line = format!("subscription in database \"{}\" reaches {}:{} from now on", slot.database, to.host, to.port);
+        let line = format!(
+            "subscription in database \"{}\" reaches {}:{} from now on",
+            slot.database, to.host, to.port
+        );
         cx.report.log("pgleap", line);
         Ok(())
     }

@@ -36,14 +36,21 @@ impl Api {
     }
 
     /// Whether what stopped is to go on with another leader of the old cluster, which has failed over meanwhile: then by what command.
-    async fn other_leader(&self, peer: &Peer, name: &str, request_id: &str) -> Result<Option<Command>, Status> {
+    async fn other_leader(
+        &self,
+        peer: &Peer,
+        name: &str,
+        request_id: &str,
+    ) -> Result<Option<Command>, Status> {
         let state = self.raft.read().await.map_err(refused)?.state;
         // Repeated after it succeeded: the same answer, without asking the agents again.
         if state.requests.get(request_id).is_some() {
             return Ok(None);
         }
         let operation = find(&state, name)?;
-        let Some(moving) = operation.plan.moving().filter(|_| operation.may_be_redirected()) else { return Ok(None) };
+        let Some(moving) = operation.plan.moving().filter(|_| operation.may_be_redirected()) else {
+            return Ok(None);
+        };
         let by = peer.to_string();
         let looked = look_closely(&self.raft, &self.agents, &by, &operation.id, &moving).await;
         if !looked.has_failed_over(operation) {

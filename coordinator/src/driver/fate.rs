@@ -53,7 +53,9 @@ impl Looked {
             Survival::Survives { to, timeline, evidence } => match redirect(&operation.plan, &to) {
                 Err(why) => Fate::Lost(why),
                 Ok(plan) => {
-                    let reason = format!("{to} leads the old cluster now, on timeline {timeline}: the new one follows it from here on");
+                    let reason = format!(
+                        "{to} leads the old cluster now, on timeline {timeline}: the new one follows it from here on"
+                    );
                     let (operation, plan) = (operation.id.clone(), Arc::new(plan));
                     Fate::GoesOn(to, Command::Redirected { operation, plan, timeline, reason, evidence })
                 }
@@ -63,7 +65,13 @@ impl Looked {
 }
 
 /// Looks at every node now, whatever its agent keeps of it.
-pub async fn look_closely(raft: &Raft, agents: &Agents, by: &str, operation: &str, moving: &Moving) -> Looked {
+pub async fn look_closely(
+    raft: &Raft,
+    agents: &Agents,
+    by: &str,
+    operation: &str,
+    moving: &Moving,
+) -> Looked {
     let greeter = Greeter { raft, agents, by };
     let look = async |side: Side, at: &Placed<Node>| {
         let ask = async {

@@ -115,7 +115,10 @@ impl WatchRun {
                     .map(|wrong| (*side, wrong))
             });
             let (wrong, goes_on) = self.fate_of(known, wrongs.collect()).await;
-            if wrong.as_ref().is_some_and(|wrong| suspicion.as_ref().is_some_and(|before| wrong.is_same(before))) {
+            if wrong
+                .as_ref()
+                .is_some_and(|wrong| suspicion.as_ref().is_some_and(|before| wrong.is_same(before)))
+            {
                 (seen, suspicion) = (seen + 1, wrong);
             } else {
                 (evidence, seen) = (gap(writer, &looks, &self.moving), u32::from(wrong.is_some()));
@@ -148,14 +151,19 @@ impl WatchRun {
     }
 
     /// What is to be told of what was seen; with the command by which it goes on when the old cluster failed over and that is survived.
-    async fn fate_of(&self, known: &Operation, wrongs: Vec<(Side, Wrong)>) -> (Option<Wrong>, Option<Command>) {
+    async fn fate_of(
+        &self,
+        known: &Operation,
+        wrongs: Vec<(Side, Wrong)>,
+    ) -> (Option<Wrong>, Option<Command>) {
         let survivable = known.traffic.writer == Side::Old && known.plan.may_survive();
         let failed = wrongs.iter().find_map(|(side, wrong)| match wrong {
             Wrong::FailedOver(what, _) if survivable && *side == Side::Old => Some(what.clone()),
             _ => None,
         });
         // A failover of the new side besides is one too many.
-        let both = wrongs.iter().any(|(side, wrong)| *side == Side::New && matches!(wrong, Wrong::FailedOver(..)));
+        let both =
+            wrongs.iter().any(|(side, wrong)| *side == Side::New && matches!(wrong, Wrong::FailedOver(..)));
         let Some(what) = failed.filter(|_| !both) else {
             return (wrongs.into_iter().next().map(|(_, wrong)| wrong), None);
         };
@@ -167,7 +175,9 @@ impl WatchRun {
                 // Until it is known, what is wrong beside it counts.
                 let other = wrongs.into_iter().map(|(_, wrong)| wrong);
                 let other = other.into_iter().find(|wrong| !matches!(wrong, Wrong::FailedOver(..)));
-                let so = format!("whether it lacks anything that the new cluster has applied is not known: {why}: {AGAIN}");
+                let so = format!(
+                    "whether it lacks anything that the new cluster has applied is not known: {why}: {AGAIN}"
+                );
                 (Some(other.unwrap_or(Wrong::Unclear(what, so))), None)
             }
         }
@@ -412,7 +422,9 @@ mod tests {
 
     #[test]
     fn a_leader_that_began_a_new_timeline_before_anybody_watched_is_noticed() {
-        let mut look = |known| disturbance((Side::Old, Side::Old), "o1", (true, known), &seen(false, 2), &mut BTreeMap::new());
+        let look = |known| {
+            disturbance((Side::Old, Side::Old), "o1", (true, known), &seen(false, 2), &mut BTreeMap::new())
+        };
         assert_eq!(look(2), None);
         assert!(matches!(look(1), Some(Wrong::FailedOver(what, _)) if what.contains("was on timeline 1")));
         let new = disturbance((Side::New, Side::Old), "n1", (true, 1), &seen(false, 2), &mut BTreeMap::new());

@@ -92,7 +92,8 @@ impl Swap<'_> {
 
     fn publisher(&self, publisher: &mut Option<Conninfo>) {
         let (from, to) = (&self.from.what, &self.to.what);
-        if let Some(reached) = publisher.as_mut().filter(|at| at.host == from.address && at.port == from.port) {
+        if let Some(reached) = publisher.as_mut().filter(|at| at.host == from.address && at.port == from.port)
+        {
             reached.host.clone_from(&to.address);
             reached.port = to.port;
         }
@@ -141,7 +142,7 @@ impl Swap<'_> {
     /// is nothing to change either.
     fn commands(&self, step: &mut PlannedStep) {
         let (from, to) = (&self.from.what, &self.to.what);
-        let socket = |node: &Node| psql(node, "", &[]).trim_end_matches("-d dbname=''").to_owned();
+        let socket = |node: &Node| psql(node, "", &[]).trim_end_matches("''").to_owned();
         let (here, there) = (socket(from), socket(to));
         let ambiguous = [&here, &there].contains(&&socket(self.new));
         let reach = |node: &Node| format!("host={} port={} ", conninfo_value(&node.address), node.port);
@@ -164,10 +165,12 @@ fn renamed(text: &str, from: &str, to: &str) -> String {
     let mut out = String::new();
     let mut rest = text;
     while let Some(at) = rest.find(from) {
-        let (before, behind) = (rest.get(..at).unwrap_or_default(), rest.get(at + from.len()..).unwrap_or_default());
+        let (before, behind) =
+            (rest.get(..at).unwrap_or_default(), rest.get(at + from.len()..).unwrap_or_default());
         let open = |c: Option<char>| c.is_none_or(|c| !within(c));
         // "node-1's" ends at the apostrophe; a sentence's full stop is never behind a name here.
-        let word = open(before.chars().next_back().or(out.chars().next_back())) && open(behind.chars().next());
+        let word =
+            open(before.chars().next_back().or(out.chars().next_back())) && open(behind.chars().next());
         out.push_str(before);
         out.push_str(if word { to } else { from });
         rest = behind;

@@ -136,7 +136,9 @@ enum Reaches {
 fn reaches(former: &str, leader: &Seen<'_>, timeline: u32) -> Result<Reaches, Survival> {
     let name = &leader.at.what.name;
     if timeline == 0 {
-        return lost(format!("the plan does not say on which timeline {former} was, so what {name} has cannot be told"));
+        return lost(format!(
+            "the plan does not say on which timeline {former} was, so what {name} has cannot be told"
+        ));
     }
     // The first one that leads away from it: there may have been two failovers since.
     let fork = leader.reply.forks.iter().find(|fork| fork.parent >= timeline);
@@ -150,7 +152,12 @@ fn reaches(former: &str, leader: &Seen<'_>, timeline: u32) -> Result<Reaches, Su
 }
 
 /// Whether the new side has nothing that the old leader lacks; a line for each database.
-fn applied(moving: &Moving, reaches: &Reaches, leader: &str, seen: &[Seen<'_>]) -> Result<Vec<String>, Survival> {
+fn applied(
+    moving: &Moving,
+    reaches: &Reaches,
+    leader: &str,
+    seen: &[Seen<'_>],
+) -> Result<Vec<String>, Survival> {
     let new = seen.iter().find(|seen| seen.side == Side::New && seen.at.what.name == moving.new.what.name);
     let Some(new) = new.map(|seen| seen.reply).filter(|reply| reply.running && !reply.in_recovery) else {
         return unclear("the leader of the new cluster cannot be asked what it has applied");
@@ -158,7 +165,8 @@ fn applied(moving: &Moving, reaches: &Reaches, leader: &str, seen: &[Seen<'_>]) 
     let mut lines = Vec::new();
     for database in &moving.cluster.databases {
         let name = &database.database;
-        let Some(origin) = new.origins.iter().find(|origin| origin.database == *name).map(|at| Lsn(at.lsn)) else {
+        let Some(origin) = new.origins.iter().find(|origin| origin.database == *name).map(|at| Lsn(at.lsn))
+        else {
             return unclear(format!("what the new cluster has applied of database \"{name}\" is not known"));
         };
         let receiving = new.receiving.contains(name);

@@ -38,15 +38,27 @@ impl World {
     }
 
     fn lost(&self, part: &str) {
-        assert!(matches!(self.verdict(2), Survival::Lost(why) if why.contains(part)), "{:?}", self.verdict(2));
+        assert!(
+            matches!(self.verdict(2), Survival::Lost(why) if why.contains(part)),
+            "{:?}",
+            self.verdict(2)
+        );
     }
 
     fn unclear(&self, part: &str) {
-        assert!(matches!(self.verdict(2), Survival::Unclear(why) if why.contains(part)), "{:?}", self.verdict(2));
+        assert!(
+            matches!(self.verdict(2), Survival::Unclear(why) if why.contains(part)),
+            "{:?}",
+            self.verdict(2)
+        );
     }
 
     fn survives(&self, to: &str) {
-        assert!(matches!(self.verdict(2), Survival::Survives { to: leader, .. } if leader == to), "{:?}", self.verdict(2));
+        assert!(
+            matches!(self.verdict(2), Survival::Survives { to: leader, .. } if leader == to),
+            "{:?}",
+            self.verdict(2)
+        );
     }
 }
 
@@ -61,8 +73,11 @@ fn reply(side: Side, name: &str, moving: &Moving) -> ObserveReply {
         temporary: false,
         lost: false,
     };
-    let origin =
-        |database: &pgleap_proto::traffic::SideDatabase| SlotAt { database: database.database.clone(), slot: String::new(), lsn: FORK };
+    let origin = |database: &pgleap_proto::traffic::SideDatabase| SlotAt {
+        database: database.database.clone(),
+        slot: String::new(),
+        lsn: FORK,
+    };
     ObserveReply {
         running: true,
         in_recovery: name != moving.old.what.name && name != moving.new.what.name,
@@ -76,7 +91,9 @@ fn reply(side: Side, name: &str, moving: &Moving) -> ObserveReply {
 #[test]
 fn a_promoted_node_with_every_slot_and_all_that_was_applied_is_followed() {
     let world = World::new();
-    let Survival::Survives { to, timeline, evidence } = world.verdict(2) else { panic!("{:?}", world.verdict(2)) };
+    let Survival::Survives { to, timeline, evidence } = world.verdict(2) else {
+        panic!("{:?}", world.verdict(2))
+    };
     assert_eq!((to.as_str(), timeline), ("old-1", 3));
     assert_eq!(evidence.len(), 1 + world.moving.cluster.databases.len());
 }

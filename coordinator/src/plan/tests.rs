@@ -88,7 +88,7 @@ fn output(step: &PlannedStep) -> Output {
                 // The highest is not the last.
                 slot.lsn = 1000 + [50, 900, 3][n % 3];
             }
-            Some(OutputKind::Slots(SlotsOutput { slots }))
+            Some(OutputKind::Slots(SlotsOutput { slots, timeline: 1 }))
         }
         Kind::Rehearse(_) => Some(OutputKind::Rehearsed(RehearsedOutput { fingerprint: "rehearsed".into() })),
         Kind::RecoverTo(_) => {
@@ -371,7 +371,7 @@ fn from_the_hand_over_on_every_action_knows_who_runs_the_node_and_none_before() 
 }
 
 impl Case {
-    fn on_both_sides(self, patroni: bool) -> Case {
+    pub(super) fn on_both_sides(self, patroni: bool) -> Case {
         if patroni { self.under_patroni().handed_to_patroni() } else { self }
     }
 

@@ -219,10 +219,14 @@ impl Operation {
         steps.map(|step| step.id.as_str()).filter(move |id| open(id))
     }
 
-    /// Whether every step on the way to the gate is done.
+    /// Whether every step on the way to the gate is done, or need not be waited for.
     pub fn all_done(&self) -> bool {
         let mut steps = self.plan.steps.iter().filter(|step| step.finish.ends().is_none());
-        steps.all(|step| self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done))
+        steps.all(|step| self.is_done(step) || self.may_be_late(step))
+    }
+
+    fn is_done(&self, step: &PlannedStep) -> bool {
+        self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done)
     }
 
     /// What steps reported when they were done, by step id: what later steps are bound with. Those taken back since are

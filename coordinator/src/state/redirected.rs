@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pgleap_proto::step::action::Kind;
 
 use super::Reply;
-use super::operation::{Operation, Status, StepState};
+use super::operation::{Operation, Status, StepRecord, StepState};
 use super::rejection::Rejection;
 use super::switchover::{new_ticket, refused};
 use super::traffic::Side;
@@ -25,6 +25,16 @@ fn is_again(step: &PlannedStep) -> bool {
     }
 }
 
+impl Operation {
+    /// A step that is to be done again and is not waited for: what an old node that does not lead is told, which knew what the operation
+    /// needs before. Its host may be the one whose loss was the failover.
+    pub fn may_be_late(&self, step: &PlannedStep) -> bool {
+        let follows = matches!(&step.action.kind, Some(Kind::KeepTraffic(keep)) if !keep.leader && keep.side == Side::Old.message());
+        let again = |record: &StepRecord| record.state == StepState::Pending && record.touched_at.is_some();
+        follows && self.steps.get(&step.id).is_some_and(again)
+    }
+}
+
 /// Replaces the plan, and lets the steps run again that follow from it.
 pub(super) fn redirected(
     operation: &mut Operation,
@@ -35,7 +45,8 @@ pub(super) fn redirected(
     if operation.traffic.writer != Side::Old {
         return Err(refused(operation, "the new cluster takes the writes, so nothing follows the old one"));
     }
-    let same = |(a, b): (&PlannedStep, &PlannedStep)| (&a.id, a.phase, &a.after) == (&b.id, b.phase, &b.after);
+    let same =
+        |(a, b): (&PlannedStep, &PlannedStep)| (&a.id, a.phase, &a.after) == (&b.id, b.phase, &b.after);
     let known = &operation.plan;
     let is_same = known.cluster == plan.cluster
         && known.tag == plan.tag
@@ -50,7 +61,10 @@ pub(super) fn redirected(
     }
     let recovers = |step: &&PlannedStep| matches!(step.action.kind, Some(Kind::RecoverTo(_)));
     if !known.steps.iter().filter(recovers).all(|step| state(step) == Some(&StepState::Done)) {
-        return Err(refused(operation, "the new cluster is not promoted yet, and needs the leader that it streams from"));
+        return Err(refused(
+            operation,
+            "the new cluster is not promoted yet, and needs the leader that it streams from",
+        ));
     }
     operation.plan = plan.clone();
     for step in plan.steps.iter().filter(|step| is_again(step)) {

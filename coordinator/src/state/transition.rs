@@ -50,18 +50,30 @@ pub(super) fn apply(
     use Happening as H;
     let id = operation.id.clone();
     let reply = match (&operation.status, happening) {
-        (Status::Running | Status::Cancelling | Status::Finishing, H::Started { step, verb }) => {
-            start(operation, occasion, step, verb)?
-        }
+        // At the gate, only what was not waited for is runnable.
         (
-            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
+            Status::Running | Status::AtGate | Status::Cancelling | Status::Finishing,
+            H::Started { step, verb },
+        ) => start(operation, occasion, step, verb)?,
+        (
+            Status::Running
+            | Status::AtGate
+            | Status::Switching
+            | Status::Stopped(_)
+            | Status::Cancelling
+            | Status::Finishing,
             H::Finished { step, attempt, outcome },
         ) => {
             finish(operation, occasion, step, attempt, outcome)?;
             Reply::Accepted
         }
         (
-            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
+            Status::Running
+            | Status::AtGate
+            | Status::Switching
+            | Status::Stopped(_)
+            | Status::Cancelling
+            | Status::Finishing,
             H::Blocked { step, attempt, reason },
         ) => {
             block(operation, occasion, step, attempt, reason)?;

@@ -35,7 +35,8 @@ fn run(view: &View<'_>) -> Verdict {
             "avoid planned switchovers of the old cluster while the operation lasts",
         )]);
     }
-    let mut problems: Vec<Problem> = standbys.iter().flat_map(|(node, server)| standby(node, server)).collect();
+    let mut problems: Vec<Problem> =
+        standbys.iter().flat_map(|(node, server)| standby(node, server)).collect();
     problems.extend(ahead(leader, server, &standbys));
     Some(problems)
 }
@@ -68,7 +69,11 @@ fn standby(node: &OldView<'_>, server: &ServerFacts) -> Option<Problem> {
 }
 
 /// Without the standbys' slots the new cluster may be sent what a standby lacks, and is ahead of it when that is promoted.
-fn ahead(leader: &OldView<'_>, server: &ServerFacts, standbys: &[(&OldView<'_>, &ServerFacts)]) -> Option<Problem> {
+fn ahead(
+    leader: &OldView<'_>,
+    server: &ServerFacts,
+    standbys: &[(&OldView<'_>, &ServerFacts)],
+) -> Option<Problem> {
     let named = setting(server, "synchronized_standby_slots");
     let named: Vec<&str> = named.split(',').map(|name| name.trim().trim_matches('"')).collect();
     let slot = |server: &ServerFacts| setting(server, "primary_slot_name").to_owned();
@@ -126,7 +131,11 @@ mod tests {
         ] {
             let mut case = ready();
             case.set(1, name, if name == "primary_slot_name" { "" } else { "off" });
-            case.expect("failover-slots", Warning, &format!("node ledger-old-2 on db2: it keeps no copies of the slots ({told})"));
+            case.expect(
+                "failover-slots",
+                Warning,
+                &format!("node ledger-old-2 on db2: it keeps no copies of the slots ({told})"),
+            );
         }
         let mut case = ready();
         case.server(1).upstream_names_database = false;
