@@ -161,7 +161,7 @@ async fn the_operation_survives_failovers_of_the_old_cluster() -> Result<()> {
     patroni(&mut scenario)?.wait_healthy().await?;
     standbys_have_copies(&scenario).await?;
 
-    scenario.load(light).await?;
+    scenario.load(ledger::Options { first_worker: 50, ..light }).await?;
     scenario.write_more(50).await?;
     let watch = scenario.watch_sides();
     for _ in 0..3 {
@@ -228,7 +228,8 @@ async fn a_leader_that_lacks_what_the_new_cluster_has_is_not_followed() -> Resul
     let retried = scenario.fleet.pgleap(&["retry", &name]).await?;
     ensure!(retried.code != 0 && retried.text().contains("the new cluster is ahead"), "{}", retried.text());
 
-    // Nothing is left of it anywhere, not on the promoted node either.
+    // Its WAL leads elsewhere, so Patroni cannot use it; its host is made anew. Nothing is left anywhere, not on the promoted node either.
+    std::fs::remove_dir_all(&nodes[0].data_dir)?;
     let fleet = &mut scenario.fleet;
     fleet.old.patroni.as_mut().context("Patroni")?.start(&fleet.base, 0)?;
     patroni(&mut scenario)?.wait_healthy().await?;
