@@ -27,6 +27,7 @@ pub fn conninfo(target: &Conninfo, database: Option<&str>, application: &str) ->
         ("user", &target.user),
         ("passfile", &target.passfile),
         ("sslmode", &target.sslmode),
+        ("target_session_attrs", &target.target_session_attrs),
         ("dbname", database.unwrap_or_default()),
         ("application_name", application),
     ];

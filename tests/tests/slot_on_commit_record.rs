@@ -106,6 +106,7 @@ async fn is_applied_exactly_once() -> Result<()> {
         user: REPLICATOR.into(),
         passfile: fleet.old.passfile.to_string_lossy().into_owned(),
         sslmode: "disable".into(),
+        ..Conninfo::default()
     };
     let system_identifier = primary
         .value("postgres", "SELECT system_identifier FROM pg_control_system()")
@@ -143,7 +144,7 @@ async fn is_applied_exactly_once() -> Result<()> {
     steps.act("o1", "publish", Kind::Publish(publish)).await?;
     steps.act("n1", "halt", Kind::HaltStandby(HaltStandby { node: Some(seed.clone()) })).await?;
 
-    let wanted = CreateSlots { node: Some(old.clone()), slots, timeout_ms: 60_000 };
+    let wanted = CreateSlots { node: Some(old.clone()), slots, timeout_ms: 60_000, failover: false };
     let mut tries = 0;
     let (made, commit) = loop {
         tries += 1;

@@ -77,6 +77,7 @@ async fn basics(session: &Session) -> Result<ServerFacts> {
         senders: row.get::<_, i32>("senders").unsigned_abs(),
         replication_origins: row.get::<_, i32>("origins").unsigned_abs(),
         install_user_problem: row.get::<_, Option<String>>("install_user").unwrap_or_default(),
+        upstream_names_database: row.get("names_database"),
         ..Default::default()
     })
 }
@@ -89,6 +90,7 @@ SELECT current_setting('server_version_num')::int AS version, pg_is_in_recovery(
                 (SELECT timeline_id FROM pg_control_checkpoint())) AS timeline,
        (SELECT count(*) FROM pg_stat_replication)::int AS senders,
        (SELECT count(*) FROM pg_replication_origin)::int AS origins,
+       coalesce(current_setting('primary_conninfo', true), '') ~ '(^|\\s)dbname\\s*=' AS names_database,
        (SELECT CASE WHEN r.oid = 10 AND r.rolsuper THEN ''
                     WHEN r.oid <> 10 THEN r.rolname || ' is not the role that initdb made (oid 10)'
                     ELSE r.rolname || ' is no superuser' END

@@ -4,7 +4,7 @@
 //! point and reason, separated by tabs. The reason comes from `getRecoveryStopReason` (`xlogrecovery.c`): for a
 //! target LSN with inclusive off it is `before LSN X`, X being the start of the first record that was not replayed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use pgleap_proto::Lsn;
 
@@ -50,10 +50,24 @@ impl Fork {
 /// # Errors
 /// When the server is on its first timeline, or the file cannot be read.
 pub fn read(data_dir: &Path, timeline: u32) -> Result<Fork> {
-    let path = data_dir.join(format!("pg_wal/{timeline:08X}.history"));
+    let fork = all(data_dir, timeline)?.pop();
+    fork.ok_or_else(|| {
+        StepError::new(format!("{} names no parent timeline", path(data_dir, timeline).display()))
+    })
+}
+
+/// Every ancestor of timeline `timeline` of a data directory, the oldest first.
+///
+/// # Errors
+/// As [`read`].
+pub fn all(data_dir: &Path, timeline: u32) -> Result<Vec<Fork>> {
+    let path = path(data_dir, timeline);
     let text = std::fs::read_to_string(&path).doing(|| path.display().to_string())?;
-    let fork = parse(&text).pop();
-    fork.ok_or_else(|| StepError::new(format!("{} names no parent timeline", path.display())))
+    Ok(parse(&text))
+}
+
+fn path(data_dir: &Path, timeline: u32) -> PathBuf {
+    data_dir.join(format!("pg_wal/{timeline:08X}.history"))
 }
 
 fn parse(text: &str) -> Vec<Fork> {

@@ -33,6 +33,10 @@ pub struct Slot {
     pub confirmed: Lsn,
     /// `reserved`, `extended`, `unreserved`, `lost`; empty before anything is reserved.
     pub wal_status: String,
+    /// Standbys may keep copies of it. Never before 17.
+    pub failover: bool,
+    /// It is such a copy, or was one before its server was promoted.
+    pub synced: bool,
 }
 
 impl Slot {
@@ -42,10 +46,13 @@ impl Slot {
     }
 }
 
+// Columns that came with 17 are read from the row as JSON.
 macro_rules! columns {
     () => {
         "SELECT slot_name::text, slot_type, coalesce(plugin, '') , coalesce(database::text, ''), temporary, \
-     active_pid, restart_lsn::text, confirmed_flush_lsn::text, coalesce(wal_status, '') FROM pg_replication_slots"
+     active_pid, restart_lsn::text, confirmed_flush_lsn::text, coalesce(wal_status, ''), \
+     coalesce((to_jsonb(s) ->> 'failover')::boolean, false), coalesce((to_jsonb(s) ->> 'synced')::boolean, false) \
+     FROM pg_replication_slots s"
     };
 }
 
@@ -60,6 +67,8 @@ fn slot(row: &Row) -> Result<Slot> {
         restart: sql::lsn(row, "restart_lsn")?,
         confirmed: sql::lsn(row, "confirmed_flush_lsn")?,
         wal_status: row.get(8),
+        failover: row.get(9),
+        synced: row.get(10),
     })
 }
 

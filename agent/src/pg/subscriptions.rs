@@ -61,6 +61,17 @@ pub async fn find(session: &Session, name: &str) -> Result<Option<Subscription>>
     }))
 }
 
+/// How the subscription of that name in the session's database reaches its publisher; none when there is no such subscription.
+///
+/// # Errors
+/// When the server cannot be asked.
+pub async fn conninfo(session: &Session, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT s.subconninfo FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
+               WHERE s.subname::text = $1 AND d.datname = current_database()";
+    let row = session.query_opt(sql, &[&name]).await;
+    Ok(row.doing(|| format!("reading how subscription {name} reaches its publisher"))?.map(|row| row.get(0)))
+}
+
 /// How often its worker has failed, lost connections included (`pg_stat_subscription_stats`); 0 before 15, which does not count.
 ///
 /// # Errors

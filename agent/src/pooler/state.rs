@@ -4,6 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use pgleap_proto::node::Node;
 use pgleap_proto::traffic::ArmPoolerRequest;
 use prost::Message;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct Owed {
 pub struct Spared {
     /// Their names.
     pub aliases: Vec<String>,
+    /// Where the old leader was for which the pooler was staged, `address:port`; empty in a record of an older agent.
+    #[serde(default)]
+    pub old: String,
 }
 
 fn directory(state_dir: &Path) -> PathBuf {
@@ -123,6 +127,16 @@ impl Owed {
 }
 
 impl Spared {
+    /// Of a pooler that points to this old leader; no entries yet.
+    pub fn of(old: &Node) -> Spared {
+        Spared { aliases: Vec::new(), old: format!("{}:{}", old.address, old.port) }
+    }
+
+    /// Whether it was staged for this old leader. One that does not say is taken for such.
+    pub fn is_of(&self, old: &Node) -> bool {
+        self.old.is_empty() || self.old == Spared::of(old).old
+    }
+
     fn path(state_dir: &Path, operation: &str, pooler: &str) -> PathBuf {
         path(state_dir, operation, pooler, SPARED)
     }

@@ -115,6 +115,9 @@ mod tests {
             following: Vec::new(),
             origins: Vec::new(),
             confirmed: Vec::new(),
+            slots: Vec::new(),
+            forks: Vec::new(),
+            receiving: Vec::new(),
         };
         Sample { at_us: 0, server: Ok(server), fenced, scheduler: None, writer, lag: Err("unknown".into()) }
     }

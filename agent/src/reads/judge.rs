@@ -174,6 +174,9 @@ mod tests {
             following: vec!["a".into()],
             origins: Vec::new(),
             confirmed: Vec::new(),
+            slots: Vec::new(),
+            forks: Vec::new(),
+            receiving: Vec::new(),
         };
         Sample {
             at_us: 0,

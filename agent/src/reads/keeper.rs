@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
 use pgleap_proto::tls::TlsIdentity;
+use pgleap_proto::traffic::Cluster;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -19,6 +20,7 @@ use super::lag::Side;
 use super::leaders::Leaders;
 use super::record::{self, KeptBalancer};
 use super::sampler::{Sample, Sampler};
+use super::stale_slots;
 use crate::config::AgentConfig;
 use crate::error::Result;
 use crate::pg::sql;
@@ -77,8 +79,8 @@ pub struct Keeper {
     config: Arc<AgentConfig>,
     tls: TlsIdentity,
     nodes: Mutex<BTreeMap<Key, (Arc<Kept>, DropGuard)>>,
-    /// Of each operation; ends with the last node that uses it.
-    leaders: Mutex<HashMap<String, Weak<Leaders>>>,
+    /// Of each operation, with who they are: another node may lead since a failover. Ends with the last node that uses it.
+    leaders: Mutex<HashMap<String, (Cluster, Weak<Leaders>)>>,
 }
 
 impl Keeper {
@@ -155,13 +157,14 @@ impl Keeper {
     /// What is known of the leaders of an operation: shared by its nodes on this host.
     fn leaders(&self, operation: &str, kept: &Kept) -> Arc<Leaders> {
         let mut all = self.leaders.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, leaders| leaders.strong_count() > 0);
-        if let Some(leaders) = all.get(operation).and_then(Weak::upgrade) {
+        all.retain(|_, (_, leaders)| leaders.strong_count() > 0);
+        let cluster = kept.record.cluster.clone().unwrap_or_default();
+        let same = all.get(operation).filter(|(of, _)| *of == cluster);
+        if let Some(leaders) = same.and_then(|(_, leaders)| leaders.upgrade()) {
             return leaders;
         }
-        let cluster = kept.record.cluster.clone().unwrap_or_default();
         let leaders = Arc::new(Leaders::ask(&cluster, &self.config, &self.tls));
-        all.insert(operation.to_owned(), Arc::downgrade(&leaders));
+        all.insert(operation.to_owned(), (cluster, Arc::downgrade(&leaders)));
         leaders
     }
 
@@ -176,6 +179,10 @@ impl Keeper {
             let guarding = guard(kept.clone(), operation.to_owned(), self.config.clone());
             let ended = token.clone();
             tokio::spawn(async move { ended.run_until_cancelled(guarding).await });
+        }
+        if kept.side == Side::Old && !kept.record.leader {
+            let (task, ended) = (kept.clone(), token.clone());
+            tokio::spawn(async move { ended.run_until_cancelled(stale_slots::keep_away(task)).await });
         }
     }
 }

@@ -4,7 +4,8 @@
 //! step keep_traffic ──▶ traffic/OP/NODE.json ──▶ keeper ─┬▶ leaders: which side takes writes
 //!                                                        ├▶ sampler ▶ lag (pure) ▶ sample ▶ judge (pure) ▶ http, agent_check, Observe
 //!                                                        ├▶ heartbeat, or idle slots, of a leader
-//!                                                        └▶ guard: a fence for a standby that was promoted
+//!                                                        ├▶ guard: a fence for a standby that was promoted
+//!                                                        └▶ stale_slots: those that a former leader keeps
 //! step stage_balancer, RouteReads ──▶ balancers/OP/NAME.json ──▶ keeper ▶ balancer ▶ weights (pure) ▶ HAProxy
 //! ```
 //!
@@ -24,6 +25,7 @@ mod lag;
 mod leaders;
 pub mod record;
 mod sampler;
+pub(crate) mod stale_slots;
 mod weights;
 
 use std::net::SocketAddr;
@@ -83,7 +85,8 @@ impl Reads {
     pub(crate) async fn observe(&self, request: ObserveRequest) -> Result<ObserveReply> {
         let node = crate::step::given(&request.node, "node")?;
         let kept = self.keeper.node(&request.operation, &node.name);
-        let newest = kept.as_ref().and_then(|kept| kept.sample());
+        // A closer look, by a cluster's names, is always a new one.
+        let newest = kept.as_ref().filter(|_| request.cluster.is_none()).and_then(|kept| kept.sample());
         let why = match (&kept, &newest) {
             (None, _) => "its traffic is not kept by this agent",
             (Some(_), None) => "its lag is not known yet",
@@ -94,8 +97,13 @@ impl Reads {
             Some(sample) => sample,
             None => {
                 // What the server is can be said at once; its lag only by the keeper, who knows both sides.
-                let record = KeepTraffic { node: Some(node.clone()), ..Default::default() };
-                let look = Sampler::new(record, Side::Old).look(&Leaders::nobody()).await;
+                let side = request.cluster.as_ref().map_or(Ok(Side::Old), |_| side(request.side))?;
+                let record = KeepTraffic {
+                    node: Some(node.clone()),
+                    cluster: request.cluster.clone(),
+                    ..Default::default()
+                };
+                let look = Sampler::new(record, side).look(&Leaders::nobody()).await;
                 Sample {
                     lag: look.server.as_ref().map_or_else(|e| Err(e.clone()), |_| Err(why.into())),
                     ..look
@@ -132,6 +140,8 @@ fn observed(sample: Sample) -> ObserveReply {
         reply.system_identifier = server.system_identifier;
         reply.following = server.following;
         (reply.origins, reply.confirmed) = (server.origins, server.confirmed);
+        (reply.slots, reply.forks, reply.receiving) = (server.slots, server.forks, server.receiving);
+        reply.lsn = server.lsn.0;
     }
     reply
 }

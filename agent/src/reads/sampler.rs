@@ -1,17 +1,19 @@
 //! Looks at one node once: what it is, and what it holds of every database. Reads only.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
-use pgleap_proto::traffic::{SideDatabase, SlotAt};
+use pgleap_proto::traffic::{Fork, SideDatabase, SlotAt, SlotState};
 
 use super::clock::now_us;
 use super::lag::{self, Held, Lag, Own, Side};
 use super::leaders::Leaders;
 use crate::error::{Doing, Result};
 use crate::fence::Scheduler;
+use crate::pg::history;
 use crate::pg::sql::{self, Session};
 
 /// A node at one moment.
@@ -48,6 +50,12 @@ pub struct Server {
     pub origins: Vec<SlotAt>,
     /// What the other side has confirmed to its slots.
     pub confirmed: Vec<SlotAt>,
+    /// The same slots, and what they are good for.
+    pub slots: Vec<SlotState>,
+    /// How its timeline came about, the oldest first.
+    pub forks: Vec<Fork>,
+    /// Databases in which its subscription has received something over its present connection.
+    pub receiving: Vec<String>,
 }
 
 const SERVER: &str = "SELECT pg_is_in_recovery() AS in_recovery, \
@@ -58,12 +66,17 @@ const SERVER: &str = "SELECT pg_is_in_recovery() AS in_recovery, \
          ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int END AS timeline";
 /// The catalogs and the origins' progress are replayed on physical replicas too (`xact_redo_commit` advances the origin).
 const SUBSCRIPTIONS: &str = "SELECT d.datname::text AS database, s.subname::text AS name, s.subenabled AS enabled, \
-    o.remote_lsn::text AS remote \
+    o.remote_lsn::text AS remote, EXISTS (SELECT 1 FROM pg_stat_subscription w WHERE w.subid = s.oid AND w.pid IS NOT NULL \
+      AND w.received_lsn > '0/0') AS receiving \
     FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid \
     LEFT JOIN pg_replication_origin_status o ON o.external_id = 'pg_' || s.oid \
     WHERE s.subname::text = ANY ($1) ORDER BY 1";
-const CONFIRMED: &str = "SELECT database::text AS database, slot_name::text AS slot, confirmed_flush_lsn::text AS confirmed \
-    FROM pg_replication_slots WHERE slot_name::text = ANY ($1) AND confirmed_flush_lsn IS NOT NULL ORDER BY 1";
+/// Columns that came with 16 and 17 are read from the row as JSON.
+const SLOTS: &str = "SELECT database::text AS database, slot_name::text AS slot, confirmed_flush_lsn::text AS confirmed, temporary, \
+    coalesce((to_jsonb(s) ->> 'failover')::boolean, false) AS failover, coalesce((to_jsonb(s) ->> 'synced')::boolean, false) AS synced, \
+    (coalesce(wal_status, '') IN ('lost', 'unreserved', '') OR coalesce((to_jsonb(s) ->> 'conflicting')::boolean, false) \
+     OR to_jsonb(s) ->> 'invalidation_reason' IS NOT NULL) AS lost \
+    FROM pg_replication_slots s WHERE slot_name::text = ANY ($1) AND slot_type = 'logical' ORDER BY 1";
 
 /// Sessions with one node, kept from one look to the next.
 pub struct Sampler {
@@ -123,10 +136,11 @@ impl Sampler {
         let names = [cluster.tag.clone(), cluster.reverse_tag.clone()];
         let rows = session.fetch(SUBSCRIPTIONS, &[&names.as_slice()]).await.doing(doing)?;
         let own_name = &names[usize::from(self.side == Side::Old)];
-        let (mut following, mut origins) = (Vec::new(), HashMap::new());
+        let (mut following, mut origins, mut receiving) = (Vec::new(), HashMap::new(), Vec::new());
         for row in &rows {
             let (database, name): (String, String) = (row.get("database"), row.get("name"));
             if name == *own_name {
+                receiving.extend(row.get::<_, bool>("receiving").then(|| database.clone()));
                 origins.insert(database.clone(), sql::lsn(row, "remote")?);
             }
             if row.get("enabled") {
@@ -148,17 +162,32 @@ impl Sampler {
         });
         let reached = reached.collect();
         let own: Vec<&String> = slots.iter().map(|(_, slot, _)| slot).collect();
-        let rows = session.fetch(CONFIRMED, &[&own]).await.doing(doing)?;
-        let mut confirmed = Vec::new();
+        let rows = session.fetch(SLOTS, &[&own]).await.doing(doing)?;
+        let (mut confirmed, mut states) = (Vec::new(), Vec::new());
         for row in &rows {
-            let lsn = sql::lsn(row, "confirmed")?.0;
-            confirmed.push(SlotAt { database: row.get("database"), slot: row.get("slot"), lsn });
+            let (database, slot): (String, String) = (row.get("database"), row.get("slot"));
+            let lsn = sql::lsn(row, "confirmed")?;
+            if lsn.is_valid() {
+                confirmed.push(SlotAt { database: database.clone(), slot: slot.clone(), lsn: lsn.0 });
+            }
+            states.push(SlotState {
+                database,
+                slot,
+                failover: row.get("failover"),
+                synced: row.get("synced"),
+                temporary: row.get("temporary"),
+                lost: row.get::<_, bool>("lost") || !lsn.is_valid(),
+            });
         }
+        let timeline = row.get::<_, Option<i32>>("timeline").unwrap_or_default().cast_unsigned();
         let server = Server {
             origins: reached,
             confirmed,
+            slots: states,
+            forks: forks(&node, timeline),
+            receiving,
             in_recovery: row.get("in_recovery"),
-            timeline: row.get::<_, Option<i32>>("timeline").unwrap_or_default().cast_unsigned(),
+            timeline,
             system_identifier: row.get::<_, i64>("system_identifier").cast_unsigned(),
             lsn: sql::lsn(&row, "lsn")?,
             following,
@@ -207,6 +236,15 @@ impl Sampler {
         }
         Ok(youngest)
     }
+}
+
+/// How a timeline came about; empty when that is not known (a standby need not have the file).
+fn forks(node: &Node, timeline: u32) -> Vec<Fork> {
+    if timeline <= 1 {
+        return Vec::new();
+    }
+    let known = history::all(Path::new(&node.data_dir), timeline).unwrap_or_default();
+    known.into_iter().map(|fork| Fork { parent: fork.parent, lsn: fork.switch.0 }).collect()
 }
 
 /// The kept session with a database, or a new one.

@@ -25,6 +25,10 @@ use crate::wait::Wait;
 /// How often the operator is told who is waited for.
 const TELL: Duration = Duration::from_secs(5);
 
+/// The file of a position is named after the timeline that is written.
+const POSITION: &str = "SELECT pg_current_wal_flush_lsn()::text AS lsn, \
+    ('x' || substr(pg_walfile_name(pg_current_wal_flush_lsn()), 1, 8))::bit(32)::int AS timeline";
+
 /// See [`CreateSlots`].
 pub struct CreateSlotsStep(pub CreateSlots);
 
@@ -62,7 +66,7 @@ impl CreateSlotsStep {
                 return Ok(Found::Unfinished(pid));
             }
         }
-        judge(&slot, wanted).map(Found::Whole).map_err(|why| {
+        judge(&slot, wanted, self.0.failover).map(Found::Whole).map_err(|why| {
             StepError::new(format!(
                 "replication slot {} exists already and cannot be used: {why}; drop it and retry, or cancel and start \
                  anew, which takes other names",
@@ -71,8 +75,8 @@ impl CreateSlotsStep {
         })
     }
 
-    /// The slots with their LSNs when all are there, and a record lies behind them.
-    async fn all(&self, session: &Session) -> Result<Option<Vec<DatabaseSlot>>> {
+    /// The slots with their LSNs when all are there, and a record lies behind them; and the timeline on which they are.
+    async fn all(&self, session: &Session) -> Result<Option<SlotsOutput>> {
         let mut whole = Vec::new();
         for wanted in &self.0.slots {
             match self.found(session, wanted).await? {
@@ -81,9 +85,10 @@ impl CreateSlotsStep {
             }
         }
         let highest = Lsn(whole.iter().map(|slot| slot.lsn).max().unwrap_or(0));
-        let row = session.query_one("SELECT pg_current_wal_flush_lsn()::text AS lsn", &[]).await;
-        let flushed = sql::lsn(&row.doing(|| "reading the WAL position")?, "lsn")?;
-        Ok((flushed > highest).then_some(whole))
+        let row = session.query_one(POSITION, &[]).await.doing(|| "reading the WAL position")?;
+        let timeline = row.get::<_, i32>("timeline").cast_unsigned();
+        let flushed = sql::lsn(&row, "lsn")?;
+        Ok((flushed > highest).then_some(SlotsOutput { slots: whole, timeline }))
     }
 
     async fn create_all(&self, cx: &Context, leader: &Session) -> Result<()> {
@@ -149,8 +154,7 @@ impl CreateSlotsStep {
             row.doing(|| "preparing the creation of a slot")?.get(0)
         };
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&wanted.slot];
-        let sql = "SELECT lsn::text AS lsn FROM pg_create_logical_replication_slot($1, 'pgoutput')";
-        let create = session.query_one(sql, &parameters);
+        let create = session.query_one(creation(self.0.failover), &parameters);
         tokio::pin!(create);
         let mut tick = interval(TELL);
         tick.tick().await;
@@ -179,10 +183,22 @@ impl CreateSlotsStep {
     }
 }
 
+/// Before 17 the function has no such argument.
+fn creation(failover: bool) -> &'static str {
+    if failover {
+        "SELECT lsn::text AS lsn FROM pg_create_logical_replication_slot($1, 'pgoutput', failover => true)"
+    } else {
+        "SELECT lsn::text AS lsn FROM pg_create_logical_replication_slot($1, 'pgoutput')"
+    }
+}
+
 /// The LSN of a slot that an earlier run made, when it still stands there.
-fn judge(slot: &Slot, wanted: &DatabaseSlot) -> std::result::Result<Lsn, String> {
+fn judge(slot: &Slot, wanted: &DatabaseSlot, failover: bool) -> std::result::Result<Lsn, String> {
     if !slot.logical || slot.plugin != "pgoutput" || slot.temporary {
         return Err("it is not a permanent logical slot of pgoutput".to_owned());
+    }
+    if failover && !slot.failover {
+        return Err("it was made without failover, so standbys keep no copy of it".to_owned());
     }
     if slot.database != wanted.database {
         return Err(format!("it belongs to database \"{}\", not \"{}\"", slot.database, wanted.database));
@@ -201,7 +217,7 @@ impl Step for CreateSlotsStep {
     async fn probe(&self, _cx: &Context) -> Result<Probe> {
         let leader = self.leader().await?;
         if let Some(slots) = self.all(&leader).await? {
-            return Ok(Probe::Done(Output { kind: Some(output::Kind::Slots(SlotsOutput { slots })) }));
+            return Ok(Probe::Done(Output { kind: Some(output::Kind::Slots(slots)) }));
         }
         let mut missing = 0;
         for wanted in &self.0.slots {
@@ -236,7 +252,7 @@ impl Step for CreateSlotsStep {
         let wait = Wait::of(Duration::from_secs(30));
         loop {
             if let Some(slots) = self.all(&leader).await? {
-                return Ok(Output { kind: Some(output::Kind::Slots(SlotsOutput { slots })) });
+                return Ok(Output { kind: Some(output::Kind::Slots(slots)) });
             }
             if !wait.again().await {
                 return Err(StepError::new(format!(
@@ -256,6 +272,10 @@ impl Step for CreateSlotsStep {
         let server = sql::connect_any(node).await?;
         for wanted in &self.0.slots {
             let Some(slot) = slots::find(&server, &wanted.slot).await? else { continue };
+            // A standby's copy goes with the leader's slot, and cannot be dropped before.
+            if slot.synced && sql::in_recovery(&server).await? {
+                continue;
+            }
             // Another's was refused by the probe, and is not ours to drop.
             if !slot.logical || slot.plugin != "pgoutput" || slot.database != wanted.database {
                 continue;
@@ -282,13 +302,18 @@ mod tests {
             restart: Lsn(90),
             confirmed: Lsn(100),
             wal_status: "reserved".into(),
+            failover: true,
+            synced: false,
         }
     }
 
     #[test]
     fn only_an_untouched_slot_of_ours_is_used_again() {
         let wanted = DatabaseSlot { database: "app".into(), slot: "pgleap_abc_5".into(), lsn: 0 };
-        assert_eq!(judge(&slot(), &wanted), Ok(Lsn(100)));
+        assert_eq!(judge(&slot(), &wanted, true), Ok(Lsn(100)));
+        let before_17 = Slot { failover: false, ..slot() };
+        assert_eq!(judge(&before_17, &wanted, false), Ok(Lsn(100)));
+        assert!(judge(&before_17, &wanted, true).is_err());
         for wrong in [
             Slot { logical: false, ..slot() },
             Slot { plugin: "test_decoding".into(), ..slot() },
@@ -298,7 +323,7 @@ mod tests {
             Slot { wal_status: "unreserved".into(), ..slot() },
             Slot { confirmed: Lsn(0), ..slot() },
         ] {
-            assert!(judge(&wrong, &wanted).is_err(), "{wrong:?}");
+            assert!(judge(&wrong, &wanted, true).is_err(), "{wrong:?}");
         }
     }
 }

@@ -1,5 +1,8 @@
 //! `stage_pooler`: looks whether a pooler can be moved, and keeps its configuration as it is now. Clients notice nothing.
 //!
+//! Staged again for another old leader (the old cluster has failed over), it waits until somebody has pointed the pooler to that one, as
+//! they would without pgleap, and keeps the configuration as it is from then on.
+//!
 //! Undo points it to the leader of the side that stays (the old one in a cancel), there with the kept bytes when nobody else
 //! changed them, and removes what was kept. It works on files alone when the pooler does not run.
 
@@ -18,16 +21,34 @@ pub struct StagePoolerStep(pub StagePooler);
 #[async_trait]
 impl Step for StagePoolerStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
-        let kept = Spared::load(&cx.config.state_dir, &cx.operation, self.name()?)?;
-        Ok(if kept.is_some() { Probe::Done(Output::default()) } else { Probe::Ready })
+        let name = self.name()?;
+        let Some(kept) = Spared::load(&cx.config.state_dir, &cx.operation, name)? else {
+            return Ok(Probe::Ready);
+        };
+        let ends = self.ends(&self.0.old_leader, &self.0.new_leader)?;
+        if kept.is_of(&ends.from) {
+            return Ok(Probe::Done(Output::default()));
+        }
+        if self.driver(cx)?.aliases(&ends).await?.is_empty() {
+            return Ok(Probe::Blocked(format!(
+                "pooler {name} on host {} does not reach node {} ({}:{}), which leads the old cluster since a failover: point it \
+                 there, as its clients need, and RELOAD; then it goes on by itself",
+                cx.config.host, ends.from.name, ends.from.address, ends.from.port
+            )));
+        }
+        Ok(Probe::Ready)
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
         let ends = self.ends(&self.0.old_leader, &self.0.new_leader)?;
         let name = self.name()?;
         let mut driver = self.driver(cx)?;
+        if Spared::load(&cx.config.state_dir, &cx.operation, name)?.is_some() {
+            // What was kept points to a former leader, and must not be what a cancel gives back.
+            driver.forget().await?;
+        }
         // Kept first: names that lead to the new side already are passed over by everything that follows.
-        let spared = Spared { aliases: driver.keep(&ends).await? };
+        let spared = Spared { aliases: driver.keep(&ends).await?, ..Spared::of(&ends.from) };
         spared.save(&cx.config.state_dir, &cx.operation, name)?;
         let looked = self.driver(cx)?.arm(&ends, self.0.refuse_session_pools).await;
         let armed = match looked {

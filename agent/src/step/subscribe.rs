@@ -1,5 +1,8 @@
 //! A disabled subscription in every database of the new leader, with its origin advanced to exactly the LSN at which
 //! the new leader was promoted, in the same transaction: so there is never one that would start elsewhere.
+//!
+//! One that is there already and reaches another publisher is led to this one, and goes on from its own origin: that is what is left to
+//! do when the old cluster has failed over to a node that has its slots.
 
 use async_trait::async_trait;
 use pgleap_proto::Lsn;
@@ -65,12 +68,23 @@ impl SubscribeStep {
         Ok(found.origin == target || found.enabled && found.origin > target)
     }
 
+    /// How the subscription in a database reaches the publisher.
+    fn conninfo(&self, slot: &DatabaseSlot) -> Result<String> {
+        // The publisher's synchronous_standby_names may not name it by accident: it is called as the subscription is.
+        Ok(conninfo(self.publisher()?, Some(&slot.database), &self.0.subscription))
+    }
+
     async fn missing(&self) -> Result<Vec<&DatabaseSlot>> {
         let mut missing = Vec::new();
         for slot in &self.0.slots {
             let session = sql::connect(self.node()?, &slot.database).await?;
             match self.found(&session, slot).await? {
-                Some(found) if self.is_right(&found)? => {}
+                Some(found) if self.is_right(&found)? => {
+                    let there = subscriptions::conninfo(&session, &self.0.subscription).await?;
+                    if there != Some(self.conninfo(slot)?) {
+                        missing.push(slot);
+                    }
+                }
                 Some(found) if found.enabled => {
                     return Err(StepError::new(format!(
                         "subscription {} in database \"{}\" of node {} is enabled, but stands at {} and not at {}: \
@@ -88,6 +102,25 @@ impl SubscribeStep {
         Ok(missing)
     }
 
+    /// Leads a subscription to the publisher. Its worker, if it has one, ends and starts again there.
+    async fn redirect(&self, cx: &Context, session: &Session, slot: &DatabaseSlot) -> Result<()> {
+        let (name, to) = (&self.0.subscription, self.publisher()?);
+        let alter =
+            format!("ALTER SUBSCRIPTION {} CONNECTION {}", ident(name), literal(&self.conninfo(slot)?));
+        session.batch_execute(&alter).await.doing(|| {
+            format!(
+                "leading subscription {name} in database \"{}\" to {}:{}",
+                slot.database, to.host, to.port
+            )
+        })?;
+        let line = format!(
+            "subscription in database \"{}\" reaches {}:{} from now on",
+            slot.database, to.host, to.port
+        );
+        cx.report.log("pgleap", line);
+        Ok(())
+    }
+
     /// Moves the origin of the subscription just made, or of one whose origin was never moved.
     fn advance(&self) -> Result<String> {
         Ok(format!(
@@ -99,20 +132,19 @@ impl SubscribeStep {
         ))
     }
 
-    async fn subscribe(&self, slot: &DatabaseSlot, publisher_major: u32) -> Result<()> {
-        let (node, publisher) = (self.node()?, self.publisher()?);
+    async fn subscribe(&self, cx: &Context, slot: &DatabaseSlot, publisher_major: u32) -> Result<()> {
+        let node = self.node()?;
         let session = sql::connect(node, &slot.database).await?;
         // A replica of the new cluster may lag; the subscription is verified here and is of no use without this node.
         let prepare = "SET synchronous_commit = local; SET statement_timeout = '60s'";
         session.batch_execute(prepare).await.doing(|| "setting timeouts")?;
         let create = match self.found(&session, slot).await? {
+            Some(found) if self.is_right(&found)? => return self.redirect(cx, &session, slot).await,
             Some(_) => String::new(),
             None => format!(
                 "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({});",
                 ident(&self.0.subscription),
-                // The publisher's synchronous_standby_names may not name it by accident: it is called as the
-                // subscription is.
-                literal(&conninfo(publisher, Some(&slot.database), &self.0.subscription)),
+                literal(&self.conninfo(slot)?),
                 ident(&self.0.publication),
                 options(node.major, publisher_major, &slot.slot)
             ),
@@ -179,7 +211,7 @@ impl Step for SubscribeStep {
         let total = missing.len() as u64;
         for (done, slot) in missing.into_iter().enumerate() {
             cx.report.progress(done as u64, total, "databases", format!("subscribing \"{}\"", slot.database));
-            self.subscribe(slot, publisher.version_num / 10_000).await?;
+            self.subscribe(cx, slot, publisher.version_num / 10_000).await?;
         }
         cx.report.progress(total, total, "databases", "");
         Ok(())
@@ -190,7 +222,7 @@ impl Step for SubscribeStep {
         let missing = self.missing().await?;
         if let Some(slot) = missing.first() {
             return Err(StepError::new(format!(
-                "the subscription in database \"{}\" of node {} is missing, or its origin is not at {}: retry",
+                "the subscription in database \"{}\" of node {} is missing, reaches another publisher, or its origin is not at {}: retry",
                 slot.database,
                 node.name,
                 self.target()?

@@ -56,7 +56,7 @@ pub fn create_slots(node: &Node, databases: &[String], timeout_ms: u64) -> Creat
         lsn: 0,
     };
     let slots = databases.iter().enumerate().map(slot).collect();
-    CreateSlots { node: Some(node.clone()), slots, timeout_ms }
+    CreateSlots { node: Some(node.clone()), slots, timeout_ms, failover: node.major >= 17 }
 }
 
 /// Makes the slots again and again until the highest LSN is the start of a commit record, as one in ten is under load.

@@ -16,7 +16,12 @@ use crate::servers::{Servers, conninfo};
 
 fn slots(old: &Node, timeout_ms: u64) -> Kind {
     let slot = DatabaseSlot { database: "postgres".into(), slot: "pgleap_abc123_5".into(), lsn: 0 };
-    Kind::CreateSlots(CreateSlots { node: Some(old.clone()), slots: vec![slot], timeout_ms })
+    Kind::CreateSlots(CreateSlots {
+        node: Some(old.clone()),
+        slots: vec![slot],
+        timeout_ms,
+        ..Default::default()
+    })
 }
 
 fn publish(old: &Node) -> Kind {

@@ -218,7 +218,11 @@ async fn the_lag_of_a_replica_spans_both_hops() {
     // The same over the wire, also after a restart of the agent.
     agent.stop().await;
     agent.run().await;
-    let observe = ObserveRequest { operation: OPERATION.into(), node: Some(replica.node.clone()) };
+    let observe = ObserveRequest {
+        operation: OPERATION.into(),
+        node: Some(replica.node.clone()),
+        ..Default::default()
+    };
     let mut traffic = agent.traffic.clone().unwrap();
     eventually("the next agent goes on", async || {
         let reply = traffic.observe(observe.clone()).await.unwrap().into_inner();

@@ -1,17 +1,20 @@
 //! Where a step is taken back. What lies in the catalogs (publications, marks, subscriptions) is wherever the leader of its
 //! side is now: after a failover that is not the node of the plan, which would refuse, being a standby, or be gone. Slots
-//! belong to one server and are taken back there.
+//! belong to one server and are taken back there; those of which standbys keep copies, on who leads instead, too.
 
 use std::time::Duration;
 
 use futures::future::join_all;
 use pgleap_proto::agent::LogLine;
 use pgleap_proto::node::Node;
+use pgleap_proto::step::CreateSlots;
+use pgleap_proto::step::action::Kind;
 use pgleap_proto::traffic::{ObserveReply, ObserveRequest};
 
 use super::greet::{Greeter, News};
 use super::run::StepRun;
-use crate::plan::{Placed, PlannedStep, catalogs};
+use crate::plan::{Placed, PlannedStep, Side, catalogs};
+use crate::state::Verb;
 
 /// Longest wait for one node's answer, its greeting included.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -41,11 +44,30 @@ impl StepRun {
         step
     }
 
+    /// Where slots are to be taken back, too, of which a promoted node has copies that are its own by now.
+    pub(super) async fn taken_back_also(&self, planned: &PlannedStep) -> Option<PlannedStep> {
+        let Some(Kind::CreateSlots(create)) = &planned.action.kind else { return None };
+        if self.verb != Verb::Undo || !create.failover {
+            return None;
+        }
+        let at = self.leader_instead(Side::Old).await?;
+        let mut step = planned.clone();
+        step.action.kind = Some(Kind::CreateSlots(CreateSlots { node: Some(at.what), ..create.clone() }));
+        (step.host, step.agent) = (at.host, at.agent);
+        Some(step)
+    }
+
     /// Who leads the side of a step's node, when it is another one.
     async fn leads_instead(&self, step: &PlannedStep) -> Option<Placed<Node>> {
         let state = self.raft.latest().state;
+        let side = state.operations.get(&self.operation)?.plan.side_of_catalogs(&step.action)?;
+        self.leader_instead(side).await
+    }
+
+    /// Who leads a side, when it is not the plan's leader.
+    async fn leader_instead(&self, side: Side) -> Option<Placed<Node>> {
+        let state = self.raft.latest().state;
         let operation = state.operations.get(&self.operation)?;
-        let side = operation.plan.side_of_catalogs(&step.action)?;
         let moving = operation.plan.moving()?;
         let planned = moving.leader(side);
         let abandoned = operation.abandoned.contains(&planned.host);
@@ -64,7 +86,8 @@ impl StepRun {
             // An agent answers only those who know it.
             greeter.greet(&at.host, &at.agent, News::Identity).await.ok()?;
             let mut client = self.agents.traffic(&at.host, &at.agent).await.ok()?;
-            let request = ObserveRequest { operation: self.operation.clone(), node: Some(at.what.clone()) };
+            let (operation, node) = (self.operation.clone(), Some(at.what.clone()));
+            let request = ObserveRequest { operation, node, ..ObserveRequest::default() };
             Some(client.observe(request).await.ok()?.into_inner())
         };
         tokio::time::timeout(ANSWER, look).await.ok().flatten()

@@ -12,6 +12,7 @@ mod admit;
 mod agents;
 mod backoff;
 mod facts;
+mod fate;
 mod greet;
 mod leading;
 mod live;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 pub use agents::{Agents, Connect, Link, Unreachable, explain, explain_status};
+pub use fate::{Fate, look_closely};
 pub use live::{Live, LiveLine, LiveStatus, TrafficNow};
 
 use crate::raft::{Raft, View};

@@ -60,7 +60,16 @@ impl StepRun {
             let Some(fence) = self.start().await else { return };
             let host = self.step.host.as_str();
             tracing::info!(host, verb = ?self.verb, attempt = fence.attempt, "the step is started");
-            let Some((finished, agent)) = self.follow(greeted, &fence).await else { return };
+            let Some((mut finished, mut agent)) = self.follow(greeted, &fence).await else { return };
+            if let Some(finished::Outcome::Done(_)) = finished.outcome
+                && let Some(also) = self.taken_back_also(&planned).await
+            {
+                self.step = also;
+                let greeted = self.reach().await;
+                let Some(second) = self.follow(greeted, &fence).await else { return };
+                (finished, agent) = second;
+            }
+            let host = self.step.host.as_str();
             let outcome = match finished.outcome {
                 Some(finished::Outcome::Done(done)) => {
                     Outcome::Done { output: done.output.map(Box::new), already: done.already }

@@ -1,6 +1,7 @@
 //! At the gate: both leaders are still the ones the operation knows, and exactly the one that the register names lets clients in. One
 //! that failed over behind its back, or whose fence somebody took away or brought back, stops the operation: what may go on and what
-//! must be redone is for a person. Fences are put right before.
+//! must be redone is for a person. Fences are put right before. But a failover of the old cluster to a node that has every slot, and
+//! lacks nothing, is survived: the operation goes on with that one.
 //!
 //! An agent that does not answer is shown in the status and stops nothing.
 
@@ -15,6 +16,7 @@ use pgleap_proto::traffic::{AbortRequest, ObserveReply, ObserveRequest, SlotAt};
 use tonic::Response;
 
 use super::agents::{Agents, explain_status};
+use super::fate::{Fate, look_closely};
 use super::greet::{Greeter, News};
 use super::live::Live;
 use super::reads::ticket;
@@ -26,6 +28,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 /// Looks that must agree: a single one may have met a server that is starting.
 const SURE: u32 = 3;
+/// For a failover of which nobody knows yet what becomes of it: longer than a worker needs to find out that its publisher is gone
+/// (`wal_receiver_timeout`, 60 s).
+const SURE_UNCLEAR: u32 = 100;
 /// For a fence on the side that takes the writes: longer than an agent tells an old sample, which may be of the pause that has just ended.
 const SURE_CLOSED: u32 = 6;
 
@@ -42,8 +47,12 @@ pub(super) struct WatchRun {
 /// What is wrong with a node, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Wrong {
-    /// Its side failed over.
-    FailedOver(String),
+    /// Its side failed over: what was seen, and what follows from that.
+    FailedOver(String, String),
+    /// The old cluster failed over to this node, and the operation survives it.
+    Survived(String),
+    /// The old cluster failed over, and whether the operation survives it is not known yet; as in `FailedOver`.
+    Unclear(String, String),
     /// It leads the side that follows, and lets clients in.
     Open(String),
     /// It leads the side that follows, and a scheduler inside it launches jobs.
@@ -55,7 +64,20 @@ enum Wrong {
 impl Wrong {
     /// How many looks have to agree.
     fn looks(&self) -> u32 {
-        if matches!(self, Wrong::Closed(_)) { SURE_CLOSED } else { SURE }
+        match self {
+            Wrong::Closed(_) => SURE_CLOSED,
+            Wrong::Unclear(..) => SURE_UNCLEAR,
+            _ => SURE,
+        }
+    }
+
+    /// Whether both looks saw the same. What follows from a failover may be told in other words each time.
+    fn is_same(&self, other: &Wrong) -> bool {
+        match (self, other) {
+            (Wrong::FailedOver(what, _), Wrong::FailedOver(other, _)) => what == other,
+            (Wrong::Unclear(..), Wrong::Unclear(..)) => true,
+            _ => self == other,
+        }
     }
 }
 
@@ -75,7 +97,7 @@ impl WatchRun {
 
     async fn watch(&self) {
         let mut first: BTreeMap<String, (u64, u32)> = BTreeMap::new();
-        let (mut suspicion, mut evidence, mut seen) = (None, Vec::new(), 0);
+        let (mut suspicion, mut evidence, mut seen): (Option<Wrong>, _, _) = (None, Vec::new(), 0);
         loop {
             let view = self.raft.latest();
             let known = view.state.operations.get(&self.operation);
@@ -86,19 +108,34 @@ impl WatchRun {
             let writer = known.traffic.writer;
             let looks = join_all(self.moving.nodes.iter().map(|(side, at)| self.look(*side, at))).await;
             let looks: Vec<Look<'_>> = looks.into_iter().flatten().collect();
-            let wrong = looks.iter().find_map(|Look { side, at, reply }| {
+            let timeline = if known.plan.may_survive() { known.old_timeline() } else { 0 };
+            let wrongs = looks.iter().filter_map(|Look { side, at, reply }| {
                 let leader = self.moving.leader(*side).what.name == at.what.name;
-                disturbance((*side, writer), &at.what.name, leader, reply, &mut first)
+                disturbance((*side, writer), &at.what.name, (leader, timeline), reply, &mut first)
+                    .map(|wrong| (*side, wrong))
             });
-            if wrong.is_some() && wrong == suspicion {
-                seen += 1;
+            let (wrong, goes_on) = self.fate_of(known, wrongs.collect()).await;
+            if wrong
+                .as_ref()
+                .is_some_and(|wrong| suspicion.as_ref().is_some_and(|before| wrong.is_same(before)))
+            {
+                (seen, suspicion) = (seen + 1, wrong);
             } else {
                 (evidence, seen) = (gap(writer, &looks, &self.moving), u32::from(wrong.is_some()));
                 suspicion = wrong;
             }
             if let Some(wrong) = suspicion.clone().filter(|wrong| seen >= wrong.looks()) {
                 let (reason, evidence, failover) = match wrong {
-                    Wrong::FailedOver(reason) => (reason, evidence, true),
+                    Wrong::Survived(_) => {
+                        if let Some(command) = goes_on {
+                            // Refused when it left the gate meanwhile: then whoever watches next looks again.
+                            let _ = self.raft.propose(&self.by, None, command).await;
+                        }
+                        return;
+                    }
+                    Wrong::FailedOver(what, so) | Wrong::Unclear(what, so) => {
+                        (format!("{what}; {so}"), evidence, true)
+                    }
                     Wrong::Open(reason) => (reason, self.put_right(known, writer.other()).await, false),
                     Wrong::Closed(reason) => (reason, self.put_right(known, writer).await, false),
                     Wrong::Jobs(reason) => (reason, evidence, false),
@@ -110,6 +147,39 @@ impl WatchRun {
                 return;
             }
             tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// What is to be told of what was seen; with the command by which it goes on when the old cluster failed over and that is survived.
+    async fn fate_of(
+        &self,
+        known: &Operation,
+        wrongs: Vec<(Side, Wrong)>,
+    ) -> (Option<Wrong>, Option<Command>) {
+        let survivable = known.traffic.writer == Side::Old && known.plan.may_survive();
+        let failed = wrongs.iter().find_map(|(side, wrong)| match wrong {
+            Wrong::FailedOver(what, _) if survivable && *side == Side::Old => Some(what.clone()),
+            _ => None,
+        });
+        // A failover of the new side besides is one too many.
+        let both =
+            wrongs.iter().any(|(side, wrong)| *side == Side::New && matches!(wrong, Wrong::FailedOver(..)));
+        let Some(what) = failed.filter(|_| !both) else {
+            return (wrongs.into_iter().next().map(|(_, wrong)| wrong), None);
+        };
+        let (raft, agents) = (&self.raft, &self.agents);
+        match look_closely(raft, agents, &self.by, &self.operation, &self.moving).await.fate(known) {
+            Fate::GoesOn(to, command) => (Some(Wrong::Survived(to)), Some(command)),
+            Fate::Lost(why) => (Some(Wrong::FailedOver(what, format!("{why}: {AGAIN}"))), None),
+            Fate::Unclear(why) => {
+                // Until it is known, what is wrong beside it counts.
+                let other = wrongs.into_iter().map(|(_, wrong)| wrong);
+                let other = other.into_iter().find(|wrong| !matches!(wrong, Wrong::FailedOver(..)));
+                let so = format!(
+                    "whether it lacks anything that the new cluster has applied is not known: {why}: {AGAIN}"
+                );
+                (Some(other.unwrap_or(Wrong::Unclear(what, so))), None)
+            }
         }
     }
 
@@ -157,7 +227,8 @@ impl WatchRun {
     }
 
     async fn look<'s>(&self, side: Side, at: &'s Placed<Node>) -> Option<Look<'s>> {
-        let request = ObserveRequest { operation: self.operation.clone(), node: Some(at.what.clone()) };
+        let (operation, node) = (self.operation.clone(), Some(at.what.clone()));
+        let request = ObserveRequest { operation, node, ..ObserveRequest::default() };
         let ask = async {
             let client = self.agents.traffic(&at.host, &at.agent).await.map_err(|error| error.to_string());
             match client?.observe(request).await {
@@ -177,11 +248,15 @@ impl WatchRun {
     }
 }
 
-/// What is wrong with a node; `first` keeps identity and timeline of each leader as first seen.
+/// What to do when the operation cannot go on with the old cluster's new leader.
+const AGAIN: &str = "cancel and start again, or make the former leader lead again, then retry";
+
+/// What is wrong with a node; `first` keeps identity and timeline of each leader as first seen. The timeline of the old leader may be
+/// known from before; else it is 0.
 fn disturbance(
     (side, writer): (Side, Side),
     node: &str,
-    leader: bool,
+    (leader, known): (bool, u32),
     seen: &ObserveReply,
     first: &mut BTreeMap<String, (u64, u32)>,
 ) -> Option<Wrong> {
@@ -196,7 +271,8 @@ fn disturbance(
         (false, true) => return None,
         (true, false) => {
             let now = (seen.system_identifier, seen.timeline);
-            let before = *first.entry(node.to_owned()).or_insert(now);
+            let known = if side == Side::Old && known > 0 { known } else { seen.timeline };
+            let before = *first.entry(node.to_owned()).or_insert((seen.system_identifier, known));
             if before == now {
                 return fence_astray(side, writer, node, seen);
             }
@@ -206,7 +282,7 @@ fn disturbance(
             )
         }
     };
-    Some(Wrong::FailedOver(format!("{what}; {}", redo(side, writer))))
+    Some(Wrong::FailedOver(what, redo(side, writer)))
 }
 
 /// A leader's fence that is not what the register wants, or jobs behind it.
@@ -299,7 +375,7 @@ mod tests {
     fn a_failover_is_told_with_what_must_be_redone() {
         let mut first = BTreeMap::new();
         let mut look = |sides, node: &str, leader, reply: ObserveReply| {
-            disturbance(sides, node, leader, &reply, &mut first)
+            disturbance(sides, node, (leader, 0), &reply, &mut first)
         };
         let (old, new) = ((Side::Old, Side::Old), (Side::New, Side::Old));
         assert_eq!(look(old, "o1", true, seen(false, 1)), None);
@@ -324,7 +400,7 @@ mod tests {
         assert!(matches!(&closed, Some(Wrong::Closed(told)) if told.ends_with("then retry")), "{closed:?}");
         let mut look = |sides, node: &str, leader, reply: ObserveReply| match look(sides, node, leader, reply)
         {
-            Some(Wrong::FailedOver(told)) => Some(told),
+            Some(Wrong::FailedOver(what, so)) => Some(format!("{what}; {so}")),
             other => panic!("{other:?}"),
         };
         let lost = look(old, "o1", true, seen(true, 2)).unwrap();
@@ -342,5 +418,24 @@ mod tests {
         assert!(moved.contains("is on timeline 2 of system 7 and was on timeline 1"), "{moved}");
         let after = look((Side::New, Side::New), "n2", false, seen(false, 2)).unwrap();
         assert!(after.contains("no way back") && !after.contains("cancel"), "{after}");
+    }
+
+    #[test]
+    fn a_leader_that_began_a_new_timeline_before_anybody_watched_is_noticed() {
+        let look = |known| {
+            disturbance((Side::Old, Side::Old), "o1", (true, known), &seen(false, 2), &mut BTreeMap::new())
+        };
+        assert_eq!(look(2), None);
+        assert!(matches!(look(1), Some(Wrong::FailedOver(what, _)) if what.contains("was on timeline 1")));
+        let new = disturbance((Side::New, Side::Old), "n1", (true, 1), &seen(false, 2), &mut BTreeMap::new());
+        assert_eq!(new, None, "that is the other side's");
+    }
+
+    #[test]
+    fn words_that_change_from_look_to_look_do_not_begin_the_count_anew() {
+        let unclear = |why: &str| Wrong::Unclear("o1 is a standby now".into(), why.into());
+        assert!(unclear("a").is_same(&unclear("b")) && unclear("a").looks() > SURE);
+        let (to, other) = (Wrong::Survived("o2".into()), Wrong::Survived("o3".into()));
+        assert!(to.is_same(&to.clone()) && !to.is_same(&other) && !to.is_same(&unclear("a")));
     }
 }

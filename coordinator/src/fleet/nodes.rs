@@ -111,5 +111,6 @@ fn conninfo(login: &LoginSpec, address: &str, port: u16) -> Conninfo {
         user: login.user.clone(),
         passfile: login.passfile.clone(),
         sslmode: login.sslmode.clone(),
+        target_session_attrs: String::new(),
     }
 }

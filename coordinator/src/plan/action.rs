@@ -13,6 +13,7 @@ use pgleap_proto::step::{
 };
 
 use super::draft::Draft;
+use super::survival::FAILOVER_SLOTS;
 use super::traffic::Side;
 use crate::fleet::{BalancerSpec, NewNodeSpec, OldNodeSpec, PoolerSpec};
 
@@ -174,6 +175,8 @@ pub(super) fn create_slots(draft: &Draft<'_>, _: &NewNodeSpec) -> Action {
         node: Some(draft.old_leader_node()),
         slots: draft.slots.clone(),
         timeout_ms: draft.cluster.options.slot_timeout_ms,
+        // Before 17 there is no such thing.
+        failover: draft.cluster.old.version >= FAILOVER_SLOTS,
     }))
 }
 
@@ -308,7 +311,7 @@ pub(super) fn analyze(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
 pub(super) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::Subscribe(Subscribe {
         node: Some(draft.cluster.served_node(node)),
-        publisher: Some(draft.cluster.reach_old(draft.old_leader)),
+        publisher: Some(draft.publisher()),
         publication: draft.tag.to_owned(),
         subscription: draft.tag.to_owned(),
         slots: draft.slots.clone(),
@@ -390,6 +393,7 @@ pub(super) fn reverse_slots(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
         node: Some(draft.cluster.served_node(node)),
         slots: draft.reverse_slots.clone(),
         timeout_ms: draft.cluster.options.slot_timeout_ms,
+        failover: false,
     }))
 }
 

@@ -5,6 +5,7 @@ use pgleap_proto::node::{Conninfo, Node, SeedPatroni, TablespaceMap};
 use pgleap_proto::step::{DatabaseSlot, Moved};
 use pgleap_proto::traffic::{Cluster, Leader, SideDatabase};
 
+use super::survival::FAILOVER_SLOTS;
 use crate::fleet::{ClusterSpec, NewNodeSpec, OldNodeSpec};
 
 /// Publication and subscription of the way back.
@@ -47,6 +48,13 @@ impl Draft<'_> {
 
     pub fn upstream_node(&self) -> Node {
         self.cluster.old_node(self.upstream)
+    }
+
+    /// How the subscriptions of the new side reach the old leader. From 17 on a slot can be read on a standby too: a former leader must not go
+    /// on serving them after a failover, or nobody could tell what they have.
+    pub fn publisher(&self) -> Conninfo {
+        let primary = if self.cluster.old.version >= FAILOVER_SLOTS { "primary" } else { "" };
+        Conninfo { target_session_attrs: primary.to_owned(), ..self.cluster.reach_old(self.old_leader) }
     }
 
     pub fn leader_seed(&self) -> Node {

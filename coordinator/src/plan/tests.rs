@@ -26,7 +26,7 @@ fn case(old: usize, new: usize, databases: usize) -> Case {
 }
 
 /// The same, to be upgraded or to be moved.
-fn case_of(moves: bool, old: usize, new: usize, databases: usize) -> Case {
+pub(super) fn case_of(moves: bool, old: usize, new: usize, databases: usize) -> Case {
     let mut cluster = testing::healthy().cluster;
     let (old_node, new_node) = (cluster.old.nodes[0].clone(), cluster.new.nodes[0].clone());
     cluster.old.nodes = (0..old)
@@ -67,8 +67,15 @@ fn case_of(moves: bool, old: usize, new: usize, databases: usize) -> Case {
     case
 }
 
-fn plan(case: &Case) -> Plan {
+pub(super) fn plan(case: &Case) -> Plan {
     build(&case.cluster, &case.facts, OPERATION, TAG).unwrap()
+}
+
+/// Three old nodes of major 17, moved to two new ones: what a failover of the old cluster is survived with.
+pub(crate) fn a_move_of_17() -> Plan {
+    let mut case = case_of(true, 3, 2, 3);
+    (case.cluster.old.version, case.cluster.new.version) = (17, 17);
+    plan(&case)
 }
 
 /// What an agent might say to a step that is done.
@@ -81,7 +88,7 @@ fn output(step: &PlannedStep) -> Output {
                 // The highest is not the last.
                 slot.lsn = 1000 + [50, 900, 3][n % 3];
             }
-            Some(OutputKind::Slots(SlotsOutput { slots }))
+            Some(OutputKind::Slots(SlotsOutput { slots, timeline: 1 }))
         }
         Kind::Rehearse(_) => Some(OutputKind::Rehearsed(RehearsedOutput { fingerprint: "rehearsed".into() })),
         Kind::RecoverTo(_) => {
@@ -369,7 +376,7 @@ fn from_the_hand_over_on_every_action_knows_who_runs_the_node_and_none_before() 
 }
 
 impl Case {
-    fn on_both_sides(self, patroni: bool) -> Case {
+    pub(super) fn on_both_sides(self, patroni: bool) -> Case {
         if patroni { self.under_patroni().handed_to_patroni() } else { self }
     }
 

@@ -1,4 +1,4 @@
-//! What a plan is: an immutable list of steps, each with everything needed to show it, start it and take it back.
+//! What a plan is: a list of steps, each with everything needed to show it, start it and take it back.
 //!
 //! Plans are stored in the replicated log as JSON; fields are only ever added, with a default.
 
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::traffic::Side;
 use crate::fleet::TrafficSpec;
 
-/// One cluster's upgrade, decided completely. It is never changed after it was proposed.
+/// One cluster's upgrade, decided completely. After it was proposed nothing of it changes but who the old leader is
+/// ([`super::redirect`]).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Name of the cluster in the fleet file.

@@ -45,7 +45,7 @@ pub use peers::Peers;
 pub use transport::{Alone, Transport, Undelivered};
 
 use crate::clock::Clock;
-use crate::state::{COMMAND_VERSION, Command, Envelope, Reply, State};
+use crate::state::{Command, Envelope, Reply, State};
 use engine::{Engine, Inbox};
 use node::{Answer, ELECTION_TICKS, Node, Passed};
 
@@ -233,7 +233,7 @@ impl Raft {
         command: Command,
     ) -> Result<Reply, ProposeError> {
         let (by, at) = (by.to_owned(), self.clock.now());
-        let envelope = Envelope { version: COMMAND_VERSION, at, by, request_id, command };
+        let envelope = Envelope { version: command.version(), at, by, request_id, command };
         let (answer, answered) = oneshot::channel();
         self.input(Input::Propose(Box::new(envelope), answer))?;
         answered.await.unwrap_or(Err(ProposeError::Stopping))

@@ -209,6 +209,7 @@ impl State {
             | Command::SwitchoverServed { .. }
             | Command::SwitchoverDone { .. }
             | Command::Disturbed { .. }
+            | Command::Redirected { .. }
             | Command::Admit { .. }
             | Command::NotReady { .. }
             | Command::AgentSeen { .. } => None,

@@ -15,12 +15,12 @@ use crate::fleet::Policy;
 use crate::plan::{Phase, Plan, Side};
 
 /// Version of the commands this program writes and the highest it understands.
-pub const COMMAND_VERSION: u32 = 3;
+pub const COMMAND_VERSION: u32 = 4;
 
 /// A command as it lies in a log entry, in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// [`COMMAND_VERSION`] of the writer.
+    /// [`Command::version`] of the command; of an older writer, the highest that it knew.
     pub version: u32,
     /// When it was proposed, by the proposer's clock.
     pub at: Timestamp,
@@ -53,7 +53,7 @@ pub enum Command {
     StartOperation {
         /// `CLUSTER-xxxxxx`
         id: String,
-        /// The immutable plan.
+        /// The plan.
         plan: Arc<Plan>,
         /// Generation of the fleet file the plan was made from.
         generation: u64,
@@ -225,6 +225,19 @@ pub enum Command {
         /// A side has failed over, so that nothing can go on as it was; else it can when it was looked after.
         failover: bool,
     },
+    /// The old cluster has failed over, and the operation goes on with its new leader, which has every slot.
+    Redirected {
+        /// Operation id.
+        operation: String,
+        /// The same plan with another old leader.
+        plan: Arc<Plan>,
+        /// Of that leader.
+        timeline: u32,
+        /// What happened, in a sentence.
+        reason: String,
+        /// Lines that show that nothing is missing.
+        evidence: Vec<String>,
+    },
     /// These wait for their turn, and are planned when it has come.
     Queue {
         /// In the order in which they shall begin.
@@ -240,7 +253,7 @@ pub enum Command {
     Admit {
         /// Operation id.
         operation: String,
-        /// The immutable plan.
+        /// The plan.
         plan: Arc<Plan>,
         /// Generation of the fleet file the plan was made from.
         generation: u64,
@@ -338,6 +351,17 @@ pub enum DecodeError {
     /// It is no command.
     #[error("a log entry is not a command of pgleap: {0}")]
     Malformed(#[from] serde_json::Error),
+}
+
+impl Command {
+    /// The version of pgleap's commands with which it came. Entries carry it, so that members of an older version go on for as long as
+    /// they meet nothing that they do not know.
+    pub fn version(&self) -> u32 {
+        match self {
+            Command::Redirected { .. } => 4,
+            _ => 3,
+        }
+    }
 }
 
 impl Envelope {

@@ -11,6 +11,7 @@ pub mod many;
 pub mod next;
 pub mod operation;
 pub mod place;
+mod redirected;
 pub mod rejection;
 pub mod requests;
 pub mod rollout;
@@ -254,6 +255,10 @@ impl State {
             Command::Disturbed { operation, reason, evidence, failover } => {
                 let failover = *failover;
                 self.traffic(occasion, operation, Move::Disturbed { reason, evidence, failover })
+            }
+            Command::Redirected { operation, plan, timeline, reason, evidence } => {
+                let timeline = *timeline;
+                self.happen(occasion, operation, Happening::Redirected { plan, timeline, reason, evidence })
             }
             Command::AgentSeen { host, known, seen, remembers } => {
                 self.agent_seen(occasion, host, known.as_ref(), seen, *remembers)

@@ -16,7 +16,7 @@ pub struct StepToRun {
 /// The steps that should be running now, those that are under way included: a driver that has just become
 /// leader starts them again, with a higher attempt.
 ///
-/// Forward, in parallel: every step that is not done, whose `after` are all done, and that no hold keeps. Back, one by one: the last of the steps that
+/// Forward, in parallel: every step that is not done, whose `after` are all done or [not waited for](Operation::may_be_late), and that no hold keeps. Back, one by one: the last of the steps that
 /// were ever started and are not taken back; a step that was never started is left alone. So also when it
 /// finishes, but only those steps that `finish` takes back; after them
 /// come, forward, those that end the side that goes away.
@@ -37,12 +37,19 @@ pub fn runnable(operation: &Operation) -> Vec<StepToRun> {
                 None => operation.to_retire().map(|id| step(id, Verb::Do)).collect(),
             }
         }
-        Status::Queued
-        | Status::Stopped(_)
-        | Status::AtGate
-        | Status::Switching
-        | Status::Cancelled
-        | Status::Finished => Vec::new(),
+        // What was not waited for.
+        Status::AtGate => {
+            let under_way = |step: &PlannedStep| {
+                let state = operation.steps.get(&step.id).map(|record| &record.state);
+                matches!(state, Some(StepState::Started(run)) if run.verb == Verb::Do)
+            };
+            let late =
+                operation.plan.steps.iter().filter(|step| operation.may_be_late(step) || under_way(step));
+            late.map(|step| StepToRun { id: step.id.clone(), verb: Verb::Do }).collect()
+        }
+        Status::Queued | Status::Stopped(_) | Status::Switching | Status::Cancelled | Status::Finished => {
+            Vec::new()
+        }
     }
 }
 
@@ -51,5 +58,8 @@ fn is_ready(operation: &Operation, step: &PlannedStep) -> bool {
     let open = !matches!(state(&step.id), None | Some(StepState::Done | StepState::Undone));
     open && !operation.is_held_back(step)
         && step.finish.ends().is_none()
-        && step.after.iter().all(|id| state(id) == Some(&StepState::Done))
+        && step.after.iter().all(|id| {
+            let late = || operation.plan.step(id).is_some_and(|step| operation.may_be_late(step));
+            state(id) == Some(&StepState::Done) || late()
+        })
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pgleap_proto::step::action::Kind;
 use pgleap_proto::step::{Output, output};
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use crate::plan::{Finish, Phase, Plan, PlannedStep};
 pub struct Operation {
     /// `CLUSTER-xxxxxx`
     pub id: String,
-    /// What is to be done; never changes.
+    /// What is to be done. Only the old leader in it changes, when the old cluster has failed over and the operation survives that.
     pub plan: Arc<Plan>,
     /// Where it stands.
     pub status: Status,
@@ -218,10 +219,14 @@ impl Operation {
         steps.map(|step| step.id.as_str()).filter(move |id| open(id))
     }
 
-    /// Whether every step on the way to the gate is done.
+    /// Whether every step on the way to the gate is done, or need not be waited for.
     pub fn all_done(&self) -> bool {
         let mut steps = self.plan.steps.iter().filter(|step| step.finish.ends().is_none());
-        steps.all(|step| self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done))
+        steps.all(|step| self.is_done(step) || self.may_be_late(step))
+    }
+
+    fn is_done(&self, step: &PlannedStep) -> bool {
+        self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done)
     }
 
     /// What steps reported when they were done, by step id: what later steps are bound with. Those taken back since are
@@ -229,6 +234,32 @@ impl Operation {
     pub fn outputs(&self) -> BTreeMap<String, Output> {
         let told = self.steps.iter().filter_map(|(id, record)| Some((id.clone(), record.output.clone()?)));
         told.collect()
+    }
+
+    /// Whether it could go on with another leader of the old cluster now: it stopped on its way, the new side is promoted, and its slots
+    /// can outlive a failover.
+    pub fn may_be_redirected(&self) -> bool {
+        let stands = matches!(&self.status, Status::Stopped(stop) if !stop.cancelling && !stop.finishing);
+        let promoted = self.plan.steps.iter().all(|step| {
+            !matches!(step.action.kind, Some(Kind::RecoverTo(_)))
+                || self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done)
+        });
+        let old = self.traffic.writer == Side::Old && self.place.queue.is_none();
+        stands && promoted && old && self.plan.may_survive()
+    }
+
+    /// Timeline of the old leader when the plan was redirected to it, or when its slots were made; 0 when nobody said.
+    pub fn old_timeline(&self) -> u32 {
+        let made = || {
+            let steps = self.plan.steps.iter().filter(|step| step.phase == Phase::Convert);
+            let outputs = steps.filter_map(|step| self.steps.get(&step.id)?.output.as_ref()?.kind.as_ref());
+            let mut told = outputs.filter_map(|kind| match kind {
+                output::Kind::Slots(slots) => Some(slots.timeline),
+                _ => None,
+            });
+            told.next().unwrap_or_default()
+        };
+        if self.traffic.timeline > 0 { self.traffic.timeline } else { made() }
     }
 
     /// The phase of the first step that is not done; of the last step when all are, or when it is being finished.

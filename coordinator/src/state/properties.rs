@@ -99,6 +99,7 @@ enum Kind {
     Done,
     Finish,
     Disturbed,
+    Redirected,
 }
 
 fn any_kind() -> impl Strategy<Value = Kind> {
@@ -118,6 +119,7 @@ fn any_kind() -> impl Strategy<Value = Kind> {
         2 => Just(Kind::Done),
         1 => Just(Kind::Finish),
         1 => Just(Kind::Disturbed),
+        1 => Just(Kind::Redirected),
     ]
 }
 
@@ -192,8 +194,15 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
             policy: Policy::default(),
         },
         Try::Traffic { op, what, stale } => {
-            let attempt = operation(*op)?.traffic.ticket.attempt.saturating_sub(u64::from(*stale));
-            traffic(id(*op), *what, attempt)
+            let known = operation(*op)?;
+            let attempt = known.traffic.ticket.attempt.saturating_sub(u64::from(*stale));
+            let mut command = traffic(id(*op), *what, attempt);
+            if let Command::Redirected { plan, .. } = &mut command
+                && !stale
+            {
+                plan.clone_from(&known.plan);
+            }
+            command
         }
         Try::ToGate { op } => {
             let operation = operation(*op)?;
@@ -240,6 +249,14 @@ fn traffic(operation: String, what: Kind, attempt: u64) -> Command {
             let (reason, evidence) = ("it failed over".into(), Vec::new());
             Command::Disturbed { operation, reason, evidence, failover: attempt % 2 == 1 }
         }
+        // Of which plan it is: whoever uses it knows.
+        Kind::Redirected => Command::Redirected {
+            operation,
+            plan: plan("none", Vec::new()),
+            timeline: 2,
+            reason: "another one leads".into(),
+            evidence: vec!["nothing is missing".into()],
+        },
     }
 }
 
@@ -368,7 +385,7 @@ proptest! {
         let mut ruled_out = std::collections::BTreeSet::new();
         for (what, stale, elected) in tries {
             term += u64::from(elected);
-            if matches!(what, Kind::Finish | Kind::Disturbed) {
+            if matches!(what, Kind::Finish | Kind::Disturbed | Kind::Redirected) {
                 continue;
             }
             let before = gate.0.clone();

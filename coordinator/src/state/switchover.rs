@@ -358,7 +358,7 @@ fn end(operation: &mut Operation, occasion: Occasion<'_>, measured: Option<(Opti
     note(operation, occasion, "", kind, &message);
 }
 
-fn new_ticket(operation: &mut Operation, occasion: Occasion<'_>) -> Ticket {
+pub(super) fn new_ticket(operation: &mut Operation, occasion: Occasion<'_>) -> Ticket {
     let ticket = Ticket { term: occasion.position.term, attempt: operation.next_attempt };
     operation.next_attempt += 1;
     operation.traffic.ticket = ticket;

@@ -24,6 +24,8 @@ pub struct Traffic {
     pub count: u64,
     /// What was ordered when the operation was finished.
     pub finish: Option<FinishOrder>,
+    /// Timeline of the old leader when the plan was redirected to it; 0 before that.
+    pub timeline: u32,
 }
 
 /// Orders the calls that move traffic, as fences order steps.

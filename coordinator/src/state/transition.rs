@@ -1,5 +1,7 @@
 //! PURE: the legal transitions of one operation, in one `match`. Everything not listed is refused.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 
 use super::Position;
@@ -10,10 +12,12 @@ use super::events::Event;
 use super::identity::{self, Doubt};
 use super::next::{StepToRun, runnable};
 use super::operation::{Operation, Run, Status, StepRecord, StepState, Stop};
+use super::redirected;
 use super::rejection::Rejection;
 use super::switchover::{self, Move};
 use super::take_back;
 use super::traffic::Side;
+use crate::plan::Plan;
 
 /// What can happen to an operation that exists.
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +30,7 @@ pub(super) enum Happening<'a> {
     Abandon { host: &'a str },
     Doubted { host: &'a str, doubt: &'a Doubt },
     Traffic(Move<'a>),
+    Redirected { plan: &'a Arc<Plan>, timeline: u32, reason: &'a str, evidence: &'a [String] },
 }
 
 /// Where and when it happened.
@@ -45,18 +50,30 @@ pub(super) fn apply(
     use Happening as H;
     let id = operation.id.clone();
     let reply = match (&operation.status, happening) {
-        (Status::Running | Status::Cancelling | Status::Finishing, H::Started { step, verb }) => {
-            start(operation, occasion, step, verb)?
-        }
+        // At the gate, only what was not waited for is runnable.
         (
-            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
+            Status::Running | Status::AtGate | Status::Cancelling | Status::Finishing,
+            H::Started { step, verb },
+        ) => start(operation, occasion, step, verb)?,
+        (
+            Status::Running
+            | Status::AtGate
+            | Status::Switching
+            | Status::Stopped(_)
+            | Status::Cancelling
+            | Status::Finishing,
             H::Finished { step, attempt, outcome },
         ) => {
             finish(operation, occasion, step, attempt, outcome)?;
             Reply::Accepted
         }
         (
-            Status::Running | Status::Stopped(_) | Status::Cancelling | Status::Finishing,
+            Status::Running
+            | Status::AtGate
+            | Status::Switching
+            | Status::Stopped(_)
+            | Status::Cancelling
+            | Status::Finishing,
             H::Blocked { step, attempt, reason },
         ) => {
             block(operation, occasion, step, attempt, reason)?;
@@ -129,6 +146,14 @@ pub(super) fn apply(
             let stop = Stop { step: None, reason, evidence, cancelling: false, finishing: false, failover };
             enter(operation, occasion, Status::Stopped(stop));
             Reply::Accepted
+        }
+        (Status::AtGate, H::Redirected { plan, timeline, reason, evidence }) => {
+            redirected::redirected(operation, occasion, plan, (timeline, reason, evidence))?
+        }
+        (Status::Stopped(stop), H::Redirected { plan, timeline, reason, evidence })
+            if !stop.cancelling && !stop.finishing && operation.place.queue.is_none() =>
+        {
+            redirected::redirected(operation, occasion, plan, (timeline, reason, evidence))?
         }
         (Status::Switching, H::Cancel) => switchover::give_up(operation, occasion)?,
         (Status::Switching, H::Traffic(Move::Started)) => switchover::started(operation, occasion)?,
@@ -344,6 +369,9 @@ fn illegal(operation: &Operation, happening: Happening<'_>) -> Rejection {
                 .to_owned()
         }
         (_, H::Retry) => "only a stopped operation can be retried".to_owned(),
+        (_, H::Redirected { .. }) => {
+            "another leader of the old cluster is taken up at the gate, or when it is stopped".to_owned()
+        }
         (_, H::Started { step, .. }) => format!("step {step} cannot be started"),
         (Status::Switching, H::Traffic(Move::Begin { .. })) => "a switchover is under way already".to_owned(),
         (Status::Switching, H::Traffic(Move::SetReads { .. } | Move::Finish { .. })) => {

@@ -208,7 +208,7 @@ pub(crate) fn done(action: Option<&Action>) -> finished::Outcome {
     let kind = match action.and_then(|action| action.kind.clone()) {
         Some(action::Kind::CreateSlots(create)) => {
             let slots = create.slots.into_iter().map(|slot| DatabaseSlot { lsn: 0x100, ..slot }).collect();
-            output::Kind::Slots(SlotsOutput { slots })
+            output::Kind::Slots(SlotsOutput { slots, timeline: 1 })
         }
         Some(action::Kind::RecoverTo(to)) => {
             let (lsn, timeline) = (to.target_lsn, 2);

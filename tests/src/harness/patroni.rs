@@ -52,6 +52,8 @@ pub struct PatroniOptions {
     pub ignore_slots: Value,
     /// Whether what changes anything at the REST API needs a password.
     pub password: bool,
+    /// `synchronized_standby_slots` of each member names the slots of the others.
+    pub wait_for_standbys: bool,
     /// Seconds until another member leads when the leader's daemon is gone: at least 20.
     pub ttl: u32,
 }
@@ -63,6 +65,7 @@ impl Default for PatroniOptions {
             hba: Hba::default(),
             ignore_slots: Value::Null,
             password: false,
+            wait_for_standbys: false,
             ttl: 20,
         }
     }
@@ -438,6 +441,11 @@ impl Patroni {
             password = quoted(PASSWORD),
             socket = server.socket_dir.display(),
         )?;
+        if options.wait_for_standbys {
+            let others = self.members.iter().map(|other| other.server.name.as_str());
+            let others: Vec<&str> = others.filter(|name| *name != server.name).collect();
+            writeln!(out, "    synchronized_standby_slots: {}", quoted(&others.join(",")))?;
+        }
         if options.hba == Hba::Local {
             writeln!(out, "  pg_hba:")?;
             write_hba(out, base, 2)?;

@@ -18,7 +18,7 @@ pub(super) fn done(action: &Action) -> Finished {
     let kind = match &action.kind {
         Some(action::Kind::CreateSlots(create)) => {
             let slots = create.slots.iter().cloned().map(|slot| DatabaseSlot { lsn: SLOT_LSN, ..slot });
-            output::Kind::Slots(SlotsOutput { slots: slots.collect() })
+            output::Kind::Slots(SlotsOutput { slots: slots.collect(), timeline: 1 })
         }
         Some(action::Kind::RecoverTo(recover)) => {
             let evidence = "recovery stopped where it was told to".to_owned();

@@ -19,6 +19,7 @@ mod directories;
 mod disk_space;
 mod event_triggers;
 mod extensions;
+mod failover_slots;
 mod file_systems;
 mod install_user;
 mod large_objects;
@@ -84,6 +85,7 @@ pub static TABLE: &[Check] = &[
     reach::CHECK,
     wal_level::CHECK,
     slots::CHECK,
+    failover_slots::CHECK,
     senders::CHECK,
     way_back::CHECK,
     wal_retention::CHECK,

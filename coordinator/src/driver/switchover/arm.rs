@@ -114,7 +114,8 @@ impl Hand<'_> {
     /// Lag may pass; everything else that keeps the target from getting ready lasts.
     async fn is_it_lag(&self, armed: &Armed, failure: Failure) -> Failure {
         let node = Some(self.moving.leader(self.switchover.to).what.clone());
-        let request = ObserveRequest { operation: self.ticket.operation.clone(), node };
+        let request =
+            ObserveRequest { operation: self.ticket.operation.clone(), node, ..ObserveRequest::default() };
         let mut client = armed.target.client.clone();
         let until = Instant::now() + Duration::from_secs(5);
         let lag = match armed.target.answer(until, "be observed", client.observe(request)).await {

@@ -133,8 +133,11 @@ impl Hand<'_> {
     }
 
     async fn writer_seen_by(&self, at: &Placed<Node>) -> Result<i32, String> {
-        let request =
-            ObserveRequest { operation: self.ticket.operation.clone(), node: Some(at.what.clone()) };
+        let request = ObserveRequest {
+            operation: self.ticket.operation.clone(),
+            node: Some(at.what.clone()),
+            ..ObserveRequest::default()
+        };
         let ask = async {
             let client = self.run.agents.traffic(&at.host, &at.agent).await;
             let seen = client.map_err(|error| error.to_string())?.observe(request).await;

@@ -71,7 +71,8 @@ impl Hand<'_> {
         // Once it is decided nobody but the target can serve, and it waits to be told: one that cannot be reached any more had
         // better not be decided for. Asked beside the seal, this costs no time.
         let node = Some(self.moving.leader(self.switchover.to).what.clone());
-        let request = ObserveRequest { operation: self.ticket.operation.clone(), node };
+        let request =
+            ObserveRequest { operation: self.ticket.operation.clone(), node, ..ObserveRequest::default() };
         let there = armed.target.answer(until, "say that it is there", other.observe(request));
         let (sealed, seen) = try_join(seal, there).await?;
         check_leads(&self.moving.leader(self.switchover.to).what.name, &seen)?;

@@ -2,6 +2,7 @@
 
 use super::super::draft::Draft;
 use super::super::quote::psql;
+use super::super::survival::FAILOVER_SLOTS;
 use super::{SLOTS_LSN, start_server, stop_server};
 use crate::fleet::NewNodeSpec;
 use pgleap_proto::quote::{conninfo, ident, literal};
@@ -18,8 +19,9 @@ pub(in crate::plan) fn halt(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String
 
 pub(in crate::plan) fn create_slots(draft: &Draft<'_>, _: &NewNodeSpec) -> Vec<String> {
     let old = draft.old_leader_node();
+    let failover = if old.major >= FAILOVER_SLOTS { ", failover => true" } else { "" };
     let make = |slot: &str| {
-        format!("SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot))
+        format!("SELECT lsn FROM pg_create_logical_replication_slot({}, 'pgoutput'{failover})", literal(slot))
     };
     let mut commands: Vec<String> =
         draft.slots.iter().map(|slot| psql(&old, &slot.database, &[make(&slot.slot)])).collect();

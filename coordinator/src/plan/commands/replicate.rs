@@ -8,7 +8,7 @@ use pgleap_proto::quote::{conninfo, ident, literal};
 
 pub(in crate::plan) fn subscribe(draft: &Draft<'_>, node: &NewNodeSpec) -> Vec<String> {
     let new = draft.cluster.new_node(node);
-    let publisher = draft.cluster.reach_old(draft.old_leader);
+    let publisher = draft.publisher();
     let tag = ident(draft.tag);
     draft
         .slots

@@ -117,7 +117,7 @@ macro_rules! calls {
             })*
 
             async fn observe(&self, request: Request<ObserveRequest>) -> Result<Response<ObserveReply>, Status> {
-                let ObserveRequest { operation, node } = request.into_inner();
+                let ObserveRequest { operation, node, .. } = request.into_inner();
                 let node = node.map(|node| node.name).unwrap_or_default();
                 let sim = self.sim();
                 let world = sim.world.lock().unwrap();

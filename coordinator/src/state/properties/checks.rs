@@ -34,8 +34,9 @@ pub(super) fn check_start(before: &State, command: &Command, position: Position,
     match verb {
         Verb::Do => {
             let after = &operation.plan.step(step).unwrap().after;
+            let late = |id: &String| operation.may_be_late(operation.plan.step(id).unwrap());
             assert!(
-                after.iter().all(|id| operation.steps[id].state == StepState::Done),
+                after.iter().all(|id| operation.steps[id].state == StepState::Done || late(id)),
                 "{step} ran too early"
             );
             if operation.plan.step(step).unwrap().finish == Finish::StopOld {
@@ -43,6 +44,12 @@ pub(super) fn check_start(before: &State, command: &Command, position: Position,
                 assert!(
                     operation.to_finish().next().is_none(),
                     "{step} ended before the way back was taken away"
+                );
+            } else if operation.status == Status::AtGate {
+                let under_way = matches!(operation.steps[step].state, StepState::Started(_));
+                assert!(
+                    under_way || operation.may_be_late(operation.plan.step(step).unwrap()),
+                    "{step} at the gate"
                 );
             } else {
                 assert_eq!(operation.status, Status::Running);

@@ -297,3 +297,158 @@ fn what_agents_note_is_an_event_once() {
     assert_eq!(told.len(), 1);
     assert_eq!(told[0].message, "told once");
 }
+
+/// At the gate, with the plan of a move within 17.
+fn move_at_the_gate() -> (Gate, Arc<Plan>) {
+    let plan = Arc::new(crate::plan::tests::a_move_of_17());
+    let mut gate = Gate(started(plan.steps.clone()));
+    run_to_rest(&mut gate.0, "c-1");
+    assert_eq!(gate.operation().status, Status::AtGate);
+    let plan = gate.operation().plan.clone();
+    (gate, plan)
+}
+
+fn redirected(plan: &Plan, to: &str) -> Command {
+    let plan = Arc::new(crate::plan::redirect(plan, to).unwrap());
+    let (reason, evidence) = (format!("{to} leads"), vec!["nothing is missing".into()]);
+    Command::Redirected { operation: "c-1".into(), plan, timeline: 7, reason, evidence }
+}
+
+#[test]
+fn what_names_the_old_leader_is_done_again_with_another_one() {
+    let (mut gate, plan) = move_at_the_gate();
+    gate.traffic(5, Kind::Reads, 0).unwrap();
+    let ticket = gate.operation().traffic.ticket;
+    gate.tell(5, redirected(&plan, "old-1")).unwrap();
+    let operation = gate.operation();
+    assert_eq!((&operation.status, operation.traffic.reads), (&Status::Running, 0));
+    assert!(operation.traffic.ticket > ticket, "what is on its way to a balancer is void");
+    assert_eq!(
+        (operation.old_timeline(), operation.plan.moving().unwrap().old.what.name.as_str()),
+        (7, "old-1")
+    );
+    let open = operation.steps.iter().filter(|(_, record)| record.state == StepState::Pending);
+    let open: Vec<&str> =
+        open.map(|(id, _)| id.split('/').next().unwrap()).filter(|id| !id.starts_with("retire")).collect();
+    let mut kinds = open.clone();
+    kinds.dedup();
+    assert_eq!(
+        kinds,
+        [
+            "replicate.catch_up",
+            "replicate.enable_subscriptions",
+            "replicate.subscribe",
+            "route.keep_traffic",
+            "route.stage_balancer",
+            "route.stage_pooler"
+        ]
+    );
+    assert_eq!(open.iter().filter(|id| **id == "route.keep_traffic").count(), 5);
+    let next: Vec<String> = runnable(operation).into_iter().map(|step| step.id).collect();
+    assert!(
+        next.contains(&"replicate.subscribe".to_owned()) && !next.contains(&"replicate.catch_up".to_owned()),
+        "{next:?}"
+    );
+    assert!(
+        operation
+            .events
+            .iter()
+            .any(|event| event.kind == "redirected" && event.message.contains("nothing is missing"))
+    );
+    run_to_rest(&mut gate.0, "c-1");
+    assert_eq!(gate.operation().status, Status::AtGate);
+    // Slots are taken back where they are now, and so is everything that was pending for a while.
+    gate.tell(5, redirected(&plan, "old-2")).unwrap();
+    gate.cancel().unwrap();
+    let undone = run_to_rest(&mut gate.0, "c-1");
+    assert!(undone.contains(&"route.keep_traffic/old-1".to_owned()), "{undone:?}");
+    assert_eq!(gate.operation().plan.step("convert.create_slots").unwrap().host, "o2");
+    assert_eq!(gate.operation().status, Status::Cancelled);
+}
+
+#[test]
+fn another_old_leader_is_taken_up_where_it_can_be_only() {
+    let (mut gate, plan) = move_at_the_gate();
+    let refused = |gate: &mut Gate, command| gate.tell(5, command).unwrap_err().to_string();
+    let mut other = crate::plan::redirect(&plan, "old-1").unwrap();
+    other.steps.swap(0, 1);
+    let command = Command::Redirected {
+        operation: "c-1".into(),
+        plan: Arc::new(other),
+        timeline: 7,
+        reason: String::new(),
+        evidence: Vec::new(),
+    };
+    assert!(refused(&mut gate, command).contains("another old leader"));
+
+    // On its way it has to stop first, with nothing under way.
+    let (operation, step) = ("c-1".to_owned(), "replicate.subscribe".to_owned());
+    gate.tell(5, redirected(&plan, "old-1")).unwrap();
+    let start = Command::StepStarted { operation: operation.clone(), step: step.clone(), verb: Verb::Do };
+    let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start) else { panic!() };
+    let other = Command::StepStarted {
+        operation: operation.clone(),
+        step: "route.keep_traffic/old-0".into(),
+        verb: Verb::Do,
+    };
+    let Ok(Reply::Started { attempt: second, .. }) = gate.tell(5, other) else { panic!() };
+    assert!(refused(&mut gate, redirected(&plan, "old-2")).contains("at the gate, or when it is stopped"));
+    let failed = |step: &str, attempt| Command::StepFinished {
+        operation: operation.clone(),
+        step: step.into(),
+        attempt,
+        outcome: Outcome::Failed { message: "old-1 is a standby".into(), evidence: Vec::new() },
+        agent: None,
+    };
+    gate.tell(5, failed(&step, attempt)).unwrap();
+    assert!(refused(&mut gate, redirected(&plan, "old-2")).contains("is under way"));
+    gate.tell(5, failed("route.keep_traffic/old-0", second)).unwrap();
+    gate.tell(5, redirected(&plan, "old-2")).unwrap();
+    run_to_rest(&mut gate.0, "c-1");
+
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    gate.traffic(5, Kind::Done, attempt).unwrap();
+    assert!(refused(&mut gate, redirected(&plan, "old-1")).contains("the new cluster takes the writes"));
+
+    let mut early = Gate(started(plan.steps.clone()));
+    let stop =
+        Command::StepStarted { operation: operation.clone(), step: plan.steps[0].id.clone(), verb: Verb::Do };
+    let Ok(Reply::Started { attempt, .. }) = early.tell(5, stop) else { panic!() };
+    early.tell(5, failed(&plan.steps[0].id, attempt)).unwrap();
+    assert!(refused(&mut early, redirected(&plan, "old-1")).contains("not promoted yet"));
+}
+
+#[test]
+fn the_host_of_a_former_leader_is_not_waited_for_and_told_when_it_is_back() {
+    let (mut gate, plan) = move_at_the_gate();
+    gate.tell(5, redirected(&plan, "old-1")).unwrap();
+    let late = "route.keep_traffic/old-0";
+    let start =
+        |step: &str| Command::StepStarted { operation: "c-1".into(), step: step.into(), verb: Verb::Do };
+    let done = |step: &str, attempt| Command::StepFinished {
+        operation: "c-1".into(),
+        step: step.into(),
+        attempt,
+        outcome: Outcome::Done { output: None, already: false },
+        agent: None,
+    };
+    // Its agent does not answer, so that its step is not even started.
+    while gate.operation().status == Status::Running {
+        let next = runnable(gate.operation())
+            .into_iter()
+            .find(|step| step.id != late)
+            .expect("somebody waits for it");
+        let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start(&next.id)) else { panic!("{next:?}") };
+        gate.tell(5, done(&next.id, attempt)).unwrap();
+    }
+    assert_eq!(gate.operation().status, Status::AtGate);
+    assert_eq!(runnable(gate.operation()), [StepToRun { id: late.into(), verb: Verb::Do }]);
+    let attempt = gate.begin(5, Side::New);
+    gate.traffic(5, Kind::Decide, attempt).unwrap();
+    gate.tell(5, start(late)).unwrap_err();
+    gate.traffic(5, Kind::Done, attempt).unwrap();
+    let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start(late)) else { panic!() };
+    gate.tell(5, done(late, attempt)).unwrap();
+    assert_eq!((&gate.operation().status, runnable(gate.operation())), (&Status::AtGate, Vec::new()));
+}
