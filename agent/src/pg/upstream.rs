@@ -94,8 +94,8 @@ pub async fn check_leads(node: &Node, upstream: &Conninfo, database: &str) -> Re
         return Ok(());
     }
     Err(StepError::new(format!(
-        "{} is a standby now: the old cluster has failed over, and the slots stayed with its former leader; make that the leader again and \
-         retry, or cancel, then start again",
+        "{} is a standby now: the old cluster has failed over; retry, which goes on if its new leader has the slots (failover slots, from 17 \
+         on) or the former one leads again; else cancel, then start again",
         place(upstream)
     )))
 }
