@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use pgleap_coordinator::plan::Finish;
-use pgleap_coordinator::plan::table::TABLE;
+use pgleap_coordinator::plan::table::rows;
 use pgleap_proto::failpoint::{STEP_PLACES, UNDO_PLACES};
 use pgleap_proto::fleet::{OperationStatus, PlanReply, PlanStep};
 use rand::SeedableRng;
@@ -80,8 +80,8 @@ impl Course {
     /// Whether it comes to a step of the plan, by the step table.
     fn comes_to(self, phase: &str, step: &str) -> bool {
         let name = step.trim_start_matches(phase).trim_start_matches('.').split('/').next();
-        let mut rows = TABLE.iter().filter(|row| row.phase.to_string() == phase && Some(row.name) == name);
-        self != Course::Finish || rows.any(|row| row.finish == Finish::TakeBack)
+        let mut named = rows().filter(|row| row.phase.to_string() == phase && Some(row.name) == name);
+        self != Course::Finish || named.any(|row| row.finish == Finish::TakeBack)
     }
 }
 

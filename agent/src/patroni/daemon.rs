@@ -19,12 +19,17 @@ use crate::context::Context;
 use crate::error::{Doing, Result, StepError};
 use crate::pg::sql;
 use crate::program::Program;
+use crate::step::given;
 use crate::wait::Wait;
 
 /// Longest time for one of the commands.
 const COMMAND: Duration = Duration::from_secs(300);
 /// Longest time without any progress until it has taken over, beyond any `ttl` that a former leader's key may still have.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// How long after it was told to restart its server it is told again: the word may have been lost.
+const AGAIN: Duration = Duration::from_secs(30);
+/// And after it was busy with another restart.
+const BUSY: Duration = Duration::from_secs(1);
 /// Made by Patroni from its dynamic configuration, and taken for that when the store has none: it came along physically, from the old
 /// cluster's Patroni (its `Config._load_cache`).
 const CACHE: &str = "patroni.dynamic.json";
@@ -66,6 +71,16 @@ impl<'n> Daemon<'n> {
         let own = entry(config, &patroni.scope).cloned().unwrap_or_default();
         let (patroni, rest) = (patroni.clone(), rest(config, patroni)?);
         Ok(Daemon { node, patroni, own, rest, section: "[[patroni]]" })
+    }
+
+    /// The one that a step's node names, within the directories that the agent may touch.
+    ///
+    /// # Errors
+    /// When the request names none, and as [`Daemon::of`].
+    pub fn given(cx: &Context, node: &'n Option<Node>) -> Result<Daemon<'n>> {
+        let node = given(node, "node")?;
+        cx.confine(&node.data_dir)?;
+        Daemon::of(&cx.config, node, given(&node.patroni, "patroni")?)
     }
 
     /// The one that makes this node, or has made it.
@@ -173,14 +188,14 @@ impl<'n> Daemon<'n> {
             self.start(cx).await?;
         }
         let (mut wait, mut last) = (Wait::of(PATIENCE), String::new());
-        let (mut known, mut asked) = (BTreeSet::new(), false);
+        let (mut known, mut asked) = (BTreeSet::new(), None::<Wait>);
         loop {
             let state = match self.look().await {
                 Ok(Some(seen)) if role.is_played(&seen).await.unwrap_or(false) => {
                     if self.has_started_the_server().await.unwrap_or(false) {
                         return Ok(());
                     }
-                    if !asked {
+                    if asked.is_none_or(|asked| asked.is_over()) {
                         cx.report.log(
                             "pgleap",
                             format!(
@@ -188,7 +203,7 @@ impl<'n> Daemon<'n> {
                                 self.node.name
                             ),
                         );
-                        asked = self.restart().await?;
+                        asked = Some(Wait::of(if self.restart().await? { AGAIN } else { BUSY }));
                     }
                     "it is to restart its server".to_owned()
                 }
@@ -221,6 +236,11 @@ impl<'n> Daemon<'n> {
             self.node.host,
             self.removal()
         ))
+    }
+
+    /// Name of its cluster in the store.
+    pub fn scope(&self) -> &str {
+        &self.patroni.scope
     }
 
     /// What an operator types to remove its cluster's keys from the store, where they stay.

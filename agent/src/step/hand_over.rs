@@ -4,7 +4,6 @@
 //! would have written over the fence, `check` and the look at its file have refused; that the fence is in force is looked at once more.
 
 use async_trait::async_trait;
-use pgleap_proto::node::{Node, Patroni};
 use pgleap_proto::step::{HandOver, Output};
 
 use super::{Probe, Step, given};
@@ -16,19 +15,6 @@ use crate::patroni::{Daemon, Role, Seen};
 /// See the module.
 pub struct HandOverStep(pub HandOver);
 
-impl HandOverStep {
-    fn node(&self) -> Result<(&Node, &Patroni)> {
-        let node = given(&self.0.node, "node")?;
-        Ok((node, given(&node.patroni, "patroni")?))
-    }
-
-    fn daemon(&self, cx: &Context) -> Result<Daemon<'_>> {
-        let (node, patroni) = self.node()?;
-        cx.confine(&node.data_dir)?;
-        Daemon::of(&cx.config, node, patroni)
-    }
-}
-
 #[async_trait]
 impl Role for HandOverStep {
     async fn is_played(&self, Seen { member, config }: &Seen) -> Result<bool> {
@@ -39,7 +25,7 @@ impl Role for HandOverStep {
 #[async_trait]
 impl Step for HandOverStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
-        let daemon = self.daemon(cx)?;
+        let daemon = Daemon::given(cx, &self.0.node)?;
         if daemon.is_running().await? {
             let there = daemon.has_taken_over(self).await.unwrap_or(false);
             return Ok(if there { Probe::Done(self.verify(cx).await?) } else { Probe::Ready });
@@ -49,34 +35,33 @@ impl Step for HandOverStep {
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
-        self.daemon(cx)?.take_over(cx, self).await
+        Daemon::given(cx, &self.0.node)?.take_over(cx, self).await
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {
-        let (node, patroni) = self.node()?;
+        let node = given(&self.0.node, "node")?;
         let state = fence::state(node).await?;
         if state.is_fenced() {
             return Ok(Output::default());
         }
         // Stopped before anybody writes what the old side would never see.
-        let daemon = self.daemon(cx)?;
+        let daemon = Daemon::given(cx, &self.0.node)?;
         daemon.stop(cx).await?;
         Err(StepError::new(format!(
             "node {} was {} when its Patroni had taken it over, which was stopped again: the configuration of cluster {} in Patroni's store \
              has postgresql.pg_hba; remove its keys ({}), cancel, then start again",
             node.name,
             state.describe(),
-            patroni.scope,
+            daemon.scope(),
             daemon.removal()
         )))
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        let daemon = self.daemon(cx)?;
+        let daemon = Daemon::given(cx, &self.0.node)?;
         daemon.stop(cx).await?;
-        let (_, Patroni { scope, .. }) = self.node()?;
         // There is no call for it in the REST API.
-        let cure = daemon.removal();
+        let (scope, cure) = (daemon.scope(), daemon.removal());
         let line =
             format!("Patroni's store keeps the keys of cluster {scope}: before it is used again, {cure}");
         cx.report.log("pgleap", line);

@@ -5,7 +5,7 @@
 //! of the member's), and looks for it on another socket. Until it streams again, pgleap's slot keeps its WAL.
 
 use async_trait::async_trait;
-use pgleap_proto::node::{Node, Patroni};
+use pgleap_proto::node::Node;
 use pgleap_proto::step::{HandOverReplica, Output};
 
 use super::{Probe, Step, given};
@@ -19,15 +19,12 @@ use crate::pg::sql;
 pub struct HandOverReplicaStep(pub HandOverReplica);
 
 impl HandOverReplicaStep {
-    fn node(&self) -> Result<(&Node, &Patroni)> {
-        let node = given(&self.0.node, "node")?;
-        Ok((node, given(&node.patroni, "patroni")?))
+    fn node(&self) -> Result<&Node> {
+        given(&self.0.node, "node")
     }
 
     fn daemon(&self, cx: &Context) -> Result<Daemon<'_>> {
-        let (node, patroni) = self.node()?;
-        cx.confine(&node.data_dir)?;
-        Daemon::of(&cx.config, node, patroni)
+        Daemon::given(cx, &self.0.node)
     }
 }
 
@@ -39,7 +36,7 @@ impl Role for HandOverReplicaStep {
         if seen.member.role == "leader" || !matches!(seen.member.state.as_str(), "streaming" | "running") {
             return Ok(false);
         }
-        let (node, _) = self.node()?;
+        let node = self.node()?;
         let session = sql::connect_any(node).await?;
         let sql =
             "SELECT coalesce(slot_name, '') FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'";
@@ -66,14 +63,14 @@ impl Step for HandOverReplicaStep {
         if !daemon.is_running().await? {
             daemon.check_file()?;
             // Until Patroni runs it, it is pgleap's.
-            let (node, _) = self.node()?;
+            let node = self.node()?;
             ctl::manager(cx, &Node { patroni: None, ..node.clone() }).stop(StopMode::Fast).await?;
         }
         daemon.take_over(cx, self).await
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {
-        let (node, _) = self.node()?;
+        let node = self.node()?;
         if !self.daemon(cx)?.has_taken_over(self).await? {
             return Err(StepError::new(format!(
                 "replica {} stopped streaming again right after its Patroni had taken it over; see its log, then retry",

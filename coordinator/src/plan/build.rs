@@ -7,7 +7,7 @@ use pgleap_proto::step::DatabaseSlot;
 
 use super::draft::{Draft, reverse_tag};
 use super::subject::Subject;
-use super::table::{After, At, Each, Row, TABLE};
+use super::table::{After, At, Each, Row, rows};
 use super::types::{Plan, PlannedStep};
 use crate::check::{Facts, View, replicated};
 use crate::fleet::ClusterSpec;
@@ -36,7 +36,7 @@ pub fn build(cluster: &ClusterSpec, facts: &Facts, operation: &str, tag: &str) -
     let mut steps = Vec::new();
     // Of rows that are left out: what follows them follows what they would have followed.
     let mut bridges: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for row in TABLE {
+    for row in rows() {
         for subject in subjects(row, cluster) {
             let after = bridged(after(row, cluster, subject.name()), &bridges);
             if row.in_moves || !cluster.is_move() {
@@ -196,8 +196,8 @@ fn after(row: &Row, cluster: &ClusterSpec, subject: &str) -> Vec<String> {
                 ids.extend(row.map(|row| row.id(subject)));
             }
             After::All(phase, name) => {
-                let rows = TABLE.iter().filter(|row| row.phase == phase && row.name == name);
-                ids.extend(rows.flat_map(|row| {
+                let named = rows().filter(|row| row.phase == phase && row.name == name);
+                ids.extend(named.flat_map(|row| {
                     subjects(row, cluster).into_iter().map(|subject| row.id(subject.name()))
                 }));
             }

@@ -1,7 +1,7 @@
 //! PURE: spec and facts become a plan. No I/O, no clock, no randomness. A plan stays as it is, but for the name of the old leader
 //! when the old cluster has failed over and the operation survives that: `survival` says whether, `redirect` makes the plan.
 //!
-//! [`table::TABLE`] is the one place that says which steps there are and in what order; everything else here fills it
+//! [`table`] is the one place that says which steps there are and in what order; everything else here fills it
 //! in: `action` for agents, `commands` for people, `bind` for values that only earlier steps can tell.
 
 mod action;

@@ -9,7 +9,7 @@ use pgleap_proto::step::{HaltStandby, StopLeader};
 use pgleap_proto::traffic::{Cluster, Leader};
 
 use super::quote::psql;
-use super::table::TABLE;
+use super::table::rows;
 use super::traffic::{Placed, Side};
 use super::types::{Finish, Plan, PlannedStep};
 
@@ -129,11 +129,11 @@ impl Swap<'_> {
         let name = step.id.split('/').next().unwrap_or_default();
         let is_row = |row: &&super::table::Row| format!("{}.{}", row.phase, row.name) == name;
         let (from, to) = (&self.from.what.name, &self.to.what.name);
-        if TABLE.iter().filter(is_row).any(|row| row.title.contains("{old}")) {
+        if rows().filter(is_row).any(|row| row.title.contains("{old}")) {
             step.title = renamed(&step.title, from, to);
         }
         let waits = |row: &super::table::Row| row.waits_for.is_some_and(|text| text.contains("{old}"));
-        if TABLE.iter().filter(is_row).any(waits) {
+        if rows().filter(is_row).any(waits) {
             step.waits_for = step.waits_for.as_ref().map(|text| renamed(text, from, to));
         }
     }

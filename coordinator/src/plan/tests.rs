@@ -11,7 +11,7 @@ use pgleap_proto::step::{
 };
 use proptest::prelude::*;
 
-use super::table::{After, At, Each, Row, TABLE};
+use super::table::{After, At, Each, Row, rows};
 use super::traffic::Side;
 use super::*;
 use crate::check::testing::{self, Case, database};
@@ -480,7 +480,7 @@ fn a_move_goes_without_pg_upgrade() {
     }
     // No move has a seed by Patroni: the fleet file may not ask for one.
     let seeded = |row: &&Row| matches!(row.each, Each::LeaderByPatroni | Each::ReplicaByPatroni);
-    let left_out = TABLE.iter().filter(|row| !row.in_moves && !seeded(row));
+    let left_out = rows().filter(|row| !row.in_moves && !seeded(row));
     let left_out: Vec<_> = left_out.map(|row| row.name).collect();
     let upgrades = case_of(false, 2, 3, 1);
     let upgrade = build(&upgrades.cluster, &upgrades.facts, OPERATION, TAG).unwrap();
@@ -577,11 +577,10 @@ fn a_seed_by_patroni_is_made_under_a_name_of_its_own_or_adopted_under_the_one_it
 fn every_row_makes_steps_and_everything_movable_is_found_again() {
     let case = movable().seeded_by_patroni();
     let plan = plan(&case);
-    for row in TABLE {
+    for row in rows() {
         let steps =
             plan.steps.iter().filter(|step| kind_of(&step.id) == format!("{}.{}", row.phase, row.name));
-        let expected: usize = TABLE
-            .iter()
+        let expected: usize = rows()
             .filter(|other| (other.phase, other.name) == (row.phase, row.name))
             .map(|other| match other.each {
                 Each::Leader | Each::Replica | Each::Balancer => 1,
@@ -642,7 +641,7 @@ fn a_move_reads_like_this() {
 fn the_documentation_is_the_table() {
     let mut text = String::from(
         "# The steps of an operation\n\n\
-         Generated from the step table, `coordinator/src/plan/table.rs`; a test fails when this page is stale\n\
+         Generated from the step table, `coordinator/src/plan/table/`; a test fails when this page is stale\n\
          (`PGLEAP_UPDATE_GOLDEN=1 cargo test -p pgleap-coordinator the_documentation` writes it anew).\n\n\
          Steps start as soon as everything in *follows* is done, so replicas are worked on side by side. An undo takes back\n\
          every started step, the last one first; where nothing is said, the step leaves nothing to take back. `finish` takes back\n\
@@ -650,7 +649,7 @@ fn the_documentation_is_the_table() {
          what that one would have followed.\n",
     );
     let mut phase = None;
-    for row in TABLE {
+    for row in rows() {
         if phase != Some(row.phase) {
             phase = Some(row.phase);
             text.push_str(&format!(
