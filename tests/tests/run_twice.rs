@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use pgleap_coordinator::check::{Facts, queries};
-use pgleap_coordinator::plan::table::{Each, Row, TABLE};
+use pgleap_coordinator::plan::table::{self, Each, Row};
 use pgleap_coordinator::plan::{Phase, Plan, PlannedStep, bind, build};
 use pgleap_proto::agent::{Done, Verb, finished};
 use pgleap_proto::step::{Output, output};
@@ -89,7 +89,7 @@ async fn twice(fleet: &Fleet, plan: Plan, rows: impl Fn(&Row) -> bool) -> Result
     let poolers = fleet.poolers.iter().flat_map(|host| &host.poolers).map(|pooler| pooler.name.clone());
     let balancer = fleet.balancer.iter().map(|balancer| balancer.host.clone());
     let subjects: Vec<String> = nodes.chain(poolers).chain(balancer).collect();
-    for row in TABLE.iter().filter(|row| rows(row)) {
+    for row in table::rows().filter(|row| rows(row)) {
         let of = |subject: &String| planned.contains(row.id(subject).as_str());
         ensure!(subjects.iter().any(of), "no step of {} {}", row.phase, row.name);
     }
@@ -174,7 +174,7 @@ async fn so_can_those_that_change_the_configuration_of_patroni() -> Result<()> {
     let mut plan = plan(&fleet).await?;
     // Those alone: the others are the same with and without Patroni on the old side.
     let theirs = |step: &PlannedStep| {
-        let mut rows = TABLE.iter().filter(|row| for_patroni(row));
+        let mut rows = table::rows().filter(|row| for_patroni(row));
         rows.any(|row| step.id.split('/').next() == Some(&format!("{}.{}", row.phase, row.name)))
     };
     plan.steps.retain(theirs);
