@@ -1,5 +1,7 @@
 //! What each step asks of its agent. Fields marked BOUND in `step.proto` stay empty here; `bind` fills them.
 
+mod seed;
+
 use pgleap_proto::agent::DatabaseFacts;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::action::Kind;
@@ -7,15 +9,17 @@ use pgleap_proto::step::{
     Action, Analyze, CatchUp, CheckUpgrade, CleanPromoted, CloneNode, CreateMarker, CreatePhysicalSlot,
     CreateSlots, DatabaseCollations, DatabaseSlot, DropPhysicalSlot, EnableSubscriptions, FenceNode,
     HaltStandby, HandOver, HandOverReplica, InitNew, KeepTraffic, OfferFiles, ProtectFromPatroni, Publish,
-    RecoverTo, RefreshCollations, Rehearse, Relink, SeedByPatroni, SparedSlot, StageBalancer, StagePooler,
-    StartLeader, StartReplica, StartStandby, StopLeader, StopReplica, Subscribe, TakeFromPatroni,
-    UpdateExtensions, Upgrade, Validate, VerifyRelink,
+    RecoverTo, RefreshCollations, Rehearse, Relink, SparedSlot, StageBalancer, StagePooler, StartLeader,
+    StartReplica, StartStandby, StopLeader, StopReplica, Subscribe, UpdateExtensions, Upgrade, Validate,
+    VerifyRelink,
 };
 
 use super::draft::Draft;
 use super::survival::FAILOVER_SLOTS;
 use super::traffic::Side;
 use crate::fleet::{BalancerSpec, NewNodeSpec, OldNodeSpec, PoolerSpec};
+
+pub(super) use seed::{seed_by_patroni, take_from_patroni};
 
 fn of(kind: Kind) -> Action {
     Action { kind: Some(kind) }
@@ -80,45 +84,6 @@ pub(super) fn drop_seed_slot(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
     of(Kind::DropPhysicalSlot(DropPhysicalSlot {
         node: Some(draft.upstream_node()),
         slot: draft.physical_slot(node),
-    }))
-}
-
-/// Patroni gives them to the server on its command line, with small defaults of its own where its dynamic configuration has none (its
-/// `ConfigHandler.CMDLINE_OPTIONS`).
-const PATRONIS: [&str; 9] = [
-    "max_connections",
-    "max_locks_per_transaction",
-    "max_prepared_transactions",
-    "max_replication_slots",
-    "max_wal_senders",
-    "max_worker_processes",
-    "track_commit_timestamp",
-    "wal_level",
-    "wal_log_hints",
-];
-
-pub(super) fn seed_by_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
-    let settings = &draft.server.settings;
-    let setting = |name: &str| Some((name.to_owned(), settings.get(name)?.clone()));
-    of(Kind::SeedByPatroni(SeedByPatroni {
-        node: Some(draft.cluster.seed(node)),
-        patroni: draft.seed_patroni(node),
-        adopted: draft.adopts_seed,
-        remote: Some(draft.cluster.reach_old(draft.upstream)),
-        slot: draft.physical_slot(draft.new_leader),
-        upstream: Some(draft.upstream_of(node)),
-        system_identifier: draft.server.system_identifier,
-        settings: PATRONIS.into_iter().filter_map(setting).collect(),
-    }))
-}
-
-pub(super) fn take_from_patroni(draft: &Draft<'_>, node: &NewNodeSpec) -> Action {
-    let leads = node.name == draft.new_leader.name;
-    of(Kind::TakeFromPatroni(TakeFromPatroni {
-        node: Some(draft.cluster.seed(node)),
-        patroni: draft.seed_patroni(node),
-        adopted: draft.adopts_seed,
-        leader_rest: if leads { String::new() } else { draft.new_leader.rest.clone() },
     }))
 }
 
