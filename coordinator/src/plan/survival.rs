@@ -140,8 +140,8 @@ fn reaches(former: &str, leader: &Seen<'_>, timeline: u32) -> Result<Reaches, Su
             "the plan does not say on which timeline {former} was, so what {name} has cannot be told"
         ));
     }
-    // The first one that leads away from it: there may have been two failovers since.
-    let fork = leader.reply.forks.iter().find(|fork| fork.parent >= timeline);
+    // There may have been two failovers since; one that was never on that timeline tells nothing.
+    let fork = leader.reply.forks.iter().find(|fork| fork.parent == timeline);
     match fork {
         Some(fork) => Ok(Reaches::Fork(Lsn(fork.lsn))),
         None => unclear(format!(

@@ -119,6 +119,16 @@ fn of_two_failovers_the_first_one_counts() {
 }
 
 #[test]
+fn one_that_was_never_on_the_former_timeline_tells_nothing() {
+    let mut world = World::new();
+    let promoted = world.of("old-1");
+    promoted.timeline = 4;
+    // Where it left a later one says nothing of what the former leader had.
+    promoted.forks = vec![Fork { parent: 1, lsn: 0x100 }, Fork { parent: 3, lsn: FORK + 100 }];
+    world.unclear("cannot be told");
+}
+
+#[test]
 fn a_slot_that_is_of_no_use_is_told() {
     type Spoil = fn(&mut Vec<SlotState>);
     let spoilt: [(Spoil, &str); 4] = [
