@@ -28,7 +28,9 @@ fn options(members: usize, wait_for_standbys: bool) -> Options {
     let mut options = switching::options(&[]);
     options.rows = 300;
     let old = &mut options.fleet.old;
+    // A move: within which major does not matter to what is claimed here.
     old.version = std::env::var("PGLEAP_OLD").unwrap_or_else(|_| "18".into());
+    options.fleet.new_version.clone_from(&old.version);
     old.tablespaces.clear();
     old.nodes = ["o1", "o2", "o3"].into_iter().take(members).map(str::to_owned).collect();
     for name in ["sync_replication_slots", "hot_standby_feedback"] {

@@ -1,3 +1,5 @@
+//! Verdicts about one failover, spoilt in one place each.
+
 use pgleap_proto::traffic::{Fork, SlotAt};
 
 use super::*;
