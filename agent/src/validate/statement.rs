@@ -219,8 +219,9 @@ impl Table {
         )
     }
 
-    /// One bool: whether the lower bound (parameters from 1) does not sort before the upper one here. Bounds of different
-    /// length may share their common part: then the longer one lies inside or at the edge of the shorter one's rows.
+    /// One bool: whether the lower bound (parameters from 1) sorts after the upper one here. They may be equal: a chunk can end
+    /// exactly where its segment does, so that nothing is left between them; and bounds of different length may share their
+    /// common part: then the longer one lies inside or at the edge of the shorter one's rows. Ranges still cover every row once.
     pub fn disordered(&self, after: usize, upto: usize) -> String {
         let common = after.min(upto);
         let values = |first: usize| {
@@ -229,8 +230,7 @@ impl Table {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let operator = if after == upto { "<" } else { "<=" };
-        format!("SELECT NOT (({}) {operator} ({}))", values(1), values(1 + after))
+        format!("SELECT NOT (({}) <= ({}))", values(1), values(1 + after))
     }
 }
 
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn order_is_compared_over_the_common_part() {
-        assert_eq!(table().disordered(1, 1), "SELECT NOT (($1::text::bigint) < ($2::text::bigint))");
+        assert_eq!(table().disordered(1, 1), "SELECT NOT (($1::text::bigint) <= ($2::text::bigint))");
         assert_eq!(table().disordered(2, 1), "SELECT NOT (($1::text::bigint) <= ($3::text::bigint))");
     }
 
