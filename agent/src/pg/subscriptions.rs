@@ -90,39 +90,56 @@ pub async fn failures(session: &Session, major: u32, name: &str) -> Result<i64> 
 /// How long an enabled subscription is without a worker before the launcher is asked again: it needs some milliseconds, or
 /// `wal_retrieve_retry_interval` (5 s) when one has just failed.
 const REMINDER: Duration = Duration::from_secs(1);
+/// Longest pause between two times: where no worker stays because its publisher is away, asking changes nothing.
+const LONGEST_REMINDER: Duration = Duration::from_secs(60);
 
 /// Asks the launcher of workers again, which forgets who asks while it waits for another worker to attach: both set one latch. From 16 on
 /// it looks again after three minutes only (launcher.c, `WaitForReplicationWorkerAttach`, `DEFAULT_NAPTIME_PER_CYCLE`). Seen on 16.2, where
 /// of three subscriptions that were enabled at once one had its worker; newer minors remember.
 #[derive(Debug)]
-pub struct Launcher(Wait);
+pub struct Launcher {
+    patience: Duration,
+    wait: Wait,
+}
 
 impl Launcher {
     /// It was asked just now.
     pub fn asked() -> Launcher {
-        Launcher(Wait::of(REMINDER))
+        Launcher { patience: REMINDER, wait: Wait::of(REMINDER) }
     }
 
     /// Every worker was there at this look.
     pub fn is_done(&mut self) {
-        self.0.restart();
+        *self = Launcher::asked();
     }
 
-    /// A subscription was enabled at this look and had no worker. Asks when that is so for a while.
+    /// Whether it was waited for long enough since it was asked.
+    pub fn is_due(&self) -> bool {
+        self.wait.is_over()
+    }
+
+    /// A subscription was enabled at this look and had no worker. Asks when that is so for a while; each time waits longer. The caller
+    /// sees to it that nobody disables the subscription meanwhile.
     ///
     /// # Errors
     /// When the server refuses.
     pub async fn remind(&mut self, session: &Session, name: &str) -> Result<()> {
-        if !self.0.is_over() {
+        if !self.is_due() {
             return Ok(());
         }
-        self.0.restart();
-        // Changes nothing but that its commit wakes the launcher (`ApplyLauncherWakeupAtCommit`).
-        let again = format!("SET statement_timeout = '60s'; ALTER SUBSCRIPTION {} ENABLE", ident(name));
-        session
-            .batch_execute(&again)
-            .await
-            .doing(|| format!("asking for the worker of subscription {name} again"))
+        self.patience = (self.patience + REMINDER).min(LONGEST_REMINDER);
+        self.wait = Wait::of(self.patience);
+        // Changes nothing but that its commit wakes the launcher (`ApplyLauncherWakeupAtCommit`), so it need not wait for a standby.
+        let again = format!(
+            "BEGIN; SET LOCAL statement_timeout = '10s'; SET LOCAL synchronous_commit = local; ALTER SUBSCRIPTION {} ENABLE; COMMIT",
+            ident(name)
+        );
+        let asked = session.batch_execute(&again).await;
+        if asked.is_err() {
+            // The session is the caller's.
+            let _ = session.batch_execute("ROLLBACK").await;
+        }
+        asked.doing(|| format!("asking for the worker of subscription {name} again"))
     }
 }
 

@@ -25,6 +25,7 @@ use crate::config::AgentConfig;
 use crate::error::Result;
 use crate::pg::sql;
 use crate::pg::subscriptions::{self, Launcher};
+use crate::side::hold;
 
 /// How often the records are looked at, and each node.
 const SCAN: Duration = Duration::from_millis(500);
@@ -208,9 +209,14 @@ async fn watch(kept: Arc<Kept>, leaders: Arc<Leaders>) {
 /// A worker that ends while the launcher waits for another one to attach is forgotten as one that was asked for.
 async fn see_to_workers(node: &Node, name: &str, launcher: &mut Launcher) -> Result<()> {
     let session = sql::connect_any(node).await?;
-    match subscriptions::without_worker(&session, name).await? {
-        None => launcher.is_done(),
-        Some(database) => launcher.remind(&sql::connect(node, &database).await?, name).await?,
+    if subscriptions::without_worker(&session, name).await?.is_none() {
+        launcher.is_done();
+    } else if launcher.is_due() {
+        // A switchover disables subscriptions under this lock: looked at again within it, or one would be enabled after that.
+        let _held = hold(node).await;
+        if let Some(database) = subscriptions::without_worker(&session, name).await? {
+            launcher.remind(&sql::connect(node, &database).await?, name).await?;
+        }
     }
     Ok(())
 }
