@@ -83,12 +83,14 @@ pub struct Sampler {
     kept: KeepTraffic,
     side: Side,
     sessions: HashMap<String, Session>,
+    /// Of the timeline that was seen last. How one came about never changes, and the file is not read at every look.
+    forks: (u32, Vec<Fork>),
 }
 
 impl Sampler {
     /// Nothing is open yet.
     pub fn new(kept: KeepTraffic, side: Side) -> Sampler {
-        Sampler { kept, side, sessions: HashMap::new() }
+        Sampler { kept, side, sessions: HashMap::new(), forks: (0, Vec::new()) }
     }
 
     fn node(&self) -> Node {
@@ -184,7 +186,7 @@ impl Sampler {
             origins: reached,
             confirmed,
             slots: states,
-            forks: forks(&node, timeline),
+            forks: self.forks(&node, timeline),
             receiving,
             in_recovery: row.get("in_recovery"),
             timeline,
@@ -207,6 +209,16 @@ impl Sampler {
             }
         }
         Ok((server, Ok(databases)))
+    }
+
+    /// How a timeline came about; empty as long as that is not known (a standby need not have the file).
+    fn forks(&mut self, node: &Node, timeline: u32) -> Vec<Fork> {
+        if timeline > 1 && (self.forks.0 != timeline || self.forks.1.is_empty()) {
+            let known = history::all(Path::new(&node.data_dir), timeline).unwrap_or_default();
+            let forks = known.into_iter().map(|fork| Fork { parent: fork.parent, lsn: fork.switch.0 });
+            self.forks = (timeline, forks.collect());
+        }
+        if timeline > 1 { self.forks.1.clone() } else { Vec::new() }
     }
 
     /// The younger of the marker rows whose clock is known, on this agent's clock.
@@ -236,15 +248,6 @@ impl Sampler {
         }
         Ok(youngest)
     }
-}
-
-/// How a timeline came about; empty when that is not known (a standby need not have the file).
-fn forks(node: &Node, timeline: u32) -> Vec<Fork> {
-    if timeline <= 1 {
-        return Vec::new();
-    }
-    let known = history::all(Path::new(&node.data_dir), timeline).unwrap_or_default();
-    known.into_iter().map(|fork| Fork { parent: fork.parent, lsn: fork.switch.0 }).collect()
 }
 
 /// The kept session with a database, or a new one.
