@@ -38,22 +38,22 @@ pub struct Hosts {
 }
 
 /// Why this machine cannot do it, if so.
-pub fn impossible() -> Option<String> {
+///
+/// # Errors
+/// When it could, but what `make hosts` installs is not there.
+pub fn impossible() -> Result<Option<String>> {
+    if !nix::unistd::Uid::effective().is_root() {
+        return Ok(Some("making containers needs root".into()));
+    }
     let missing = |program: &&str| {
         let paths = std::env::var("PATH").unwrap_or_default();
         !paths.split(':').any(|directory| Path::new(directory).join(program).is_file())
     };
-    if !nix::unistd::Uid::effective().is_root() {
-        return Some("making containers needs root".into());
-    }
     let programs = ["systemd-nspawn", "ip", "ssh", "ssh-keygen", "unshare", "setpriv"];
     if let Some(program) = programs.iter().find(|program| missing(program)) {
-        return Some(format!("{program} is missing: `make hosts` installs it"));
+        bail!("{program} is missing: `make hosts` installs it");
     }
-    match root().and_then(|root| tried(&root)) {
-        Ok(()) => None,
-        Err(error) => Some(format!("{error:#}")),
-    }
+    Ok(tried(&root()?).err().map(|error| format!("{error:#}")))
 }
 
 /// Not every machine lets even root make what a container needs.
