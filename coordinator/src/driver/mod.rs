@@ -20,6 +20,7 @@ mod reads;
 mod replay;
 mod run;
 mod switchover;
+mod told;
 mod wanted;
 mod watch;
 
@@ -74,6 +75,8 @@ pub struct Driver {
     known: BTreeMap<String, Known>,
     queue: Queue,
     term: Option<u64>,
+    /// Up to this entry of the log is told what happened.
+    told: u64,
 }
 
 /// One operation as the driver saw it last.
@@ -106,7 +109,7 @@ impl Driver {
         let by = format!("coordinator {name}");
         let (tasks, jobs, known) = (JoinSet::new(), HashMap::new(), BTreeMap::new());
         let (news, queue) = (Arc::default(), Queue::default());
-        Driver { raft, agents, live, by, news, tasks, jobs, known, queue, term: None }
+        Driver { raft, agents, live, by, news, tasks, jobs, known, queue, term: None, told: 0 }
     }
 
     /// Works until told to stop. Runs on agents go on without it.
@@ -150,9 +153,13 @@ impl Driver {
         if self.term != view.leading {
             self.let_go();
             self.term = view.leading;
+            // What came before was told by whoever led then.
+            self.told = view.state.applied;
         }
         let Some(term) = view.leading else { return };
         let state = &view.state;
+        told::tell(state, self.told);
+        self.told = state.applied;
         let refreshed = self.queue.generation != state.generation();
         let mut changed = self.changed(state, by_clock || refreshed);
         if self.queue.stale || by_clock || refreshed || !self.queue.has_seen(&state.rollouts) {

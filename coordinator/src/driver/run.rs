@@ -58,8 +58,6 @@ impl StepRun {
             // Reached before it is started, so that nothing is started on a host that is away.
             let greeted = self.reach().await;
             let Some(fence) = self.start().await else { return };
-            let host = self.step.host.as_str();
-            tracing::info!(host, verb = ?self.verb, attempt = fence.attempt, "the step is started");
             let Some((mut finished, mut agent)) = self.follow(greeted, &fence).await else { return };
             if let Some(finished::Outcome::Done(_)) = finished.outcome
                 && let Some(also) = self.taken_back_also(&planned).await
@@ -98,10 +96,6 @@ impl StepRun {
                 )),
             };
             let (operation, step) = (self.operation.clone(), self.step.id.clone());
-            match &outcome {
-                Outcome::Done { already, .. } => tracing::info!(host, already, "the step is done"),
-                Outcome::Failed { message, .. } => tracing::warn!(host, "the step failed: {message}"),
-            }
             self.live.left(&self.operation, &self.step.id);
             let attempt = fence.attempt;
             self.propose(Command::StepFinished { operation, step, attempt, outcome, agent }).await;

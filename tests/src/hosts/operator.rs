@@ -143,7 +143,11 @@ impl<'h> Operator<'h> {
         let names = self.hosts.machines.iter().map(|machine| &machine.name);
         let told = names.map(|host| of(host, "_SYSTEMD_UNIT=pgleap-coordinator.service"));
         let told: Result<Vec<String>> = told.collect();
-        ensure!(told?.concat().contains("the step is done"), "no coordinator has told of its steps");
+        let told = told?.concat();
+        for event in ["operation-started: ", "done", "waiting: "] {
+            let is_told = told.lines().any(|line| line.starts_with(event));
+            ensure!(is_told, "no coordinator has told of \"{event}\": {told}");
+        }
         Ok(())
     }
 }
