@@ -15,7 +15,7 @@ use super::error::{find, operation_of, refused};
 use crate::check;
 use crate::driver::explain_status;
 use crate::plan::{Moving, Side};
-use crate::state::Command;
+use crate::state::{Command, READS};
 
 /// Longest wait for the facts of one node.
 const INSPECT: Duration = Duration::from_secs(60);
@@ -140,7 +140,7 @@ impl Api {
 
 /// Every name is one that can be accepted.
 fn known(accept: &[String]) -> Result<(), Status> {
-    let names: Vec<&str> = UNCARRIED.iter().map(|kind| kind.name).chain([NEW_DATABASES]).collect();
+    let names: Vec<&str> = UNCARRIED.iter().map(|kind| kind.name).chain([NEW_DATABASES, READS]).collect();
     match accept.iter().find(|name| !names.contains(&name.as_str())) {
         None => Ok(()),
         Some(name) => Err(Status::invalid_argument(format!(

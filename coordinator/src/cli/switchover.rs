@@ -13,7 +13,8 @@ pub struct Switchover {
     /// Cluster or operation
     name: String,
     /// What replication does not carry and may be as it is on the other side:
-    /// large-objects, unlogged-tables, materialized-views, new-databases
+    /// large-objects, unlogged-tables, materialized-views, new-databases; and reads, which may stay behind when no server of that
+    /// side can have them
     #[arg(long, value_delimiter = ',', value_name = "WHAT")]
     accept: Vec<String>,
     /// Do not wait for the end

@@ -44,6 +44,7 @@ pub use operation::{Operation, Status, StepState};
 pub use place::Place;
 pub use rejection::Rejection;
 pub use rollout::{Rollout, Wave};
+pub use switchover::READS;
 pub use traffic::{Side, Stage, Traffic};
 
 use crate::fleet::Policy;

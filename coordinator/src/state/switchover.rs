@@ -8,6 +8,9 @@ use super::rejection::Rejection;
 use super::traffic::{FinishOrder, LastSwitchover, Side, Stage, Switchover, Ticket};
 use super::transition::{Occasion, enter, note};
 
+/// Accepted with a switchover: reads stay where they are as long as no server of the side that takes the writes can have them.
+pub const READS: &str = "reads";
+
 /// What may be asked of the traffic of an operation, or has come of it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Move<'a> {
@@ -103,6 +106,7 @@ pub(super) fn begin(
         notes: Vec::new(),
         served: false,
         reads_before,
+        reads_may_stay: accepted.iter().any(|name| name == READS),
     });
     enter(operation, occasion, Status::Switching);
     let accepted =

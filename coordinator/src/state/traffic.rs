@@ -73,6 +73,9 @@ pub struct Switchover {
     pub served: bool,
     /// Share of reads on the new side before; wanted again when it is taken back.
     pub reads_before: u8,
+    /// Reads that cannot go along do not keep the writes where they are.
+    #[serde(default)]
+    pub reads_may_stay: bool,
 }
 
 /// Where a try stands.

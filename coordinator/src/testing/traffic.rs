@@ -50,6 +50,7 @@ pub(crate) struct Traffics {
     open: Mutex<bool>,
     fenced: Mutex<bool>,
     writer: Mutex<i32>,
+    reads_stay: Mutex<bool>,
 }
 
 impl FakeAgent {
@@ -87,6 +88,11 @@ impl FakeAgent {
         *self.traffics().writer.lock().unwrap() = side;
     }
 
+    /// The balancer of this host has no server of the new side that could have reads.
+    pub(crate) fn keep_reads(&self) {
+        *self.traffics().reads_stay.lock().unwrap() = true;
+    }
+
     async fn admit(
         &self,
         peer: Result<Peer, Status>,
@@ -110,6 +116,9 @@ impl FakeAgent {
             return Err(Status::aborted("the ticket is old"));
         }
         traffics.moved.lock().unwrap().push(Moved { at, host, call, what, ticket });
+        if call == "route_reads" && *traffics.reads_stay.lock().unwrap() {
+            return Ok(Some(Answer::Notes("nobody is up there")));
+        }
         let answer = traffics.script.lock().unwrap().get_mut(call).and_then(VecDeque::pop_front);
         match answer {
             Some(Answer::Fail(why)) => Err(Status::failed_precondition(why)),
@@ -211,8 +220,8 @@ calls! {
     blockers(BlockersRequest) -> BlockersReply: |r| format!("{:?}", r.pids), |_a| BlockersReply {
         blockers: vec![Blocker { pid: 77, database: "app".into(), user: "u".into(), age_ms: 60_000, query: "SELECT pg_sleep(60)".into(), ..Blocker::default() }],
     };
-    route_reads(RouteReadsRequest) -> RouteReadsReply: |r| r.percent.to_string(), |_a| RouteReadsReply {
-        effective_percent: r.percent,
-        ..RouteReadsReply::default()
+    route_reads(RouteReadsRequest) -> RouteReadsReply: |r| r.percent.to_string(), |a| match a {
+        Some(Answer::Notes(why)) => RouteReadsReply { reason: why.into(), ..RouteReadsReply::default() },
+        _ => RouteReadsReply { effective_percent: r.percent, ..RouteReadsReply::default() },
     };
 }

@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use super::calls::Party;
 use super::{Failure, Hand, Over, millis};
 use crate::plan::Side;
-use crate::state::Command;
+use crate::state::{Command, READS};
 
 /// Longest wait for an agent to get ready; comparing and pre-setting many sequences takes a while.
 const ARM: Duration = Duration::from_secs(60);
 /// How long the target may take to come within the lag that is allowed.
 const LAG: Duration = Duration::from_secs(30);
 /// How long reads may take to be where they are wanted.
-const READS: Duration = Duration::from_secs(30);
+const READS_WAIT: Duration = Duration::from_secs(30);
 const READS_AGAIN: Duration = Duration::from_millis(250);
 /// How long a balancer may take for one answer.
 const READS_ANSWER: Duration = Duration::from_secs(5);
@@ -130,7 +130,7 @@ impl Hand<'_> {
     /// Reads go first: the side that is to take the writes serves them already when it does.
     async fn move_reads(&self) -> Result<(), Failure> {
         let percent = if self.switchover.to == Side::New { 100 } else { 0 };
-        let until = Instant::now() + READS;
+        let until = Instant::now() + READS_WAIT;
         let balancers = self.moving.balancers.iter();
         let moved = balancers.filter(|at| !self.operation.abandoned.contains(&at.host)).map(|at| async move {
             let party = self.connect(at, format!("balancer {}", at.what.name)).await?;
@@ -145,12 +145,14 @@ impl Hand<'_> {
                 let answer = until.max(Instant::now() + READS_ANSWER);
                 let reply = party.answer(answer, "move the reads", client.route_reads(request)).await?;
                 self.run.live.reads(&self.ticket.operation, &at.what.name, reply.clone());
-                if reply.effective_percent == percent {
+                // It is asked for all the same: they come when they can.
+                if reply.effective_percent == percent || self.switchover.reads_may_stay {
                     return Ok(());
                 }
                 if Instant::now() + READS_AGAIN >= until {
                     return Err(Failure::passing(format!(
-                        "balancer {} sends {} % of the reads to the new side where {percent} % are wanted: {}",
+                        "balancer {} sends {} % of the reads to the new side where {percent} % are wanted: {} (to move the writes all \
+                         the same: --accept {READS})",
                         at.what.name, reply.effective_percent, reply.reason
                     )));
                 }

@@ -14,7 +14,7 @@ use super::super::tests::{Coordinator, Fixture, OP};
 use super::pause_before;
 use crate::plan::PlannedStep;
 use crate::state::traffic::LastSwitchover;
-use crate::state::{Command, Operation, Side, Stage, Status};
+use crate::state::{Command, Operation, READS, Side, Stage, Status};
 use crate::testing::{Answer, Moved, poll};
 
 fn movable(fixture: &Fixture) -> Vec<PlannedStep> {
@@ -187,6 +187,33 @@ async fn whatever_fails_before_the_decision_is_taken_back_and_never_decided() {
         let opened = named(&calls, "abort").into_iter().find(|moved| moved.what == "old for old").unwrap();
         assert!(resumed.iter().all(|moved| moved.at > opened.at), "{call}: opened before clients go on");
     }
+}
+
+#[tokio::test]
+async fn reads_that_cannot_go_along_hold_the_writes_up_unless_that_is_accepted() {
+    let fixture = Fixture::new().await;
+    fixture.first.keep_reads();
+    let coordinator = ready(&fixture).await;
+    switch(&coordinator, Side::New).await;
+    let asked = || {
+        fixture
+            .first
+            .moved()
+            .iter()
+            .filter(|moved| moved.call == "route_reads" && moved.what == "100")
+            .count()
+    };
+    poll("reads to be asked for again", || asked() > 2).await;
+    assert_eq!(calls(&fixture), [], "nothing else is done before");
+
+    let fixture = Fixture::new().await;
+    fixture.first.keep_reads();
+    let coordinator = ready(&fixture).await;
+    let accepted = vec![READS.to_owned()];
+    coordinator.tell(Command::BeginSwitchover { operation: OP.into(), to: Side::New, accepted }).await;
+    let last = ended(&coordinator).await;
+    let traffic = coordinator.operation().traffic.clone();
+    assert!(last.decided && (traffic.writer, traffic.reads) == (Side::New, 100), "{last:#?}");
 }
 
 #[tokio::test]
