@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -285,6 +285,34 @@ impl Patroni {
         self.members[index].send("POST", "/reload", &Value::Null).await.map(drop)
     }
 
+    /// A member restarts its PostgreSQL.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn restart(&self, index: usize) -> Result<()> {
+        self.members[index].send("POST", "/restart", &json!({})).await.map(drop)
+    }
+
+    /// Tells the leader to let another member lead, as a person does, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn order_switchover(&self, from: usize, to: usize) -> Result<()> {
+        let name = |index: usize| &self.members[index].server.name;
+        let order = json!({"leader": name(from), "candidate": name(to)});
+        self.members[from].send("POST", "/switchover", &order).await.map(drop)
+    }
+
+    /// Makes another member the leader, and the former one a standby.
+    ///
+    /// # Errors
+    /// When it refuses, or they are not.
+    pub async fn switch_over(&mut self, from: usize, to: usize) -> Result<()> {
+        self.order_switchover(from, to).await?;
+        self.wait_for_leader(to).await?;
+        self.wait_healthy().await
+    }
+
     /// The dynamic configuration.
     ///
     /// # Errors
@@ -302,10 +330,25 @@ impl Patroni {
             let Ok(cluster) = member.ask("/cluster").await else { continue };
             let leader =
                 roles(&cluster).into_iter().find(|(_, role, state)| role == "leader" && state == "running");
-            let named = |name: String| self.members.iter().position(|member| member.server.name == name);
-            return Ok(leader.and_then(|(name, _, _)| named(name)));
+            return Ok(leader.and_then(|(name, _, _)| self.position(&name)));
         }
         anyhow::bail!("no member of {} answers", self.options.scope)
+    }
+
+    /// Index of the member with that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.members.iter().position(|member| member.server.name == name)
+    }
+
+    /// No member's daemon answers.
+    ///
+    /// # Errors
+    /// Names one that does.
+    pub async fn none_answers(&self) -> Result<()> {
+        for member in &self.members {
+            ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
+        }
+        Ok(())
     }
 
     /// Waits until that member leads and takes writes.
