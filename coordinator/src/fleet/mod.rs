@@ -44,4 +44,6 @@ pub fn parse(toml: &str, source: &str) -> Result<FleetSpec, FleetError> {
 }
 
 #[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
 mod tests;

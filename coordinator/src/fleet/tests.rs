@@ -1,9 +1,7 @@
 //! A sound file is read completely; a broken one gets the faults of `golden/faults.txt`.
 
+use super::samples::{LEDGER, TRAFFIC};
 use super::*;
-
-const LEDGER: &str = include_str!("golden/ledger.toml");
-const TRAFFIC: &str = include_str!("golden/traffic.toml");
 
 fn broken(edits: &[(&str, &str)]) -> String {
     let mut text = LEDGER.to_owned();

@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::properties::unchanged;
-use super::samples::{movable, plan, step};
+use super::samples::{done, end_step, envelope, failed, movable, plan, start_step, step};
 use super::*;
 use crate::fleet::{Limits, Window, Zone};
 use crate::plan::{Finish, Phase};
@@ -184,8 +184,7 @@ impl World {
 
     fn tell(&mut self, command: Command) -> Result<Reply, Rejection> {
         let index = self.log.len() as u64 + 1;
-        let (at, by) = (self.at(), "test".into());
-        let envelope = Envelope { version: COMMAND_VERSION, at, by, request_id: None, command };
+        let envelope = envelope(self.now.unsigned_abs(), command);
         let before = self.state.clone();
         let result = self.state.apply(Position { index, term: 1 + index / 20 }, &envelope);
         match &result {
@@ -329,19 +328,13 @@ impl World {
     fn step(&mut self, id: &str, ok: bool) -> bool {
         let operation = &self.state.operations[id];
         let Some(StepToRun { id: step, verb }) = runnable(operation).into_iter().next() else { return false };
-        let operation = id.to_owned();
-        let started =
-            self.tell(Command::StepStarted { operation: operation.clone(), step: step.clone(), verb });
-        let attempt = match started {
+        let attempt = match self.tell(start_step(id, &step, verb)) {
             Ok(Reply::Started { attempt, .. }) => attempt,
             Err(Rejection::NotNow { .. }) => return false,
             other => panic!("runnable, and {other:?}"),
         };
-        let outcome = match ok {
-            true => Outcome::Done { output: None, already: false },
-            false => Outcome::Failed { message: "broken".into(), evidence: Vec::new() },
-        };
-        self.tell(Command::StepFinished { operation, step, attempt, outcome, agent: None }).unwrap();
+        let outcome = if ok { done() } else { failed("broken") };
+        self.tell(end_step(id, &step, attempt, outcome)).unwrap();
         true
     }
 
@@ -445,9 +438,7 @@ impl World {
                     Try::NotReady { .. } => {
                         Command::NotReady { operation, reason: "not ready".into(), evidence: Vec::new() }
                     }
-                    Try::Any { step, .. } => {
-                        Command::StepStarted { operation, step: format!("s{step}"), verb: Verb::Do }
-                    }
+                    Try::Any { step, .. } => start_step(&operation, &format!("s{step}"), Verb::Do),
                     Try::Cancel { .. } => Command::Cancel { operation },
                     Try::Retry { .. } => Command::Retry { operation },
                     Try::Finish { .. } => Command::Finish { operation, decommission: false },

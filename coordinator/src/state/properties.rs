@@ -18,10 +18,9 @@ mod examples;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::samples::{movable, plan, plan_of_masks, step};
+use super::samples::{done, end_step, envelope, failed, movable, plan, plan_of_masks, start_step, step};
 use super::*;
 use crate::plan::Finish;
 use checks::{check_attempts, check_audit, check_exclusive, check_register, check_start};
@@ -155,22 +154,18 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
     Some(match attempt {
         Try::Start { op, step, undo } => {
             let verb = if *undo { Verb::Undo } else { Verb::Do };
-            Command::StepStarted { operation: id(*op), step: format!("s{step}"), verb }
+            start_step(&id(*op), &format!("s{step}"), verb)
         }
         Try::StartRunnable { op, pick } => {
             let next = runnable(operation(*op)?);
             let StepToRun { id: step, verb } = next.get(pick % next.len().max(1))?.clone();
-            Command::StepStarted { operation: id(*op), step, verb }
+            start_step(&id(*op), &step, verb)
         }
         Try::Finish { op, step, stale, ok } => {
             let step = format!("s{step}");
             let StepState::Started(run) = &operation(*op)?.steps.get(&step)?.state else { return None };
             let attempt = if *stale { run.attempt - 1 } else { run.attempt };
-            let outcome = match ok {
-                true => Outcome::Done { output: None, already: false },
-                false => Outcome::Failed { message: "broken".into(), evidence: vec!["line".into()] },
-            };
-            Command::StepFinished { operation: id(*op), step, attempt, outcome, agent: None }
+            end_step(&id(*op), &step, attempt, if *ok { done() } else { failed("broken") })
         }
         Try::Block { op, step } => {
             let step = format!("s{step}");
@@ -211,11 +206,10 @@ fn command(state: &State, masks: &[u16], attempt: &Try) -> Option<Command> {
                 _ => None,
             };
             if let Some((step, attempt)) = operation.steps.iter().find_map(started) {
-                let outcome = Outcome::Done { output: None, already: false };
-                Command::StepFinished { operation: id(*op), step, attempt, outcome, agent: None }
+                end_step(&id(*op), &step, attempt, done())
             } else {
                 let StepToRun { id: step, verb } = runnable(operation).into_iter().next()?;
-                Command::StepStarted { operation: id(*op), step, verb }
+                start_step(&id(*op), &step, verb)
             }
         }
         Try::Begin { op } => Command::StartOperation {
@@ -258,11 +252,6 @@ fn traffic(operation: String, what: Kind, attempt: u64) -> Command {
             evidence: vec!["nothing is missing".into()],
         },
     }
-}
-
-fn envelope(index: u64, command: Command) -> Envelope {
-    let at = Timestamp::from_second(i64::try_from(index).unwrap()).unwrap();
-    Envelope { version: COMMAND_VERSION, at, by: "test".into(), request_id: None, command }
 }
 
 /// The log of a random history, with the invariants checked at every entry.
@@ -308,19 +297,13 @@ fn run_to_rest(state: &mut State, operation: &str) -> Vec<String> {
         state.apply(position(index), &envelope(index, command))
     };
     while let Some(StepToRun { id: step, verb }) = runnable(&state.operations[operation]).into_iter().next() {
-        let started = Command::StepStarted { operation: operation.into(), step: step.clone(), verb };
-        let Ok(Reply::Started { attempt, .. }) = apply(state, started) else {
+        let Ok(Reply::Started { attempt, .. }) = apply(state, start_step(operation, &step, verb)) else {
             panic!("runnable but refused")
         };
+        apply(state, end_step(operation, &step, attempt, done())).unwrap();
         if verb == Verb::Undo {
-            undone.push(step.clone());
+            undone.push(step);
         }
-        let outcome = Outcome::Done { output: None, already: false };
-        apply(
-            state,
-            Command::StepFinished { operation: operation.into(), step, attempt, outcome, agent: None },
-        )
-        .unwrap();
     }
     undone
 }
@@ -528,6 +511,18 @@ impl Gate {
     fn start(&mut self, term: u64) -> u64 {
         let Ok(Reply::Started { attempt, .. }) = self.traffic(term, Kind::Started, 0) else { panic!() };
         attempt
+    }
+
+    /// A step is asked of its agent; the attempt.
+    fn start_step(&mut self, step: &str, verb: Verb) -> u64 {
+        let Ok(Reply::Started { attempt, .. }) = self.tell(5, start_step("c-1", step, verb)) else {
+            panic!("{step}")
+        };
+        attempt
+    }
+
+    fn end_step(&mut self, step: &str, attempt: u64, outcome: Outcome) {
+        self.tell(5, end_step("c-1", step, attempt, outcome)).unwrap();
     }
 
     fn refused(&mut self, term: u64, what: Kind, attempt: u64) -> String {
