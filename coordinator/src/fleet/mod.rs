@@ -12,6 +12,7 @@ mod read_many;
 mod read_traffic;
 mod reader;
 mod rules;
+mod section;
 mod spec;
 mod suggest;
 mod traffic;

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, Envelope};
+use super::command::Command;
+use super::envelope::Envelope;
 use super::{Rejection, State};
 use crate::plan::Side;
 
