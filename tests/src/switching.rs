@@ -119,6 +119,18 @@ impl Scenario {
         open
     }
 
+    /// Waits until an ordinary client cannot write on a server.
+    ///
+    /// # Errors
+    /// When one can all the time.
+    pub async fn keeps_clients_out(&self, server: &Server, limit: Duration) -> Result<()> {
+        let way = server.direct(&self.databases[0]);
+        eventually(&format!("{} to keep clients out", server.name), limit, || async {
+            Ok((!takes_writes(&way).await).then_some(()))
+        })
+        .await
+    }
+
     /// Waits until exactly one side is open, and gives it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::harness::eventually;
+use crate::harness::{Server, eventually};
 use crate::scenario::Scenario;
 use crate::snapshot::Snapshot;
 use crate::switching::Side;
@@ -65,6 +65,25 @@ impl Scenario {
                 let space = space?.path();
                 ensure!(std::fs::read_dir(&space)?.count() == 0, "{} is not empty", space.display());
             }
+        }
+        Ok(())
+    }
+
+    /// Nothing that pgleap made is in the catalogs of a server, but on a new one the slots by which its replicas stream.
+    ///
+    /// # Errors
+    /// Names what is.
+    pub async fn is_clean(&self, server: &Server) -> Result<()> {
+        let is_new = self.fleet.new.iter().any(|node| node.name == server.name);
+        let slots = if is_new { "slot_type = 'logical'" } else { "true" };
+        let sql = format!(
+            "SELECT string_agg(what, ', ') FROM (SELECT pubname::text FROM pg_publication UNION ALL SELECT nspname FROM pg_namespace \
+             UNION ALL SELECT subname FROM pg_subscription \
+             UNION ALL SELECT slot_name FROM pg_replication_slots WHERE {slots}) AS made (what) WHERE what LIKE 'pgleap%'"
+        );
+        for database in &self.databases {
+            let left = server.value(database, &sql).await?;
+            ensure!(left.is_none(), "left in {database} of {}: {left:?}", server.name);
         }
         Ok(())
     }

@@ -29,7 +29,7 @@ async fn takes_everything_back_from_each_phase() -> Result<()> {
     // And from the end of all phases, where it waits at the gate.
     scenario.start().await?;
     scenario.fleet.wait_done(LIMIT).await?;
-    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+    scenario.cancel().await?;
     scenario.as_found(&before).await.context("after cancel at the gate")?;
 
     scenario.start().await?;

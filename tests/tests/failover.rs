@@ -22,7 +22,7 @@ const NOTICED: Duration = Duration::from_secs(60);
 async fn at_the_gate() -> Result<Scenario> {
     let mut scenario = Scenario::begin(switching::options(&[])).await?;
     scenario.to_the_gate().await?;
-    scenario.load(ledger::Options { light: true, rate: 100.0, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(100.0)).await?;
     scenario.write_more(100).await?;
     Ok(scenario)
 }
@@ -39,8 +39,7 @@ async fn fail_over(scenario: &Scenario, side: Side) -> Result<Server> {
 }
 
 async fn told(scenario: &Scenario, promoted: &Server, next: &str) -> Result<OperationStatus> {
-    let status =
-        scenario.fleet.wait_for("the failover to be told", NOTICED, |s| s.state == "stopped").await?;
+    let status = scenario.fleet.wait_stopped("the failover to be told", NOTICED).await?;
     ensure!(status.reason.contains(&promoted.name), "{} is not named: {}", promoted.name, status.reason);
     ensure!(status.next.contains(next), "next is {:?}: {}", status.next, status.reason);
     Ok(status)
@@ -55,31 +54,6 @@ async fn stop_load_and_replay(scenario: &mut Scenario, side: Side) -> Result<Vec
     };
     replica.catch_up(leader).await?;
     Ok(records)
-}
-
-/// Nothing that pgleap made is in the catalogs of a server.
-async fn is_clean(scenario: &Scenario, server: &Server) -> Result<()> {
-    let sql = "SELECT (SELECT count(*) FROM pg_publication WHERE pubname LIKE 'pgleap%') \
-               + (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgleap%') \
-               + (SELECT count(*) FROM pg_subscription WHERE subname LIKE 'pgleap%') \
-               + (SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%' AND slot_type = 'logical')";
-    for database in &scenario.databases {
-        let left = server.value(database, sql).await?;
-        ensure!(
-            left.as_deref() == Some("0"),
-            "{left:?} things of pgleap are left in {database} of {}",
-            server.name
-        );
-    }
-    Ok(())
-}
-
-async fn keeps_clients_out(scenario: &Scenario, server: &Server) -> Result<()> {
-    let database = &scenario.databases[0];
-    eventually(&format!("{} to be fenced", server.name), NOTICED, || async {
-        Ok((!takes_writes(&server.direct(database)).await).then_some(()))
-    })
-    .await
 }
 
 async fn lets_clients_in(scenario: &Scenario, server: &Server) -> Result<()> {
@@ -113,13 +87,13 @@ async fn of_the_side_that_writes_before_a_switchover() -> Result<()> {
 
     // What lies in the former leader's slots needs its server: that is said, with both ways out of it.
     scenario.fleet.pgleap_ok(&["cancel", &name, "--yes"]).await?;
-    let stopped = scenario.fleet.wait_for("the cancel to stop", LIMIT, |s| s.state == "stopped").await?;
+    let stopped = scenario.fleet.wait_stopped("the cancel to stop", LIMIT).await?;
     ensure!(stopped.reason.contains("pgleap abandon"), "{}", stopped.reason);
     let former = scenario.fleet.old.nodes[0].clone();
     comes_back_as_standby(&scenario, &former, &promoted).await?;
     scenario.fleet.pgleap_ok(&["retry", &name]).await?;
     scenario.fleet.wait_for("the end of the cancel", LIMIT, |s| s.state == "cancelled").await?;
-    is_clean(&scenario, &promoted).await?;
+    scenario.is_clean(&promoted).await?;
     let sql = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%'";
     ensure!(
         former.value("postgres", sql).await?.as_deref() == Some("0"),
@@ -150,7 +124,7 @@ async fn of_the_side_that_writes_within_a_switchover() -> Result<()> {
     ensure!(ran.code != 0, "it went through without its source: {}", ran.text());
     told(&scenario, &promoted, "pgleap cancel").await?;
     lets_clients_in(&scenario, &promoted).await?;
-    keeps_clients_out(&scenario, scenario.fleet.new_leader()).await?;
+    scenario.keeps_clients_out(scenario.fleet.new_leader(), NOTICED).await?;
     scenario.stop_load().await?;
     scenario.fleet.passed();
     Ok(())
@@ -161,7 +135,7 @@ async fn of_the_side_that_follows_before_a_switchover() -> Result<()> {
     let mut scenario = Scenario::begin(switching::options(&[])).await?;
     let before = scenario.old_cluster().await?;
     scenario.to_the_gate().await?;
-    scenario.load(ledger::Options { light: true, rate: 100.0, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(100.0)).await?;
     scenario.write_more(100).await?;
     let promoted = fail_over(&scenario, Side::New).await?;
     let status = told(&scenario, &promoted, "pgleap cancel").await?;
@@ -170,9 +144,9 @@ async fn of_the_side_that_follows_before_a_switchover() -> Result<()> {
         "{:?}",
         status.evidence
     );
-    keeps_clients_out(&scenario, &promoted).await?;
+    scenario.keeps_clients_out(&promoted, NOTICED).await?;
     scenario.write_more(100).await?;
-    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+    scenario.cancel().await?;
     scenario.write_more(100).await?;
     ensure!(scenario.failed() == 0, "clients of the old cluster saw failures");
     let records = scenario.stop_load().await?;
@@ -192,7 +166,7 @@ async fn of_the_side_that_follows_after_a_switchover() -> Result<()> {
     scenario.write_more(100).await?;
     let promoted = fail_over(&scenario, Side::Old).await?;
     told(&scenario, &promoted, "pgleap finish").await?;
-    keeps_clients_out(&scenario, &promoted).await?;
+    scenario.keeps_clients_out(&promoted, NOTICED).await?;
     scenario.write_more(100).await?;
 
     // Its host never comes back.
@@ -210,13 +184,13 @@ async fn of_the_side_that_follows_after_a_switchover() -> Result<()> {
     ensure!(left.message.contains("create_slots"), "{}", left.message);
     let records = scenario.stop_load().await?;
     for server in &scenario.fleet.new {
-        is_clean(&scenario, server).await?;
+        scenario.is_clean(server).await?;
     }
     let new: Vec<&Server> = scenario.fleet.new.iter().collect();
     new[1].catch_up(new[0]).await?;
     scenario.prove_on(&new, &records).await?;
     // The side that went away stays closed.
-    keeps_clients_out(&scenario, &promoted).await?;
+    scenario.keeps_clients_out(&promoted, NOTICED).await?;
     scenario.fleet.passed();
     Ok(())
 }
@@ -234,13 +208,13 @@ async fn of_the_side_that_writes_after_a_switchover() -> Result<()> {
     let cancel = scenario.fleet.pgleap(&["cancel", &name, "--yes"]).await?;
     ensure!(cancel.code != 0, "the new cluster's writes would be lost: {}", cancel.text());
     scenario.fleet.pgleap_ok(&["finish", &name, "--yes", "--no-wait"]).await?;
-    let stopped = scenario.fleet.wait_for("the finish to stop", LIMIT, |s| s.state == "stopped").await?;
+    let stopped = scenario.fleet.wait_stopped("the finish to stop", LIMIT).await?;
     ensure!(stopped.reason.contains("pgleap abandon"), "{}", stopped.reason);
     let former = scenario.fleet.new[0].name.clone();
     scenario.fleet.pgleap_ok(&["abandon", &name, &former, "--yes"]).await?;
     scenario.fleet.wait_for("the end", LIMIT, |s| s.state == "finished").await?;
-    is_clean(&scenario, &promoted).await?;
-    is_clean(&scenario, scenario.fleet.old.primary()).await?;
+    scenario.is_clean(&promoted).await?;
+    scenario.is_clean(scenario.fleet.old.primary()).await?;
     lets_clients_in(&scenario, &promoted).await?;
     scenario.prove_on(&[&promoted], &records).await?;
     scenario.fleet.passed();

@@ -10,52 +10,31 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pgleap_tests::harness::patroni::{Hba, Patroni, PatroniOptions};
+use pgleap_tests::harness::patroni::{Hba, PatroniOptions};
 use pgleap_tests::harness::{Server, eventually};
 use pgleap_tests::ledger;
-use pgleap_tests::scenario::{LIMIT, Options, Scenario};
-use pgleap_tests::switching::{self, Side};
-use serde_json::json;
+use pgleap_tests::patroni_fleets::{self, NOTICED};
+use pgleap_tests::scenario::{Options, Scenario};
+use pgleap_tests::switching::Side;
 
 /// Longest time until Patroni has failed over, and PostgreSQL has copied slots.
 const PATRONI: Duration = Duration::from_secs(90);
-/// Longest time until the operation is where it has to be after that.
-const NOTICED: Duration = Duration::from_secs(120);
 
 const SLOTS: &str = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%' AND slot_type = 'logical' AND NOT temporary";
 
 fn options(members: usize, wait_for_standbys: bool) -> Options {
-    let mut options = switching::options(&[]);
-    options.rows = 300;
-    let old = &mut options.fleet.old;
+    let mut options = patroni_fleets::options(
+        members,
+        PatroniOptions { hba: Hba::Dynamic, password: true, wait_for_standbys, ..PatroniOptions::default() },
+    );
     // A move: within which major does not matter to what is claimed here.
+    let old = &mut options.fleet.old;
     old.version = std::env::var("PGLEAP_OLD").unwrap_or_else(|_| "18".into());
-    options.fleet.new_version.clone_from(&old.version);
-    old.tablespaces.clear();
-    old.nodes = ["o1", "o2", "o3"].into_iter().take(members).map(str::to_owned).collect();
     for name in ["sync_replication_slots", "hot_standby_feedback"] {
         old.settings.push((name.into(), "on".into()));
     }
-    old.patroni = Some(PatroniOptions {
-        hba: Hba::Dynamic,
-        password: true,
-        wait_for_standbys,
-        ..PatroniOptions::default()
-    });
+    options.fleet.new_version.clone_from(&old.version);
     options
-}
-
-fn patroni(scenario: &mut Scenario) -> Result<&mut Patroni> {
-    scenario.fleet.old.patroni.as_mut().context("nobody runs the old cluster")
-}
-
-fn member(scenario: &Scenario, name: &str) -> Result<usize> {
-    let patroni = scenario.fleet.old.patroni.as_ref().context("nobody runs the old cluster")?;
-    patroni
-        .members
-        .iter()
-        .position(|member| member.server.name == name)
-        .with_context(|| format!("no member {name}"))
 }
 
 /// Every standby of the old cluster has whole copies of all slots, and none of its own.
@@ -123,19 +102,17 @@ async fn goes_on(scenario: &Scenario, leader: &Server, times: usize) -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operation_survives_failovers_of_the_old_cluster() -> Result<()> {
     let mut scenario = Scenario::begin(options(3, true)).await?;
-    let name = scenario.fleet.name.clone();
-    let light = ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() };
+    let light = ledger::Options::light(40.0);
     scenario.load(light.clone()).await?;
     scenario.to_the_gate().await?;
     standbys_have_copies(&scenario).await?;
     scenario.write_more(50).await?;
 
     // Under load, as a person does it. Who led is a standby at once, with the slots that it made.
-    let switchover = json!({"leader": "o1", "candidate": "o2"});
-    patroni(&mut scenario)?.members[0].send("POST", "/switchover", &switchover).await?;
+    scenario.patroni(Side::Old)?.order_switchover(0, 1).await?;
     let leader = taken_over(&mut scenario).await?;
     goes_on(&scenario, &leader, 1).await?;
-    patroni(&mut scenario)?.wait_healthy().await?;
+    scenario.patroni_mut(Side::Old)?.wait_healthy().await?;
     standbys_have_copies(&scenario).await?;
     scenario.write_more(50).await?;
 
@@ -145,36 +122,22 @@ async fn the_operation_survives_failovers_of_the_old_cluster() -> Result<()> {
     for standby in &nodes[1..] {
         standby.catch_up(&nodes[0]).await?;
     }
-    let dead = member(&scenario, &leader.name)?;
-    patroni(&mut scenario)?.kill(dead);
+    let dead = scenario.patroni(Side::Old)?.position(&leader.name).context("it is a member")?;
+    scenario.patroni_mut(Side::Old)?.kill(dead);
     nodes[0].kill().await?;
     let leader = taken_over(&mut scenario).await?;
-    let base = scenario.fleet.base.path.clone();
-    let fleet = &mut scenario.fleet;
-    fleet
-        .old
-        .patroni
-        .as_mut()
-        .context("Patroni")?
-        .start(&fleet.base, dead)
-        .with_context(|| base.display().to_string())?;
+    scenario.start_member(dead)?;
     goes_on(&scenario, &leader, 2).await?;
-    patroni(&mut scenario)?.wait_healthy().await?;
+    scenario.patroni_mut(Side::Old)?.wait_healthy().await?;
     standbys_have_copies(&scenario).await?;
 
     scenario.load(ledger::Options { first_worker: 50, ..light }).await?;
     scenario.write_more(50).await?;
-    let watch = scenario.watch_sides();
-    for _ in 0..3 {
-        scenario.switch().await?;
-        scenario.write_more(50).await?;
-    }
-    watch.end().await?;
+    scenario.there_back_and_there().await?;
     records.extend(scenario.stop_load().await?);
-    let last = records.last().context("no load")?;
-    ensure!(last.failed() == 0, "transactions failed: {:?}", last.failures());
+    records.last().context("no load")?.none_failed()?;
     scenario.prove_both_sides(Side::New, &records).await?;
-    scenario.fleet.pgleap_ok(&["finish", &name, "--yes"]).await?;
+    scenario.finish().await?;
     for node in &scenario.fleet.old.nodes {
         nothing_is_left(node).await?;
     }
@@ -256,27 +219,23 @@ async fn a_leader_that_lacks_what_the_new_cluster_has_is_not_followed() -> Resul
         scenario.fleet.new_leader().value(&database, &question)
     })
     .await?;
-    patroni(&mut scenario)?.kill(0);
+    scenario.patroni_mut(Side::Old)?.kill(0);
     nodes[0].kill().await?;
     // What lies in its socket is lost with it.
     kill(receiver, Signal::SIGKILL)?;
     let leader = taken_over(&mut scenario).await?;
     ensure!(leader.value(&database, &question).await?.is_none(), "the standby had the row");
 
-    let status =
-        scenario.fleet.wait_for("the failover to be told", NOTICED, |s| s.state == "stopped").await?;
+    let status = scenario.fleet.wait_stopped("the failover to be told", NOTICED).await?;
     ensure!(status.reason.contains("the new cluster is ahead"), "{}", status.reason);
     let retried = scenario.fleet.pgleap(&["retry", &name]).await?;
     ensure!(retried.code != 0 && retried.text().contains("the new cluster is ahead"), "{}", retried.text());
 
     // Its WAL leads elsewhere, so Patroni cannot use it; its host is made anew. Nothing is left anywhere, not on the promoted node either.
     std::fs::remove_dir_all(&nodes[0].data_dir)?;
-    let fleet = &mut scenario.fleet;
-    fleet.old.patroni.as_mut().context("Patroni")?.start(&fleet.base, 0)?;
-    patroni(&mut scenario)?.wait_healthy().await?;
-    scenario.fleet.pgleap_ok(&["cancel", &name, "--yes"]).await?;
-    let ended = scenario.fleet.wait_for("the end of the cancel", LIMIT, |s| s.state == "cancelled").await?;
-    ensure!(ended.state == "cancelled", "{}: {}", ended.state, ended.reason);
+    scenario.start_member(0)?;
+    scenario.patroni_mut(Side::Old)?.wait_healthy().await?;
+    scenario.cancel().await?;
     for node in &scenario.fleet.old.nodes {
         nothing_is_left(node).await?;
     }

@@ -69,7 +69,7 @@ async fn needs_nobody_to_write() -> Result<()> {
         .collect();
     assert_eq!(cloned, [false], "adopted, and not cloned");
 
-    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+    scenario.cancel().await?;
     ensure!(!standby.is_running(), "a promoted standby still runs");
     for file in ["PG_VERSION", "base", "postgresql.conf"] {
         ensure!(standby.data_dir.join(file).exists(), "{file} of an adopted standby is gone");

@@ -8,9 +8,10 @@
 //! launcher forgets workers that it was asked for. `PGLEAP_MATRIX` is `all`, or names one: `13-18`.
 
 use anyhow::{Context, Result, ensure};
+use pgleap_tests::collations;
+use pgleap_tests::ledger::{self, Record};
 use pgleap_tests::scenario::Scenario;
 use pgleap_tests::switching::{self, Side};
-use pgleap_tests::{collations, ledger};
 
 /// Old and new major, as far as Debian's suites and PyPI (16) carry them. Not 17 to 18: the tables of the 17 that can be had have a column option
 /// which that 18 does not know. 18 to 18 is a move.
@@ -43,13 +44,13 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
     options.fleet.old.version = old.into();
     options.fleet.new_version = new.into();
     let mut scenario = Scenario::begin(options).await?;
-    scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(40.0)).await?;
     let sorted = collations::sorted_by_an_old_version(&scenario).await?;
     if old == new {
         // Seed and new node are one directory there: it goes when it is taken back.
         let before = scenario.old_cluster().await?;
         scenario.to_the_gate().await?;
-        scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes", "--wait"]).await?;
+        scenario.cancel().await?;
         scenario.as_found(&before).await.context("after cancel at the gate")?;
     }
     scenario.to_the_gate().await?;
@@ -61,13 +62,11 @@ async fn the_whole_way(old: &str, new: &str) -> Result<()> {
         scenario.write_more(50).await?;
     }
     let records = scenario.stop_load().await?;
-    for record in &records {
-        ensure!(record.failed() == 0, "transactions failed: {:?}", record.failures());
-    }
+    records.iter().try_for_each(Record::none_failed)?;
     scenario.prove_both_sides(Side::Old, &records).await?;
 
     scenario.switch().await?;
-    scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes"]).await?;
+    scenario.finish().await?;
     ensure!(scenario.open_sides().await == [Side::New], "{:?} take writes", scenario.open_sides().await);
     scenario.fleet.passed();
     Ok(())

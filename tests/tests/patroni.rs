@@ -9,45 +9,35 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::eventually;
-use pgleap_tests::harness::patroni::{Hba, Patroni, PatroniOptions, REST_USER};
+use pgleap_tests::harness::patroni::{Hba, PatroniOptions, REST_USER};
 use pgleap_tests::harness::postgres::PASSWORD;
-use pgleap_tests::ledger;
+use pgleap_tests::ledger::{self, Record};
+use pgleap_tests::patroni_fleets;
 use pgleap_tests::scenario::{Options, Scenario};
-use pgleap_tests::switching::{self, Side};
+use pgleap_tests::switching::Side;
 use serde_json::{Value, json};
 
-/// Longest time until Patroni has done something.
-const PATRONI: Duration = Duration::from_secs(60);
-
 fn options() -> Options {
-    let mut options = switching::options(&[]);
-    options.rows = 300;
-    options.fleet.old.tablespaces.clear();
-    options.fleet.old.nodes = vec!["o1".into(), "o2".into(), "o3".into()];
-    options.fleet.old.patroni = Some(PatroniOptions {
-        hba: Hba::Dynamic,
-        ignore_slots: json!([{"type": "logical", "plugin": "wal2json"}]),
-        password: true,
-        // Its daemon is killed and started on a busy machine: nobody else may lead meanwhile.
-        ttl: 120,
-        ..PatroniOptions::default()
-    });
-    options
+    patroni_fleets::options(
+        3,
+        PatroniOptions {
+            hba: Hba::Dynamic,
+            ignore_slots: json!([{"type": "logical", "plugin": "wal2json"}]),
+            password: true,
+            // Its daemon is killed and started: nobody else may lead meanwhile.
+            ..PatroniOptions::steady()
+        },
+    )
 }
 
-fn patroni(scenario: &Scenario) -> Result<&Patroni> {
-    scenario.fleet.old.patroni.as_ref().context("nobody runs the old cluster")
-}
-
-/// Names of pgleap's slots on the old leader.
-async fn slots(scenario: &Scenario) -> Result<String> {
-    let sql = "SELECT string_agg(slot_name, ' ' ORDER BY slot_name) FROM pg_replication_slots WHERE slot_name LIKE 'pgleap%' AND NOT temporary";
-    Ok(scenario.leader(Side::Old).value("postgres", sql).await?.unwrap_or_default())
+/// What the old cluster's Patroni has in its dynamic configuration.
+async fn dynamic(scenario: &Scenario) -> Result<Value> {
+    scenario.patroni(Side::Old)?.dynamic().await
 }
 
 async fn o1_leads(scenario: &Scenario) -> Result<()> {
-    eventually("o1 to lead", PATRONI, || async {
-        ensure!(patroni(scenario)?.leader().await? == Some(0), "another one leads");
+    eventually("o1 to lead", Duration::from_secs(60), || async {
+        ensure!(scenario.patroni(Side::Old)?.leader().await? == Some(0), "another one leads");
         Ok(Some(()))
     })
     .await
@@ -55,23 +45,16 @@ async fn o1_leads(scenario: &Scenario) -> Result<()> {
 
 /// Everything at which Patroni looks at its slots and writes its files anew: a reload, its own start, a restart of PostgreSQL.
 async fn stir(scenario: &mut Scenario, restart: bool) -> Result<()> {
-    let load_time = "SELECT pg_conf_load_time()";
-    let loaded = scenario.leader(Side::Old).value("postgres", load_time).await?;
-    patroni(scenario)?.reload(0).await?;
-    eventually("the reload", PATRONI, || async {
-        Ok((scenario.leader(Side::Old).value("postgres", load_time).await? != loaded).then_some(()))
-    })
-    .await?;
-    let fleet = &mut scenario.fleet;
-    let daemon = fleet.old.patroni.as_mut().context("nobody runs the old cluster")?;
-    daemon.kill(0);
-    daemon.start(&fleet.base, 0)?;
-    daemon.wait_for_leader(0).await?;
-    daemon.wait_healthy().await?;
+    scenario.reload_patroni(Side::Old).await?;
+    scenario.patroni_mut(Side::Old)?.kill(0);
+    scenario.start_member(0)?;
+    let patroni = scenario.patroni_mut(Side::Old)?;
+    patroni.wait_for_leader(0).await?;
+    patroni.wait_healthy().await?;
     if restart {
-        daemon.members[0].send("POST", "/restart", &json!({})).await?;
-        daemon.wait_for_leader(0).await?;
-        daemon.wait_healthy().await?;
+        patroni.restart(0).await?;
+        patroni.wait_for_leader(0).await?;
+        patroni.wait_healthy().await?;
     }
     Ok(())
 }
@@ -84,22 +67,21 @@ fn touched(dynamic: &Value) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn stays_in_charge_of_the_old_cluster_during_a_whole_operation() -> Result<()> {
     let mut scenario = Scenario::begin(options()).await?;
-    let name = scenario.fleet.name.clone();
-    let before = patroni(&scenario)?.dynamic().await?;
+    let before = dynamic(&scenario).await?;
     import(&scenario).await?;
 
-    scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(40.0)).await?;
     scenario.to_the_gate().await?;
-    let made = slots(&scenario).await?;
+    let made = scenario.pgleap_slots(Side::Old).await?;
     ensure!(made.split(' ').count() == scenario.databases.len() + 1, "slots: {made}");
-    let during = patroni(&scenario)?.dynamic().await?;
+    let during = dynamic(&scenario).await?;
     ensure!(during["postgresql"]["pg_hba"].is_null(), "{during}");
     ensure!(during["ignore_slots"][0] == before["ignore_slots"][0], "theirs is gone: {during}");
     stir(&mut scenario, false).await?;
     ensure!(
-        slots(&scenario).await? == made,
+        scenario.pgleap_slots(Side::Old).await? == made,
         "Patroni dropped slots: {made} became {}",
-        slots(&scenario).await?
+        scenario.pgleap_slots(Side::Old).await?
     );
 
     let watch = scenario.watch_sides();
@@ -111,7 +93,7 @@ async fn stays_in_charge_of_the_old_cluster_during_a_whole_operation() -> Result
         "Patroni opened the fence: {:?}",
         scenario.open_sides().await
     );
-    ensure!(slots(&scenario).await? == made, "Patroni dropped slots while fenced");
+    ensure!(scenario.pgleap_slots(Side::Old).await? == made, "Patroni dropped slots while fenced");
     scenario.write_more(50).await?;
 
     scenario.switch().await?;
@@ -119,15 +101,13 @@ async fn stays_in_charge_of_the_old_cluster_during_a_whole_operation() -> Result
     o1_leads(&scenario).await?;
     watch.end().await?;
     let records = scenario.stop_load().await?;
-    for record in &records {
-        ensure!(record.failed() == 0, "transactions failed: {:?}", record.failures());
-    }
+    records.iter().try_for_each(Record::none_failed)?;
     scenario.prove_both_sides(Side::Old, &records).await?;
 
     // Forward once more, and there it stays; the old leader stays closed, and its rules for clients pgleap's.
     scenario.switch().await?;
-    scenario.fleet.pgleap_ok(&["finish", &name, "--yes"]).await?;
-    let after = patroni(&scenario)?.dynamic().await?;
+    scenario.finish().await?;
+    let after = dynamic(&scenario).await?;
     ensure!(after["ignore_slots"] == before["ignore_slots"], "{after}");
     ensure!(
         after["postgresql"]["pg_hba"].is_null(),
@@ -144,17 +124,17 @@ async fn stays_in_charge_of_the_old_cluster_during_a_whole_operation() -> Result
 #[ignore = "make patroni: a second whole upgrade"]
 async fn cancel_leaves_its_configuration_as_it_was_found() -> Result<()> {
     let mut scenario = Scenario::begin(options()).await?;
-    let before = patroni(&scenario)?.dynamic().await?;
+    let before = dynamic(&scenario).await?;
     scenario.to_the_gate().await?;
-    ensure!(touched(&patroni(&scenario)?.dynamic().await?) != touched(&before), "nothing was put in");
+    ensure!(touched(&dynamic(&scenario).await?) != touched(&before), "nothing was put in");
     scenario.switch().await?;
     scenario.switch().await?;
-    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--wait", "--yes"]).await?;
-    let after = patroni(&scenario)?.dynamic().await?;
+    scenario.cancel().await?;
+    let after = dynamic(&scenario).await?;
     ensure!(after == before, "{before} became {after}");
     stir(&mut scenario, true).await?;
     ensure!(scenario.open_sides().await == [Side::Old], "clients cannot write");
-    ensure!(slots(&scenario).await?.is_empty(), "slots are left");
+    ensure!(scenario.pgleap_slots(Side::Old).await?.is_empty(), "slots are left");
     scenario.fleet.passed();
     Ok(())
 }
@@ -175,7 +155,7 @@ async fn rules_in_a_members_own_file_are_refused_before_anything_is_changed() ->
 
 /// From the address of a replica's REST API, and from a member's file: what comes out describes the fleet.
 async fn import(scenario: &Scenario) -> Result<()> {
-    let patroni = patroni(scenario)?;
+    let patroni = scenario.patroni(Side::Old)?;
     let password = scenario.fleet.base.join("o1/rest-password").to_string_lossy().into_owned();
     let rest = format!("http://{}", patroni.members[1].rest_address());
     let asked = ["fleet", "import", &rest, "--user", REST_USER, "--password-file", &password, "--json"];

@@ -12,15 +12,18 @@ use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::patroni::{Patroni, PatroniOptions};
 use pgleap_tests::harness::seed::{Seed, SeedOptions};
-use pgleap_tests::ledger;
+use pgleap_tests::ledger::{self, Record};
+use pgleap_tests::patroni_fleets;
 use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
-use pgleap_tests::switching::{self, Side};
+use pgleap_tests::switching::Side;
 use serde_json::json;
 
 /// Where the agent of the new leader has paused Patroni or is about to.
 const TAKING: &str = "step.during-act@seed.take_from_patroni:n1";
 /// Right after all daemons were stopped.
 const TAKEN: &str = "step.before-journal@seed.clone_node:n1";
+/// Where the agent of the new replica has taken its server from Patroni, which still has the leader's.
+const TAKEN_REPLICA: &str = "step.before-journal@seed.take_from_patroni:n2";
 /// The last thing before the promotion.
 const BEFORE_PROMOTION: &str = "step.before-journal@convert.create_slots";
 
@@ -29,15 +32,14 @@ fn seed_options() -> SeedOptions {
 }
 
 fn patroni() -> PatroniOptions {
-    // On a busy machine nobody else may lead because of a pause.
-    PatroniOptions { password: true, ttl: 120, ..PatroniOptions::default() }
+    PatroniOptions { password: true, ..PatroniOptions::steady() }
 }
 
 /// Two nodes on each side, without poolers, the old ones run by nobody: what is short.
 fn short(seed: SeedOptions) -> Options {
     let mut options = Options { rows: 100, rate: 0.0, ..Options::default() };
     options.fleet.old.tablespaces.clear();
-    options.fleet.new_patroni = Some(PatroniOptions { scope: "ledger18".into(), ..patroni() });
+    options.fleet.new_patroni = Some(patroni().for_new());
     options.fleet.seed = Some(seed);
     options
 }
@@ -48,13 +50,13 @@ fn seed(scenario: &Scenario) -> Result<&Seed> {
 
 /// Under the REST APIs of its members the seed's Patroni answers first.
 fn new(scenario: &Scenario) -> Result<&Patroni> {
-    scenario.fleet.new_patroni.as_ref().context("nobody is to run the new cluster")
+    scenario.patroni(Side::New)
 }
 
 /// No daemon answers, and no configuration that pgleap wrote is there.
 async fn no_daemon_and_no_configuration(scenario: &Scenario) -> Result<()> {
-    for (member, host) in new(scenario)?.members.iter().zip(&seed(scenario)?.hosts) {
-        ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
+    new(scenario)?.none_answers().await?;
+    for host in &seed(scenario)?.hosts {
         ensure!(!host.config.exists(), "{} is there", host.config.display());
     }
     Ok(())
@@ -67,35 +69,24 @@ async fn cluster_name(scenario: &Scenario, index: usize) -> Result<String> {
     seed.value("postgres", sql).await?.context("no setting")
 }
 
-/// Waits until a step of the operation is done.
-async fn done(scenario: &Scenario, id: &str) -> Result<()> {
-    let there = |status: &pgleap_proto::fleet::OperationStatus| {
-        status.state == "stopped" || status.steps.iter().any(|step| step.id == id && step.state == "done")
-    };
-    let status = scenario.fleet.wait_for(id, LIMIT, there).await?;
-    ensure!(status.state != "stopped", "stopped: {status:#?}");
-    Ok(())
-}
-
-async fn cancel(scenario: &Scenario) -> Result<String> {
-    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--wait", "--yes"]).await
+/// Cancels while a step is held, and lets that go on.
+async fn cancel_while_held(scenario: &Scenario, host: &str, place: &str) -> Result<()> {
+    scenario.fleet.pgleap_ok(&["cancel", &scenario.fleet.name, "--yes"]).await?;
+    scenario.fleet.release(host, place)?;
+    scenario.fleet.wait_for("cancelled", LIMIT, |status| status.state == "cancelled").await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "make patroni: a whole upgrade"]
 async fn makes_the_seed_by_the_operators_method_and_all_goes_on_from_there() -> Result<()> {
-    let mut options = switching::options(&[]);
-    options.rows = 300;
-    options.fleet.old.tablespaces.clear();
-    options.fleet.old.nodes = vec!["o1".into(), "o2".into(), "o3".into()];
-    options.fleet.old.patroni = Some(patroni());
-    options.fleet.new_patroni = Some(PatroniOptions { scope: "ledger18".into(), ..patroni() });
+    let mut options = patroni_fleets::options(3, patroni());
+    options.fleet.new_patroni = Some(patroni().for_new());
     options.fleet.seed = Some(SeedOptions { snapshot: true, ..seed_options() });
     let mut scenario = Scenario::begin(options).await?;
     let name = scenario.fleet.name.clone();
     seed(&scenario)?.snapshot(&scenario.fleet.base, &scenario.fleet.old).await?;
     // What is written from here on is not in the snapshot.
-    scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(40.0)).await?;
     scenario.write_more(50).await?;
     scenario.to_the_gate().await?;
     relinked(&scenario.fleet.status(&name).await?.context("no operation")?)?;
@@ -108,24 +99,14 @@ async fn makes_the_seed_by_the_operators_method_and_all_goes_on_from_there() -> 
     for host in &seed(&scenario)?.hosts {
         ensure!(!host.config.exists(), "{} is there", host.config.display());
     }
-    scenario.fleet.new_patroni.as_mut().context("Patroni")?.wait_healthy().await?;
-    for node in &scenario.fleet.new {
-        let name = node.value("postgres", "SHOW cluster_name").await?;
-        ensure!(name.as_deref() == Some("ledger18"), "{} is of {name:?}", node.name);
-    }
+    scenario.patroni_mut(Side::New)?.wait_healthy().await?;
+    scenario.is_handed_over().await?;
 
-    let watch = scenario.watch_sides();
-    for _ in 0..3 {
-        scenario.switch().await?;
-        scenario.write_more(50).await?;
-    }
-    watch.end().await?;
+    scenario.there_back_and_there().await?;
     let records = scenario.stop_load().await?;
-    for record in &records {
-        ensure!(record.failed() == 0, "transactions failed: {:?}", record.failures());
-    }
+    records.iter().try_for_each(Record::none_failed)?;
     scenario.prove_both_sides(Side::New, &records).await?;
-    scenario.fleet.pgleap_ok(&["finish", &name, "--yes"]).await?;
+    scenario.finish().await?;
     scenario.nothing_is_left(Side::New).await?;
     scenario.fleet.passed();
     Ok(())
@@ -152,19 +133,19 @@ async fn resumes_after_a_kill_and_cancel_leaves_nothing_in_the_way_of_the_next_t
         ensure!(by.starts_with("ledger-seed-") && by.ends_with(" by command line"), "{index}: {by}");
     }
     scenario.fleet.release("n1", TAKEN)?;
-    done(&scenario, "seed.check_upgrade").await?;
-    done(&scenario, "seed.start_standby/n2").await?;
+    scenario.fleet.wait_step("seed.check_upgrade", LIMIT).await?;
+    scenario.fleet.wait_step("seed.start_standby/n2", LIMIT).await?;
     no_daemon_and_no_configuration(&scenario).await?;
     let first = cluster_name(&scenario, 1).await?;
     ensure!(first.starts_with("ledger-seed-") && first.ends_with(" by configuration file"), "{first}");
-    cancel(&scenario).await?;
+    scenario.cancel().await?;
     scenario.as_found(&before).await?;
     no_daemon_and_no_configuration(&scenario).await?;
 
     // The store has the keys of the first try, a pause among them. This one is cancelled while Patroni has the seed.
-    scenario.fleet.hold("n2", "step.before-journal@seed.take_from_patroni:n2")?;
+    scenario.fleet.hold("n2", TAKEN_REPLICA)?;
     scenario.start().await?;
-    scenario.fleet.held("n2", "step.before-journal@seed.take_from_patroni:n2", LIMIT).await?;
+    scenario.fleet.held("n2", TAKEN_REPLICA, LIMIT).await?;
     let seed = seed(&scenario)?;
     for index in 0..2 {
         seed.streams(new(&scenario)?, index).await?;
@@ -177,10 +158,7 @@ async fn resumes_after_a_kill_and_cancel_leaves_nothing_in_the_way_of_the_next_t
     let second = cluster_name(&scenario, 1).await?;
     ensure!(second.starts_with("ledger-seed-") && second.ends_with(" by command line"), "{second}");
     ensure!(second.split(' ').next() != first.split(' ').next(), "both tries were {second}");
-    let ran = scenario.fleet.pgleap(&["cancel", &scenario.fleet.name, "--yes"]).await?;
-    ensure!(ran.code == 0, "{}", ran.text());
-    scenario.fleet.release("n2", "step.before-journal@seed.take_from_patroni:n2")?;
-    scenario.fleet.wait_for("cancelled", LIMIT, |status| status.state == "cancelled").await?;
+    cancel_while_held(&scenario, "n2", TAKEN_REPLICA).await?;
     scenario.as_found(&before).await?;
     no_daemon_and_no_configuration(&scenario).await?;
     scenario.fleet.passed();
@@ -191,20 +169,14 @@ async fn resumes_after_a_kill_and_cancel_leaves_nothing_in_the_way_of_the_next_t
 #[ignore = "make patroni: a whole upgrade"]
 async fn gives_a_standby_cluster_back_and_takes_it_again() -> Result<()> {
     let mut scenario = Scenario::begin(short(SeedOptions { exists: true, ..seed_options() })).await?;
-    let name = scenario.fleet.name.clone();
     seed(&scenario)?.start(&scenario.fleet.base, new(&scenario)?).await?;
     let before = scenario.old_cluster().await?;
     let found = new(&scenario)?.dynamic().await?;
     scenario.fleet.hold("o1", BEFORE_PROMOTION)?;
     scenario.start().await?;
     scenario.fleet.held("o1", BEFORE_PROMOTION, LIMIT).await?;
-    for member in &new(&scenario)?.members {
-        ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
-    }
-    let ran = scenario.fleet.pgleap(&["cancel", &name, "--yes"]).await?;
-    ensure!(ran.code == 0, "{}", ran.text());
-    scenario.fleet.release("o1", BEFORE_PROMOTION)?;
-    scenario.fleet.wait_for("cancelled", LIMIT, |status| status.state == "cancelled").await?;
+    new(&scenario)?.none_answers().await?;
+    cancel_while_held(&scenario, "o1", BEFORE_PROMOTION).await?;
     // As it was: the same roles, nothing paused, the servers Patroni's, and following.
     for index in 0..2 {
         seed(&scenario)?.streams(new(&scenario)?, index).await?;
@@ -224,17 +196,14 @@ async fn gives_a_standby_cluster_back_and_takes_it_again() -> Result<()> {
     // Taken again, all the way. After the promotion nobody can give it back.
     scenario.start().await?;
     scenario.fleet.wait_done(LIMIT).await?;
-    scenario.fleet.new_patroni.as_mut().context("Patroni")?.wait_healthy().await?;
-    let said = scenario.fleet.pgleap(&["cancel", &name, "--wait", "--yes"]).await?;
-    ensure!(said.code == 0, "{}", said.text());
+    scenario.patroni_mut(Side::New)?.wait_healthy().await?;
+    scenario.cancel().await?;
     for node in &scenario.fleet.new {
         let seed = scenario.fleet.seed(node);
         ensure!(seed.data_dir.exists(), "{} was not pgleap's to remove", seed.data_dir.display());
         ensure!(!node.is_running() && !node.data_dir.exists(), "{} is there", node.name);
     }
-    for member in &new(&scenario)?.members {
-        ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
-    }
+    new(&scenario)?.none_answers().await?;
     scenario.fleet.passed();
     Ok(())
 }
@@ -260,15 +229,15 @@ async fn a_wrong_template_is_refused_and_a_failing_method_is_told() -> Result<()
     // Nobody has taken a snapshot: the method fails, and Patroni ends.
     scenario.fleet.base.user.write(&template, &right, 0o600)?;
     scenario.start().await?;
-    let status = scenario.fleet.wait_for("the step to fail", LIMIT, |s| s.state == "stopped").await?;
+    let status = scenario.fleet.wait_stopped("the step to fail", LIMIT).await?;
     let said = format!("{status:?}");
     ensure!(said.contains("does not stream") && said.contains("its log says why"), "{said}");
     ensure!(!seed(&scenario)?.restored(0)?.is_empty(), "the method was not tried");
     // The cause is repaired.
     seed(&scenario)?.snapshot(&scenario.fleet.base, &scenario.fleet.old).await?;
     scenario.fleet.pgleap_ok(&["retry", &name]).await?;
-    done(&scenario, "seed.start_standby/n2").await?;
-    cancel(&scenario).await?;
+    scenario.fleet.wait_step("seed.start_standby/n2", LIMIT).await?;
+    scenario.cancel().await?;
     scenario.as_found(&before).await?;
     no_daemon_and_no_configuration(&scenario).await?;
     scenario.fleet.passed();

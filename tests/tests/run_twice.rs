@@ -188,7 +188,7 @@ async fn so_can_those_that_change_the_configuration_of_patroni() -> Result<()> {
 #[ignore = "make patroni: a second whole upgrade"]
 async fn so_can_all_of_them_when_the_new_cluster_is_handed_over_to_patroni() -> Result<()> {
     let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
-    options.new_patroni = Some(PatroniOptions { scope: "ledger18".into(), ..PatroniOptions::default() });
+    options.new_patroni = Some(PatroniOptions::default().for_new());
     let mut fleet = Fleet::make(options).await?;
     schema::make(fleet.old.primary(), None, 100).await?;
     let mut plan = plan(&fleet).await?;
@@ -203,7 +203,7 @@ async fn so_can_all_of_them_when_the_new_cluster_is_handed_over_to_patroni() -> 
 #[ignore = "make patroni: a third whole upgrade"]
 async fn so_can_those_by_which_patroni_makes_the_seed() -> Result<()> {
     let mut options = FleetOptions { coordinator: false, ..FleetOptions::default() };
-    options.new_patroni = Some(PatroniOptions { scope: "ledger18".into(), ..PatroniOptions::default() });
+    options.new_patroni = Some(PatroniOptions::default().for_new());
     options.seed = Some(SeedOptions { scope: "ledger-seed".into(), snapshot: false, exists: false });
     let mut fleet = Fleet::make(options).await?;
     schema::make(fleet.old.primary(), None, 100).await?;

@@ -26,7 +26,7 @@ const RATE: f64 = 550.0;
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_times_forward_and_back_without_a_failed_transaction() -> Result<()> {
     let mut scenario = Scenario::begin(switching::options(&[])).await?;
-    scenario.load(ledger::Options { rate: 50.0, light: true, workers: 4, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(50.0)).await?;
     scenario.to_the_gate().await?;
     let first = scenario.stop_load().await?;
     ensure!(first.iter().all(|record| record.failed() == 0), "failed before any switchover: {first:?}");
@@ -58,7 +58,7 @@ async fn ten_times_forward_and_back_without_a_failed_transaction() -> Result<()>
     println!("stalls: {}", stalls::Stalls::of(&second[0], &windows));
     watch.end().await?;
     for record in &second {
-        ensure!(record.failed() == 0, "transactions failed: {:?}", record.failures());
+        record.none_failed()?;
         ensure!(record.reconnections() == 0, "{} connections broke", record.reconnections());
     }
     let all = [first, second].concat();
@@ -72,10 +72,10 @@ async fn ten_times_forward_and_back_without_a_failed_transaction() -> Result<()>
     let reads = readers.stop().await?;
     ensure!(reads.oldest.0 < READ_MAX_AGE, "reads were up to {:?} old", reads.oldest);
     ensure!(reads.failures.is_empty(), "reads failed: {:?}", reads.failures);
-    scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes"]).await?;
+    scenario.finish().await?;
     scenario.write_more(200).await?;
     let third = scenario.stop_load().await?;
-    ensure!(third[0].failed() == 0, "transactions failed: {:?}", third[0].failures());
+    third[0].none_failed()?;
     for replica in &scenario.fleet.new[1..] {
         replica.catch_up(scenario.fleet.new_leader()).await?;
     }

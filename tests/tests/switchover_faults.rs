@@ -64,7 +64,7 @@ async fn whatever_dies_clients_are_served_by_one_side() -> Result<()> {
 async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
     let mut scenario = Scenario::begin(switching::options(&settings())).await?;
     scenario.to_the_gate().await?;
-    scenario.load(ledger::Options { light: true, rate: 100.0, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(100.0)).await?;
     for from in [Side::Old, Side::New] {
         a_long_transaction(&scenario, from).await.with_context(|| format!("long transaction, {from:?}"))?;
         lag_without_end(&scenario, from).await.with_context(|| format!("lag, {from:?}"))?;
@@ -74,7 +74,7 @@ async fn what_keeps_a_switchover_from_happening_is_told() -> Result<()> {
     somebody_takes_the_fence_away(&scenario).await.context("the fence is taken away")?;
     let writer = at_rest(&scenario).await?;
     let records = scenario.stop_load().await?;
-    ensure!(records[0].failed() == 0, "transactions failed: {:?}", records[0].failures());
+    records[0].none_failed()?;
     scenario.prove_both_sides(writer, &records).await?;
     back_and_finished(&mut scenario, &records).await?;
     scenario.fleet.passed();
@@ -90,10 +90,10 @@ async fn back_and_finished(scenario: &mut Scenario, before: &[Record]) -> Result
         .load(ledger::Options { light: true, rate: 100.0, first_worker: 700, ..Default::default() })
         .await?;
     scenario.write_more(50).await?;
-    scenario.fleet.pgleap_ok(&["finish", &scenario.fleet.name, "--yes"]).await?;
+    scenario.finish().await?;
     scenario.write_more(50).await?;
     let after = scenario.stop_load().await?;
-    ensure!(after[0].failed() == 0, "transactions failed: {:?}", after[0].failures());
+    after[0].none_failed()?;
     let all = [before, &after].concat();
     scenario.nothing_is_left(Side::Old).await?;
     scenario.prove_on(&[scenario.leader(Side::Old)], &all).await
@@ -133,7 +133,7 @@ async fn the_target_is_lost_for_good(scenario: &mut Scenario) -> Result<()> {
     scenario.poolers_point_to(Side::Old).await?;
     let again = scenario.try_switch(Side::Old).await?;
     ensure!(again.code == 1 && again.text().contains("was given up"), "{}: {}", again.code, again.text());
-    scenario.fleet.pgleap_ok(&["cancel", &name, "--yes", "--wait"]).await?;
+    scenario.cancel().await?;
     // As they were found; what keeps reads from servers that are gone is the balancer's own check of their health.
     let weights = scenario.fleet.balancer.as_ref().context("no balancer")?.servers().await?;
     ensure!(
@@ -234,8 +234,7 @@ async fn somebody_takes_the_fence_away(scenario: &Scenario) -> Result<()> {
     let open = std::fs::read_to_string(scenario.leader(follower.other()).data_dir.join("pg_hba.conf"))?;
     scenario.fleet.base.user.write(&leader.data_dir.join("pg_hba.conf"), &open, 0o600)?;
     leader.execute("postgres", "SELECT pg_reload_conf()").await?;
-    let stopped =
-        scenario.fleet.wait_for("the operation to stop", SERVED, |status| status.state == "stopped").await?;
+    let stopped = scenario.fleet.wait_stopped("the operation to stop", SERVED).await?;
     ensure!(stopped.reason.contains("let clients in"), "{}", stopped.reason);
     ensure!(scenario.open_sides().await == [follower.other()], "{follower:?} lets clients in");
     scenario.fleet.pgleap_ok(&["retry", name]).await?;

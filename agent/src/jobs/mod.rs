@@ -9,13 +9,14 @@
 //! live there: see [`crate::program::launch`].
 
 mod lines;
+mod output;
 mod record;
 mod stop;
 mod supervisor;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ use pgleap_proto::failpoint;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep};
 
-use self::lines::{Line, Lines};
+use self::output::{Output, worth_logging};
 use self::record::{Ended, Record};
 use crate::error::{Doing, Result, StepError};
 use crate::program::Program;
@@ -38,8 +39,6 @@ pub use supervisor::{become_program, supervise};
 const EVIDENCE: usize = 40;
 /// How often output and status are looked at: nothing notifies an agent that joined somebody else's child.
 const TICK: Duration = Duration::from_millis(50);
-/// Most bytes of output taken in at once.
-const CHUNK: usize = 64 * 1024;
 /// How often it is looked whether a job has lost its supervisor.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long processes of an earlier run may take to vanish after its status was written.
@@ -351,14 +350,6 @@ fn status(record: &Record) -> io::Result<JobStatus> {
     })
 }
 
-/// Pairs each line with whether it is to be logged: progress that is overwritten within the same batch is not.
-fn worth_logging(lines: Vec<Line>) -> Vec<(String, bool)> {
-    let overwritten: Vec<bool> =
-        lines.iter().zip(lines.iter().skip(1)).map(|(line, next)| line.transient && next.transient).collect();
-    let logged = overwritten.into_iter().map(|o| !o).chain(std::iter::once(true));
-    lines.into_iter().map(|line| line.text).zip(logged).collect()
-}
-
 /// The description of a cluster cannot change under its operation.
 const INSTALL: &str =
     "install it and retry; if bin_dir is wrong, cancel, correct the fleet file and apply it, start again";
@@ -372,42 +363,9 @@ fn runnable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Reads a job's output as it grows.
-#[derive(Default)]
-struct Output {
-    file: Option<File>,
-    lines: Lines,
-}
-
-impl Output {
-    /// Lines completed since the last call; none when nothing more was printed so far.
-    fn read(&mut self, path: &Path) -> io::Result<Option<Vec<Line>>> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            none => match File::open(path) {
-                Ok(file) => none.insert(file),
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(e),
-            },
-        };
-        let mut chunk = Vec::with_capacity(CHUNK);
-        file.take(CHUNK as u64).read_to_end(&mut chunk)?;
-        Ok((!chunk.is_empty()).then(|| self.lines.push(&chunk)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn of_rewritten_progress_the_newest_is_logged() {
-        let line = |text: &str, transient| Line { text: text.into(), transient };
-        let got = worth_logging(vec![line("a", false), line("1%", true), line("2%", true), line("b", false)]);
-        let logged: Vec<_> = got.iter().filter(|(_, l)| *l).map(|(t, _)| t.as_str()).collect();
-        assert_eq!((got.len(), logged), (4, vec!["a", "2%", "b"]));
-        assert!(worth_logging(Vec::new()).is_empty());
-    }
 
     #[test]
     fn names_stay_inside_the_directory() {

@@ -177,6 +177,18 @@ impl<'n> Daemon<'n> {
         Ok(role.is_played(&seen).await? && self.has_started_the_server().await?)
     }
 
+    /// Whether the node is its already. One that does not run has its file judged instead, before anything is done.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or its file is not right.
+    pub async fn has_it_already(&self, role: &dyn Role) -> Result<bool> {
+        if self.is_running().await? {
+            return Ok(self.has_taken_over(role).await.unwrap_or(false));
+        }
+        self.check_file()?;
+        Ok(false)
+    }
+
     /// Starts it unless it runs, and waits until it has taken the node over. Wherever an earlier try was cut off, this goes on.
     ///
     /// # Errors

@@ -8,6 +8,8 @@ use pgleap_proto::agent::Complaint;
 use pgleap_proto::node::{Node, Patroni};
 use pgleap_proto::patroni::{Address, Config};
 
+use super::judge::{Judge, port};
+
 /// What Patroni takes for the superuser of a file that names none (its `validator.py`).
 const SUPERUSER: &str = "postgres";
 /// Where PostgreSQL puts its socket unless it is told otherwise: as it is built, and as Debian and others build it.
@@ -15,7 +17,7 @@ const USUAL_SOCKETS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tm
 
 /// Everything that is wrong with the file, in its own order. Empty: Patroni may take the node over.
 pub fn judge(file: &Config, path: &str, node: &Node, patroni: &Patroni) -> Vec<Complaint> {
-    let mut judge = Judge { path, found: Vec::new() };
+    let mut judge = Judge::new(path);
     if file.scope != patroni.scope {
         judge.differs("scope", &file.scope, &patroni.scope);
     }
@@ -23,19 +25,10 @@ pub fn judge(file: &Config, path: &str, node: &Node, patroni: &Patroni) -> Vec<C
     judge.first(file);
     judge.places(file, node);
     judge.sessions(file, node);
-    judge.found
-}
-
-struct Judge<'f> {
-    path: &'f str,
-    found: Vec<Complaint>,
+    judge.found()
 }
 
 impl Judge<'_> {
-    fn say(&mut self, what: String, cure: impl Into<String>) {
-        self.found.push(Complaint { what: format!("{}: {what}", self.path), cure: cure.into() });
-    }
-
     fn differs(&mut self, key: &str, found: &str, wanted: &str) {
         let what = if found.is_empty() {
             format!("{key} is missing")
@@ -103,8 +96,7 @@ impl Judge<'_> {
             self.differs("postgresql.bin_dir", &file.bin_dir, &node.bin_dir);
         }
         for (key, found) in [("listen", &file.listen), ("connect_address", &file.connect_address)] {
-            let port = found.rsplit_once(':').and_then(|(_, port)| port.trim().parse::<u32>().ok());
-            if port != Some(node.port) {
+            if port(found) != Some(node.port) {
                 self.differs(&format!("the port of postgresql.{key}"), found, &node.port.to_string());
             }
         }
@@ -140,7 +132,9 @@ fn same(a: &str, b: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patroni::judge::testing::{self, each_edit_is_told};
 
+    const PATH: &str = "/etc/patroni.yml";
     const FILE: &str = "
 scope: ledger18
 name: n1
@@ -165,21 +159,12 @@ postgresql:
 ";
 
     fn node() -> Node {
-        Node {
-            name: "ledger-new-1".into(),
-            port: 5433,
-            socket_dir: "/run/ledger".into(),
-            data_dir: "/srv/18/ledger".into(),
-            bin_dir: "/usr/lib/postgresql/18/bin/".into(),
-            superuser: "admin".into(),
-            major: 18,
-            ..Node::default()
-        }
+        Node { bin_dir: "/usr/lib/postgresql/18/bin/".into(), ..testing::node(18) }
     }
 
     fn judged(file: &str, node: &Node) -> Vec<Complaint> {
         let patroni = Patroni { scope: "ledger18".into(), rest: "http://10.0.0.3:8008".into() };
-        judge(&Config::parse(file, "patroni.yml").unwrap(), "/etc/patroni.yml", node, &patroni)
+        judge(&Config::parse(file, "patroni.yml").unwrap(), PATH, node, &patroni)
     }
 
     #[test]
@@ -236,7 +221,7 @@ postgresql:
             (
                 "  parameters:\n",
                 "  pg_hba: [local all all peer]\n  parameters:\n",
-                "/etc/patroni.yml: postgresql.pg_hba",
+                "postgresql.pg_hba",
                 "remove",
             ),
             (
@@ -264,12 +249,7 @@ postgresql:
             ("{username: admin}", "{username: root}", "superuser.username is root", "admin"),
             ("/tmp, /run/ledger", "/tmp", "unix_socket_directories is /tmp", "/run/ledger"),
         ];
-        for (old, new, what, cure) in wrong {
-            assert!(FILE.contains(old), "{old}");
-            let found = judged(&FILE.replacen(old, new, 1), &node());
-            let [one] = found.as_slice() else { panic!("{new}: {found:#?}") };
-            assert!(one.what.contains(what) && one.cure.contains(cure), "{new}: {one:?}");
-        }
+        each_edit_is_told(PATH, FILE, |file| judged(file, &node()), &wrong);
     }
 
     #[test]

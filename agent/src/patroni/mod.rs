@@ -7,6 +7,7 @@ mod daemon;
 pub mod dynamic;
 mod facts;
 mod hba;
+mod judge;
 pub mod member;
 mod seed;
 mod streams;

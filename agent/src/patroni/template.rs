@@ -10,6 +10,8 @@ use pgleap_proto::node::{Conninfo, Node, SeedPatroni};
 use pgleap_proto::patroni::{Address, STORES, document};
 use serde_json::{Value, json};
 
+use super::judge::{Judge, port};
+
 /// What Patroni knows at the top of a file besides its stores; anything else it passes over in silence.
 const KEYS: [&str; 14] = [
     "scope",
@@ -76,17 +78,14 @@ impl Template {
 
     /// Everything that is wrong with it for this node.
     pub(super) fn judge(&self, path: &str, node: &Node, patroni: &SeedPatroni) -> Vec<Complaint> {
-        let mut found = Vec::new();
-        let mut say = |what: String, cure: &str| {
-            found.push(Complaint { what: format!("{path}: {what}"), cure: cure.to_owned() });
-        };
+        let mut judge = Judge::new(path);
         let keys: Vec<&String> = self.document.as_object().into_iter().flat_map(|keys| keys.keys()).collect();
         for key in keys.iter().filter(|key| !KEYS.contains(&key.as_str()) && !STORES.contains(&key.as_str()))
         {
-            say(format!("{key} is no key of Patroni's"), "correct or remove it");
+            judge.say(format!("{key} is no key of Patroni's"), "correct or remove it");
         }
         if !keys.iter().any(|key| STORES.contains(&key.as_str())) {
-            say(
+            judge.say(
                 "it names no store".to_owned(),
                 "write etcd3, consul, … as in the members of the old cluster",
             );
@@ -95,7 +94,7 @@ impl Template {
         let base = patroni.scope.rsplit_once('-').filter(|(_, end)| is_unique(end)).map(|(base, _)| base);
         let scope = self.text("/scope");
         if !scope.is_empty() && ![Some(patroni.scope.as_str()), base].contains(&Some(scope.as_str())) {
-            say(
+            judge.say(
                 format!("scope is {scope}, and seed_scope in the fleet file is another one"),
                 "remove scope: pgleap writes it",
             );
@@ -109,26 +108,26 @@ impl Template {
             let there = self.text(&format!("/{key}"));
             if !there.is_empty() && there.trim_end_matches('/') != wanted.trim_end_matches('/') {
                 let key = key.replace('/', ".");
-                say(
+                judge.say(
                     format!("{key} is {there}, which is not what the fleet file says ({wanted})"),
-                    &format!("remove {key}: pgleap writes it"),
+                    format!("remove {key}: pgleap writes it"),
                 );
             }
         }
         for key in ["listen", "connect_address"] {
             let there = self.text(&format!("/postgresql/{key}"));
             if port(&there).is_some_and(|port| port != node.port) {
-                say(
+                judge.say(
                     format!("the port of postgresql.{key} is not {}, as in the fleet file", node.port),
                     "leave the port out: pgleap writes it",
                 );
             }
         }
-        self.rest(patroni, &mut say);
-        self.sessions(node, &mut say);
+        self.rest(patroni, &mut judge);
+        self.sessions(node, &mut judge);
         for key in PLANNED {
             if !self.at(&format!("/bootstrap/dcs/standby_cluster/{key}")).is_null() {
-                say(
+                judge.say(
                     format!("bootstrap.dcs.standby_cluster.{key} is there"),
                     "remove it: pgleap writes it; create_replica_methods and restore_command may stay",
                 );
@@ -136,37 +135,37 @@ impl Template {
         }
         for (key, why, cure) in REFUSED {
             if !is_no(self.at(&format!("/{}", key.replace('.', "/")))) {
-                say(format!("{key} {why}"), cure);
+                judge.say(format!("{key} {why}"), cure);
             }
         }
         if self.text("/tags/failover_priority") == "0" {
-            say("tags.failover_priority: 0 keeps the member from leading".to_owned(), "remove it");
+            judge.say("tags.failover_priority: 0 keeps the member from leading".to_owned(), "remove it");
         }
-        found
+        judge.found()
     }
 
-    fn rest(&self, patroni: &SeedPatroni, say: &mut impl FnMut(String, &str)) {
+    fn rest(&self, patroni: &SeedPatroni, judge: &mut Judge<'_>) {
         // The rules of the fleet file have seen to it.
         let Ok(wanted) = patroni.rest.parse::<Address>() else { return };
         let there = self.text("/restapi/connect_address");
         if port(&there).is_some_and(|port| port != u32::from(wanted.port)) {
-            say(
+            judge.say(
                 format!("restapi.connect_address is {there}, and rest in the fleet file is {wanted}"),
                 "remove restapi.connect_address: pgleap writes it",
             );
         }
         if wanted.tls == self.at("/restapi/certfile").is_null() {
-            say(
+            judge.say(
                 format!("rest in the fleet file is {wanted}, and restapi.certfile says otherwise"),
                 "write restapi.certfile exactly when rest begins with https",
             );
         }
     }
 
-    fn sessions(&self, node: &Node, say: &mut impl FnMut(String, &str)) {
+    fn sessions(&self, node: &Node, judge: &mut Judge<'_>) {
         let superuser = self.text("/postgresql/authentication/superuser/username");
         if !superuser.is_empty() && superuser != node.superuser {
-            say(
+            judge.say(
                 format!(
                     "postgresql.authentication.superuser.username is {superuser}, and pgleap connects as {}",
                     node.superuser
@@ -175,14 +174,14 @@ impl Template {
             );
         }
         if self.text("/postgresql/authentication/replication/username").is_empty() {
-            say(
+            judge.say(
                 "postgresql.authentication.replication.username is missing".to_owned(),
                 "write the login by which the new nodes may stream from the old cluster",
             );
         }
         let sockets = self.text("/postgresql/parameters/unix_socket_directories");
         if !sockets.is_empty() && !lists(&sockets, &node.socket_dir) {
-            say(
+            judge.say(
                 format!(
                     "postgresql.parameters.unix_socket_directories is {sockets}, without the node's socket_dir {}",
                     node.socket_dir
@@ -284,11 +283,6 @@ fn is_no(value: &Value) -> bool {
 /// Whether the planner has put it behind a scope.
 fn is_unique(end: &str) -> bool {
     end.len() == 6 && end.chars().all(|c| c.is_ascii_hexdigit())
-}
-
-/// The port at the end of `host:port`; none when there is none.
-fn port(place: &str) -> Option<u32> {
-    place.rsplit_once(':').and_then(|(_, port)| port.trim().parse().ok())
 }
 
 /// What stands before the port.

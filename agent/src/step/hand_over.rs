@@ -25,13 +25,8 @@ impl Role for HandOverStep {
 #[async_trait]
 impl Step for HandOverStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
-        let daemon = Daemon::given(cx, &self.0.node)?;
-        if daemon.is_running().await? {
-            let there = daemon.has_taken_over(self).await.unwrap_or(false);
-            return Ok(if there { Probe::Done(self.verify(cx).await?) } else { Probe::Ready });
-        }
-        daemon.check_file()?;
-        Ok(Probe::Ready)
+        let there = Daemon::given(cx, &self.0.node)?.has_it_already(self).await?;
+        Ok(if there { Probe::Done(self.verify(cx).await?) } else { Probe::Ready })
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {

@@ -18,16 +18,6 @@ use crate::pg::sql;
 /// See the module.
 pub struct HandOverReplicaStep(pub HandOverReplica);
 
-impl HandOverReplicaStep {
-    fn node(&self) -> Result<&Node> {
-        given(&self.0.node, "node")
-    }
-
-    fn daemon(&self, cx: &Context) -> Result<Daemon<'_>> {
-        Daemon::given(cx, &self.0.node)
-    }
-}
-
 #[async_trait]
 impl Role for HandOverReplicaStep {
     /// It streams, and no longer by pgleap's slot.
@@ -36,7 +26,7 @@ impl Role for HandOverReplicaStep {
         if seen.member.role == "leader" || !matches!(seen.member.state.as_str(), "streaming" | "running") {
             return Ok(false);
         }
-        let node = self.node()?;
+        let node = given(&self.0.node, "node")?;
         let session = sql::connect_any(node).await?;
         let sql =
             "SELECT coalesce(slot_name, '') FROM pg_catalog.pg_stat_wal_receiver WHERE status = 'streaming'";
@@ -49,29 +39,24 @@ impl Role for HandOverReplicaStep {
 #[async_trait]
 impl Step for HandOverReplicaStep {
     async fn probe(&self, cx: &Context) -> Result<Probe> {
-        let daemon = self.daemon(cx)?;
-        if daemon.is_running().await? {
-            let there = daemon.has_taken_over(self).await.unwrap_or(false);
-            return Ok(if there { Probe::Done(Output::default()) } else { Probe::Ready });
-        }
-        daemon.check_file()?;
-        Ok(Probe::Ready)
+        let there = Daemon::given(cx, &self.0.node)?.has_it_already(self).await?;
+        Ok(if there { Probe::Done(Output::default()) } else { Probe::Ready })
     }
 
     async fn act(&self, cx: &Context) -> Result<()> {
-        let daemon = self.daemon(cx)?;
+        let daemon = Daemon::given(cx, &self.0.node)?;
         if !daemon.is_running().await? {
             daemon.check_file()?;
             // Until Patroni runs it, it is pgleap's.
-            let node = self.node()?;
+            let node = given(&self.0.node, "node")?;
             ctl::manager(cx, &Node { patroni: None, ..node.clone() }).stop(StopMode::Fast).await?;
         }
         daemon.take_over(cx, self).await
     }
 
     async fn verify(&self, cx: &Context) -> Result<Output> {
-        let node = self.node()?;
-        if !self.daemon(cx)?.has_taken_over(self).await? {
+        let node = given(&self.0.node, "node")?;
+        if !Daemon::given(cx, &self.0.node)?.has_taken_over(self).await? {
             return Err(StepError::new(format!(
                 "replica {} stopped streaming again right after its Patroni had taken it over; see its log, then retry",
                 node.name
@@ -81,6 +66,6 @@ impl Step for HandOverReplicaStep {
     }
 
     async fn undo(&self, cx: &Context) -> Result<()> {
-        self.daemon(cx)?.stop(cx).await
+        Daemon::given(cx, &self.0.node)?.stop(cx).await
     }
 }

@@ -6,6 +6,8 @@ mod actions;
 #[path = "../fake/certificates.rs"]
 mod certificates;
 mod kill;
+mod moves;
+mod refuse;
 mod world;
 
 use std::path::Path;
@@ -306,103 +308,6 @@ async fn an_undone_upgrade_leaves_the_seed_as_it_was() {
     assert_eq!(world.value(&n1.seed, "app", rows_query()).await, rows);
 }
 
-/// Minor releases of different release sets: `pg_upgrade --check` finds nothing, the rehearsal must.
-#[tokio::test]
-async fn a_release_set_the_new_binaries_do_not_know_is_refused() {
-    if delegated("a_release_set_the_new_binaries_do_not_know_is_refused") {
-        return;
-    }
-    let (bin, b18) = (setting("PGLEAP_PG15_SECURITY_BIN"), setting("PGLEAP_PG18_BIN"));
-    let world = World::old(&bin, "").await;
-    let data_dir = world.dir.path().join("d/n1/18").to_string_lossy().into_owned();
-    let node = Node { name: "n1".into(), major: 18, bin_dir: b18, data_dir, ..world.old.clone() };
-    let error = world.run("rehearse", rehearse(&world, &node, &world.old)).await.unwrap_err();
-    assert!(
-        error.message.contains("pg_attver") && error.message.contains("update the new binaries"),
-        "{error}"
-    );
-    assert!(error.evidence.iter().any(|line| line.contains("SET (pg_attver=")), "{:#?}", error.evidence);
-    assert_eq!(world.list(world.config().state_dir.join("rehearsal")), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn what_cannot_be_is_refused_before_anything_changes() {
-    if delegated("what_cannot_be_is_refused_before_anything_changes") {
-        return;
-    }
-    let (b15, b18) = (setting("PGLEAP_PG15_BIN"), setting("PGLEAP_PG18_BIN"));
-    let mut world = World::old(&b15, "").await;
-    let old = world.old.clone();
-    world.add_new("n1", &old, &b18).await;
-    let n1 = &world.new[0];
-    let data_dir = Path::new(&n1.node.data_dir);
-
-    std::fs::create_dir(data_dir).unwrap();
-    std::fs::write(data_dir.join("precious"), "x").unwrap();
-    let error = world.run("init", init(n1)).await.unwrap_err();
-    assert!(error.message.contains("not empty") && error.message.contains("precious"), "{error}");
-    world.undo("init", init(n1)).await;
-    assert_eq!(world.list(data_dir), ["precious"]);
-    std::fs::remove_file(data_dir.join("precious")).unwrap();
-
-    // A library that the new binaries cannot load: one of 15's.
-    let library = world.dir.path().join("only_15.so");
-    std::fs::copy(Path::new(&b15).join("../lib/auto_explain.so"), &library).unwrap();
-    let library = library.to_string_lossy();
-    let preload =
-        |list| auto_conf::edit(Path::new(&n1.seed.data_dir), &[("shared_preload_libraries", list)]).unwrap();
-    world.stop(&n1.seed, StopMode::Fast).await;
-    preload(Some(&library));
-    world.start(&n1.seed).await;
-    let error = world.run("init", init(n1)).await.unwrap_err();
-    assert!(error.message.contains("only_15") && error.message.contains("install the package"), "{error}");
-    world.undo("init", init(n1)).await;
-    world.stop(&n1.seed, StopMode::Fast).await;
-    preload(None);
-    world.start(&n1.seed).await;
-
-    // A half-made directory of ours is made again; an empty one that existed stays after undo.
-    let own = Marker { operation: OPERATION.into(), step: "init".into() };
-    marker::write(data_dir, &own).unwrap();
-    std::fs::create_dir_all(data_dir.join("pgleap.staging/base")).unwrap();
-    world.twice("init", init(n1)).await;
-    assert!(data_dir.join("PG_VERSION").exists() && !data_dir.join("pgleap.staging").exists());
-    world.undo("init", init(n1)).await;
-    assert_eq!(world.list(data_dir), Vec::<String>::new());
-    assert!(data_dir.exists(), "it was there before");
-
-    // What pg_upgrade itself objects to is told with the names of the objects.
-    world.twice("init", init(n1)).await;
-    world.sql(&world.old, "app", &["CREATE TABLE bad (a aclitem)"]).await;
-    world
-        .eventually_in(
-            "the table arrives",
-            &n1.seed,
-            "app",
-            "SELECT (to_regclass('public.bad') IS NOT NULL)::text",
-        )
-        .await;
-    let error = world.run("check", check(n1)).await.unwrap_err();
-    assert!(
-        error.evidence.iter().any(|line| line.contains("public.bad.a")),
-        "{error}\n{:#?}",
-        error.evidence
-    );
-    assert!(error.message.contains("aclitem"), "{error}");
-    world.sql(&world.old, "app", &["DROP TABLE bad"]).await;
-    world
-        .eventually_in("the table goes", &n1.seed, "app", "SELECT (to_regclass('public.bad') IS NULL)::text")
-        .await;
-    world.twice("check", check(n1)).await;
-
-    // Never promoted.
-    world.stop(&n1.seed, StopMode::Fast).await;
-    let error = world.run("upgrade", upgrade(n1)).await.unwrap_err();
-    assert!(error.message.contains("never promoted"), "{error}");
-    let error = world.run("check", check(n1)).await.unwrap_err();
-    assert!(error.message.contains("does not run"), "{error}");
-}
-
 #[tokio::test]
 async fn a_replica_stopped_elsewhere_is_told_not_failed() {
     if delegated("a_replica_stopped_elsewhere_is_told_not_failed") {
@@ -422,89 +327,4 @@ async fn a_replica_stopped_elsewhere_is_told_not_failed() {
     let leader = stopped(world.twice("stop-n1", stop_leader(n1)).await).control.unwrap();
     let replica = stopped(world.twice("stop-n2", stop_replica(n2, leader)).await);
     assert!(!replica.same_checkpoint && replica.difference.contains("latest checkpoint"), "{replica:?}");
-}
-
-/// Within a major: the promoted seed and its replica go on in their directories, with the settings of a side that follows.
-#[tokio::test]
-async fn a_move_goes_on_in_the_seeds_directories() {
-    if delegated("a_move_goes_on_in_the_seeds_directories") {
-        return;
-    }
-    let b18 = setting("PGLEAP_PG18_BIN");
-    let of_the_old =
-        "archive_mode = on\narchive_command = 'true'\nrestore_command = 'false'\nmax_worker_processes = 64\n";
-    let mut world = World::old(&b18, of_the_old).await;
-    world.old.major = 18;
-    let old = world.old.clone();
-    world.add_new("n1", &old, &b18).await;
-    let upstream = world.new[0].seed.clone();
-    world.add_new("n2", &upstream, &b18).await;
-    let (n1, n2) = (world.new[0].seed.clone(), world.new[1].seed.clone());
-    let moved = Some(Moved { databases: 12 });
-    let leader = Kind::StartLeader(StartLeader { node: Some(n1.clone()), moved });
-    let replica = Kind::StartReplica(StartReplica {
-        node: Some(n2.clone()),
-        upstream: Some(world.conninfo(&n1)),
-        slot: "slot_n2".into(),
-        verified: false,
-        moved,
-    });
-
-    world.stop(&n1, StopMode::Fast).await;
-    let error = world.run("start-n1", leader.clone()).await.unwrap_err();
-    assert!(error.message.contains("has not been promoted"), "{error}");
-    world.start(&n1).await;
-    world.promote().await;
-    world
-        .eventually(
-            "n2 follows",
-            &n2,
-            "SELECT coalesce((SELECT received_tli = 2 FROM pg_stat_wal_receiver), false)::text",
-        )
-        .await;
-    // Started by somebody else, and not as a side that follows.
-    let error = world.run("start-n1", leader.clone()).await.unwrap_err();
-    assert!(
-        error.message.contains("archive_mode = on") && error.message.contains("stop it, then retry"),
-        "{error}"
-    );
-
-    let rows = world.value(&n1, "app", rows_query()).await;
-    let control = stopped(world.twice("stop-n1", stop_leader(&world.new[0])).await).control.unwrap();
-    assert!(stopped(world.twice("stop-n2", stop_replica(&world.new[1], control)).await).same_checkpoint);
-    world.twice("start-n1", leader.clone()).await;
-    world.twice("start-n2", replica.clone()).await;
-    for node in [&n1, &n2] {
-        assert_eq!(world.value(node, "app", rows_query()).await, rows);
-        for (name, value) in [
-            ("archive_mode", "off"),
-            ("restore_command", ""),
-            ("max_worker_processes", "64"),
-            ("max_replication_slots", "34"),
-            ("cluster_name", node.name.as_str()),
-            ("port", &node.port.to_string()),
-        ] {
-            assert_eq!(
-                world.value(node, "app", &format!("SHOW {name}")).await,
-                value,
-                "{name} of {}",
-                node.name
-            );
-        }
-    }
-    world.sql(&n1, "app", &["INSERT INTO t VALUES (-1, 'moved')"]).await;
-    world
-        .eventually_in("it arrives", &n2, "app", "SELECT (EXISTS (SELECT FROM public.t WHERE a = -1))::text")
-        .await;
-
-    world.undo("start-n2", replica).await;
-    world.undo("start-n1", leader).await;
-    for node in [&n1, &n2] {
-        assert!(
-            !Path::new(&node.data_dir).join("postmaster.pid").exists(),
-            "{} is stopped, though nobody marked it",
-            node.name
-        );
-        assert!(Path::new(&node.data_dir).join("PG_VERSION").exists(), "and stays");
-    }
 }

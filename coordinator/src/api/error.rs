@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_text_is_read_once_and_another_one_anew() {
         let last = LastRead(Mutex::new(None));
-        let text: Arc<str> = include_str!("../fleet/golden/ledger.toml").into();
+        let text: Arc<str> = crate::fleet::samples::LEDGER.into();
         let other: Arc<str> = text.replace("production", "staging").into();
         let first = last.read(&text).unwrap();
         // Another copy of the same text, as after a snapshot.

@@ -248,10 +248,13 @@ fn count(number: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::state::samples::{plan, step};
-    use crate::state::{COMMAND_VERSION, Command, Envelope, Outcome, Position};
+    use std::time::Duration;
+
     use pgleap_proto::agent::Progress;
+
+    use super::*;
+    use crate::state::samples::{done, end_step, envelope, failed, plan, start_step, step};
+    use crate::state::{Command, Position};
 
     /// The status after these commands, a second apart, seen ten seconds after the last.
     fn after(commands: Vec<Command>, live: LiveStatus) -> OperationStatus {
@@ -261,25 +264,18 @@ mod tests {
         let mut index = 0;
         for command in std::iter::once(begin).chain(commands) {
             index += 1;
-            let at = Timestamp::from_second(index).unwrap();
-            let envelope =
-                Envelope { version: COMMAND_VERSION, at, by: "operator x".into(), request_id: None, command };
-            state.apply(Position { index: index.unsigned_abs(), term: 1 }, &envelope).unwrap();
+            state.apply(Position { index, term: 1 }, &envelope(index, command)).unwrap();
         }
-        let now = Timestamp::from_second(index + 10).unwrap();
+        let now = Timestamp::from_second(10).unwrap() + Duration::from_secs(index);
         present(&state.operations["c-1"], Vec::new(), &move |_, _| live.clone(), now)
     }
 
     fn start(step: &str) -> Command {
-        Command::StepStarted { operation: "c-1".into(), step: step.into(), verb: Verb::Do }
+        start_step("c-1", step, Verb::Do)
     }
 
     fn finish(step: &str, attempt: u64, failure: Option<&str>) -> Command {
-        let outcome = match failure {
-            None => Outcome::Done { output: None, already: false },
-            Some(message) => Outcome::Failed { message: message.into(), evidence: vec!["PANIC".into()] },
-        };
-        Command::StepFinished { operation: "c-1".into(), step: step.into(), attempt, outcome, agent: None }
+        end_step("c-1", step, attempt, failure.map_or_else(done, failed))
     }
 
     #[test]
@@ -310,7 +306,7 @@ mod tests {
         let commands = vec![start("seed.a"), finish("seed.a", 1, Some("disk full"))];
         let status = after(commands, LiveStatus::default());
         assert_eq!((status.state.as_str(), status.reason.as_str()), ("stopped", "seed.a: disk full"));
-        assert_eq!(status.evidence, ["PANIC"]);
+        assert_eq!(status.evidence, ["line"]);
         assert!(status.next.starts_with("pgleap retry c-1"), "{}", status.next);
         assert_eq!((status.steps[0].state.as_str(), status.steps[0].seconds), ("failed", 1.0));
     }

@@ -13,6 +13,7 @@ use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::check::testing::of;
+use crate::fleet::samples::{LEDGER, TRAFFIC};
 use crate::serve::{Coordinator, ServeConfig, ServeError};
 use crate::testing::{Behaviour, FakeAgent, Pki, poll};
 
@@ -33,13 +34,12 @@ pub(crate) struct Serving {
 impl Fixture {
     /// The fleet of the planner's tests, with its agents on loopback addresses.
     pub(super) async fn new() -> Fixture {
-        Fixture::of(include_str!("../fleet/golden/ledger.toml").to_owned()).await
+        Fixture::of(LEDGER.to_owned()).await
     }
 
     /// The same with poolers and a balancer.
     pub(crate) async fn movable() -> Fixture {
-        let ledger = include_str!("../fleet/golden/ledger.toml");
-        Fixture::of(format!("{ledger}{}", include_str!("../fleet/golden/traffic.toml"))).await
+        Fixture::of(format!("{LEDGER}{TRAFFIC}")).await
     }
 
     pub(super) async fn of(mut toml: String) -> Fixture {

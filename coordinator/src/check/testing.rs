@@ -12,6 +12,7 @@ use pgleap_proto::node::{ControlData, Node};
 use super::facts::{Facts, queries};
 use super::judge::run;
 use crate::fleet::ClusterSpec;
+use crate::fleet::samples::{LEDGER, TRAFFIC};
 
 const GIB: u64 = 1 << 30;
 pub(crate) const SYSTEM: u64 = 7_439_082_316_409_839_321;
@@ -24,7 +25,16 @@ pub(crate) struct Case {
 
 /// Nothing to complain about.
 pub(crate) fn healthy() -> Case {
-    let fleet = crate::fleet::parse(include_str!("../fleet/golden/ledger.toml"), "ledger.toml").unwrap();
+    of_file(LEDGER)
+}
+
+/// The same with poolers and a balancer.
+pub(crate) fn movable() -> Case {
+    of_file(&format!("{LEDGER}{TRAFFIC}"))
+}
+
+fn of_file(toml: &str) -> Case {
+    let fleet = crate::fleet::parse(toml, "ledger.toml").unwrap();
     of(fleet.cluster("ledger").unwrap().clone())
 }
 
@@ -194,6 +204,21 @@ pub(crate) fn database(name: &str, oid: u32, template: bool) -> DatabaseFacts {
     }
 }
 
+/// What Patroni says of its members, given as name, address and port.
+fn members<'n>(
+    role: impl Fn(usize) -> &'static str,
+    nodes: impl Iterator<Item = (&'n String, &'n String, u16)>,
+) -> Vec<PatroniMember> {
+    let member = |(index, (name, address, port)): (usize, (&String, &String, u16))| PatroniMember {
+        name: name.clone(),
+        role: role(index).into(),
+        address: address.clone(),
+        port: port.into(),
+        nofailover: false,
+    };
+    nodes.enumerate().map(member).collect()
+}
+
 impl Case {
     /// Facts of an old node.
     pub(crate) fn old(&mut self, index: usize) -> &mut NodeFacts {
@@ -209,14 +234,7 @@ impl Case {
         nodes.iter_mut().for_each(|node| node.rest = format!("http://{}:8008", node.address));
         let nodes = nodes.clone();
         let role = |index: usize| if index == 0 { "primary" } else { "replica" };
-        let member = |(index, node): (usize, &crate::fleet::OldNodeSpec)| PatroniMember {
-            name: node.name.clone(),
-            role: role(index).into(),
-            address: node.address.clone(),
-            port: node.port.into(),
-            nofailover: false,
-        };
-        let members: Vec<PatroniMember> = nodes.iter().enumerate().map(member).collect();
+        let members = members(role, nodes.iter().map(|node| (&node.name, &node.address, node.port)));
         for (index, node) in nodes.iter().enumerate() {
             self.old(index).patroni = Some(PatroniFacts {
                 version: "4.1.5".into(),
@@ -270,14 +288,7 @@ impl Case {
     pub(crate) fn adopted_from_patroni(mut self) -> Case {
         let nodes = self.cluster.new.nodes.clone();
         let role = |index: usize| if index == 0 { "standby_leader" } else { "replica" };
-        let member = |(index, node): (usize, &crate::fleet::NewNodeSpec)| PatroniMember {
-            name: node.name.clone(),
-            role: role(index).into(),
-            address: node.address.clone(),
-            port: node.port.into(),
-            nofailover: false,
-        };
-        let members: Vec<PatroniMember> = nodes.iter().enumerate().map(member).collect();
+        let members = members(role, nodes.iter().map(|node| (&node.name, &node.address, node.port)));
         for (index, node) in nodes.iter().enumerate() {
             self.adopt(index, 1);
             self.patroni_to_come(index).running = "cluster ledger-seed".into();

@@ -14,10 +14,8 @@ use super::{Agents, Driver, Live};
 use crate::fleet::{Limits, Policy};
 use crate::plan::{Plan, PlannedStep};
 use crate::raft::{Raft, RaftThread, View};
-use crate::state::samples::{plan, step};
-use crate::state::{
-    COMMAND_VERSION, Command, Envelope, NewOperation, Outcome, Position, Reply, State, Status, Verb, runnable,
-};
+use crate::state::samples::{done, end_step, envelope, plan, start_step, step};
+use crate::state::{Command, NewOperation, Position, Reply, State, Status, Verb, runnable};
 use crate::testing::{FakeAgent, Pki, open_raft};
 
 /// A driver that is given views by hand; its runs are never polled.
@@ -41,10 +39,7 @@ impl ByHand {
 
     fn tell(&mut self, command: Command) -> Reply {
         let index = self.state.applied + 1;
-        let at = Timestamp::from_second(i64::try_from(index).unwrap()).unwrap();
-        let envelope =
-            Envelope { version: COMMAND_VERSION, at, by: "test".into(), request_id: None, command };
-        self.state.apply(Position { index, term: 1 }, &envelope).unwrap()
+        self.state.apply(Position { index, term: 1 }, &envelope(index, command)).unwrap()
     }
 
     fn reconcile(&mut self) {
@@ -82,7 +77,7 @@ async fn an_operation_that_did_not_change_is_passed_over() {
     let state = hand.state.clone();
     assert_eq!(hand.driver.changed(&state, true), BTreeSet::new());
     assert!(!hand.driver.queue.stale);
-    hand.tell(Command::StepStarted { operation: "c1-1".into(), step: "seed.step/0".into(), verb: Verb::Do });
+    hand.tell(start_step("c1-1", "seed.step/0", Verb::Do));
     let state = hand.state.clone();
     assert_eq!(hand.driver.changed(&state, false), ["c1-1".to_owned()].into());
     // A step lets nobody begin; the end of an operation does.
@@ -148,11 +143,10 @@ async fn measure_the_driver_alone() {
             let operation = format!("c{n}-1");
             let next = runnable(&hand.state.operations[&operation]).remove(0);
             let (step, verb) = (next.id, next.verb);
-            let started = Command::StepStarted { operation: operation.clone(), step: step.clone(), verb };
-            let Reply::Started { attempt, .. } = hand.tell(started) else { panic!() };
+            let started = hand.tell(start_step(&operation, &step, verb));
+            let Reply::Started { attempt, .. } = started else { panic!() };
             reconciling += cpu(|| hand.reconcile());
-            let outcome = Outcome::Done { output: None, already: false };
-            hand.tell(Command::StepFinished { operation, step, attempt, outcome, agent: None });
+            hand.tell(end_step(&operation, &step, attempt, done()));
             reconciling += cpu(|| hand.reconcile());
             views += 2;
             // What it would be to look at every operation at every change.

@@ -12,6 +12,7 @@ mod read_many;
 mod read_traffic;
 mod reader;
 mod rules;
+mod section;
 mod spec;
 mod suggest;
 mod traffic;
@@ -43,5 +44,7 @@ pub fn parse(toml: &str, source: &str) -> Result<FleetSpec, FleetError> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

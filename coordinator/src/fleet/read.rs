@@ -2,7 +2,8 @@
 
 use super::read_many::{limits, wave, window};
 use super::read_traffic::{balancer, pooler, traffic};
-use super::reader::{Reader, Section};
+use super::reader::Reader;
+use super::section::Section;
 use super::spec::{
     ClusterSpec, FleetSpec, HostSpec, LoginSpec, NewNodeSpec, NewSpec, OldNodeSpec, OldSpec, OptionsSpec,
     PatroniSpec, TablespaceSpec, ValidateSpec,

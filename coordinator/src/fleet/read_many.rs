@@ -3,7 +3,7 @@
 use super::many::{DAYS, WaveSpec, Who, WindowSpec};
 use super::policy::Limits;
 use super::read::small;
-use super::reader::Section;
+use super::section::Section;
 
 /// Enough to be quick, few enough that a person can follow what fails.
 const OPERATIONS: u32 = 20;

@@ -1,7 +1,7 @@
 //! The keys about moving traffic: `[[cluster.pooler]]`, `[[cluster.balancer]]` and `[cluster.traffic]`.
 
 use super::read::{agent_of, small};
-use super::reader::Section;
+use super::section::Section;
 use super::spec::HostSpec;
 use super::traffic::{BalancerSpec, PoolerKind, PoolerSpec, TrafficSpec};
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::tests::{case_of, plan};
+use super::tests::{case_of, kind_of, plan};
 use super::*;
 use crate::check::testing::Case;
 
@@ -18,10 +18,6 @@ const OF_A_SERVER: [&str; 8] = [
     // Says from where the files come.
     "upgrade.refresh_collations",
 ];
-
-fn kind(step: &PlannedStep) -> &str {
-    step.id.split('/').next().unwrap()
-}
 
 /// The same cluster, in which another old node leads.
 fn led_by(case: &Case, leader: usize) -> Case {
@@ -59,7 +55,7 @@ proptest! {
         prop_assert_eq!(redirected.steps.len(), other.steps.len());
         for (step, wanted) in redirected.steps.iter().zip(&other.steps) {
             let before = first.step(&step.id).unwrap();
-            if OF_A_SERVER.contains(&kind(step)) {
+            if OF_A_SERVER.contains(&kind_of(&step.id)) {
                 prop_assert_eq!(step, before);
             } else {
                 prop_assert_eq!(step, wanted, "{}", step.id);

@@ -43,18 +43,13 @@ pub enum Survival {
     Lost(String),
 }
 
-/// Whether the slots of a plan can outlive a failover of the old cluster at all.
-pub(super) fn has_failover_slots(plan: &Plan) -> bool {
-    plan.steps.iter().any(|step| match &step.action.kind {
-        Some(Kind::CreateSlots(create)) => step.phase == Phase::Convert && create.failover,
-        _ => false,
-    })
-}
-
 impl Plan {
     /// Whether the slots from which the new cluster follows can outlive a failover of the old one at all.
     pub fn may_survive(&self) -> bool {
-        has_failover_slots(self)
+        self.steps.iter().any(|step| match &step.action.kind {
+            Some(Kind::CreateSlots(create)) => step.phase == Phase::Convert && create.failover,
+            _ => false,
+        })
     }
 }
 

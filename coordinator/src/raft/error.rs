@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::state::Rejection;
 use crate::state::RestoreError;
-use crate::state::command::DecodeError;
+use crate::state::envelope::DecodeError;
 
 /// What to do with a data directory that has forgotten something (decision 16): votes and starts that others remember.
 pub const LOST_DISK: &str = "\

@@ -2,30 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
 
 use pgleap_proto::raft::Group as Members;
-use raft::eraftpb::{Message, MessageType};
+use raft::eraftpb::MessageType;
 use tokio::sync::oneshot;
 
 use super::group::Asked;
 use super::node::{Answer, Node};
-use super::tests::{content, fleet};
-use super::{
-    Member, MembershipError, ProposeError, RaftError, Reports, Transport, Undelivered, Wish, group, wire,
-};
+use super::tests::{Outbox, content, fleet};
+use super::{Member, MembershipError, ProposeError, RaftError, Reports, Wish, group, wire};
 use crate::state::{Envelope, Reply};
-
-/// Outgoing messages, as they would go over the wire.
-#[derive(Clone, Default)]
-struct Outbox(Arc<Mutex<Vec<Message>>>);
-
-impl Transport for Outbox {
-    fn send(&mut self, messages: Vec<Message>) -> Vec<Undelivered> {
-        self.0.lock().unwrap().extend(messages);
-        Vec::new()
-    }
-}
 
 /// Members on a network that can be cut, in one direction, too.
 struct Net {

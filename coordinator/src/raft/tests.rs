@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use jiff::Timestamp;
 use proptest::prelude::*;
 use raft::eraftpb::Message;
 use tokio::sync::oneshot;
 
 use super::node::Node;
 use super::{Alone, Member, ProposeError, Raft, RaftError, Reports, Transport, Undelivered};
-use crate::state::{COMMAND_VERSION, Command, Envelope, Rejection, Reply, State};
+use crate::state::samples::envelope;
+use crate::state::{Command, Envelope, Rejection, Reply, State};
 
 pub(super) fn fleet(generation: u64) -> Envelope {
     let command = Command::ApplyFleet {
@@ -19,13 +19,7 @@ pub(super) fn fleet(generation: u64) -> Envelope {
         keeps: vec![],
         policy: Default::default(),
     };
-    Envelope {
-        version: COMMAND_VERSION,
-        at: Timestamp::UNIX_EPOCH,
-        by: "test".into(),
-        request_id: None,
-        command,
-    }
+    envelope(0, command)
 }
 
 fn small(id: u64, voters: Vec<u64>) -> Member {
@@ -164,9 +158,9 @@ async fn the_thread_answers_after_the_view_shows_it() {
     assert_eq!(raft.read().await.unwrap().state.generation(), 20);
 }
 
-/// Outgoing messages of one member of a simulated group.
+/// Outgoing messages of a member, as they would go over the wire.
 #[derive(Clone, Default)]
-struct Outbox(Arc<Mutex<Vec<Message>>>);
+pub(super) struct Outbox(pub(super) Arc<Mutex<Vec<Message>>>);
 
 impl Transport for Outbox {
     fn send(&mut self, messages: Vec<Message>) -> Vec<Undelivered> {

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, Envelope};
+use super::command::Command;
+use super::envelope::Envelope;
 use super::{Rejection, State};
 use crate::plan::Side;
 
@@ -237,7 +238,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{COMMAND_VERSION, Position};
+    use crate::state::Position;
+    use crate::state::samples::envelope;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(seconds).unwrap()
@@ -247,7 +249,7 @@ mod tests {
         let index = state.applied + 1;
         let request_id = (!id.is_empty()).then(|| id.to_owned());
         let by = "operator alice".to_owned();
-        let envelope = Envelope { version: COMMAND_VERSION, at: at(seconds), by, request_id, command };
+        let envelope = Envelope { by, request_id, ..envelope(seconds.unsigned_abs(), command) };
         state.apply(Position { index, term: 1 }, &envelope).is_ok()
     }
 

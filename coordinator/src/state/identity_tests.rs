@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use pgleap_proto::agent::AgentIdentity;
 
-use super::samples::{movable, plan, step};
+use super::samples::{done, envelope, movable, plan, start_step, step};
 use super::*;
 
 const OP: &str = "c-1";
@@ -29,11 +28,8 @@ impl World {
 
     fn tell(&mut self, command: Command) -> Result<Reply, Rejection> {
         let index = self.0.applied + 1;
-        let at = Timestamp::from_second(i64::try_from(index).unwrap()).unwrap();
-        let envelope =
-            Envelope { version: COMMAND_VERSION, at, by: "test".into(), request_id: None, command };
         let before = self.0.clone();
-        let reply = self.0.apply(Position { index, term: 1 }, &envelope);
+        let reply = self.0.apply(Position { index, term: 1 }, &envelope(index, command));
         if reply.is_err() {
             assert_eq!(State { applied: index, ..before }, self.0, "a refused command changed something");
         }
@@ -41,14 +37,15 @@ impl World {
     }
 
     fn start(&mut self, step: &str, verb: Verb) -> u64 {
-        let command = Command::StepStarted { operation: OP.into(), step: step.into(), verb };
-        let Ok(Reply::Started { attempt, .. }) = self.tell(command) else { panic!("{step}") };
+        let Ok(Reply::Started { attempt, .. }) = self.tell(start_step(OP, step, verb)) else {
+            panic!("{step}")
+        };
         attempt
     }
 
     fn end(&mut self, step: &str, attempt: u64, agent: Option<AgentIdentity>) -> Result<Reply, Rejection> {
-        let outcome = Outcome::Done { output: None, already: false };
-        self.tell(Command::StepFinished { operation: OP.into(), step: step.into(), attempt, outcome, agent })
+        let (operation, step, outcome) = (OP.into(), step.into(), done());
+        self.tell(Command::StepFinished { operation, step, attempt, outcome, agent })
     }
 
     fn rest(&mut self) {

@@ -5,6 +5,8 @@ pub mod abandon;
 mod admission;
 pub mod audit;
 pub mod command;
+mod dispatch;
+pub mod envelope;
 pub mod events;
 pub mod identity;
 pub mod many;
@@ -15,6 +17,7 @@ mod redirected;
 pub mod rejection;
 pub mod requests;
 pub mod rollout;
+mod snapshot;
 mod switchover;
 mod take_back;
 pub mod traffic;
@@ -37,13 +40,15 @@ use pgleap_proto::agent::AgentIdentity;
 use serde::{Deserialize, Serialize};
 
 pub use admission::{Admission, Wait};
-pub use command::{COMMAND_VERSION, Command, Envelope, Outcome, Verb};
+pub use command::{Command, Outcome, Verb};
+pub use envelope::{COMMAND_VERSION, Envelope};
 pub use many::{NewOperation, NewRollout};
 pub use next::{StepToRun, runnable};
 pub use operation::{Operation, Status, StepState};
 pub use place::Place;
 pub use rejection::Rejection;
 pub use rollout::{Rollout, Wave};
+pub use snapshot::RestoreError;
 pub use switchover::READS;
 pub use traffic::{Side, Stage, Traffic};
 
@@ -54,14 +59,10 @@ use events::{Event, Events};
 use identity::Doubt;
 use operation::StepRecord;
 use requests::Requests;
-use switchover::Move;
 use transition::{Happening, Occasion};
 
 /// Cancelled and finished operations kept for `status` and `events`; the oldest are forgotten first.
 const FINISHED_KEPT: usize = 50;
-
-/// Version of the snapshot this program writes, and the highest it reads.
-const SNAPSHOT_VERSION: u32 = 3;
 
 /// Where a command lies in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,19 +141,6 @@ pub enum Reply {
     },
 }
 
-/// A snapshot could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum RestoreError {
-    /// Written by a newer program.
-    #[error(
-        "the snapshot has version {0}, and this pgleap reads up to {SNAPSHOT_VERSION}; start the pgleap version that wrote it"
-    )]
-    Newer(u32),
-    /// Not a snapshot.
-    #[error("the snapshot is damaged: {0}")]
-    Malformed(#[from] serde_json::Error),
-}
-
 impl State {
     /// Applies the command at `position`. A refusal leaves everything but `applied` and the audit log as it was.
     ///
@@ -173,99 +161,6 @@ impl State {
             self.requests.remember(id, reply.clone());
         }
         Ok(reply)
-    }
-
-    fn dispatch(&mut self, position: Position, envelope: &Envelope) -> Result<Reply, Rejection> {
-        let occasion = Occasion { position, at: envelope.at, by: &envelope.by };
-        self.gate(envelope.at, &envelope.command)?;
-        match &envelope.command {
-            Command::ApplyFleet { toml, generation, keeps, policy } => {
-                self.apply_fleet(occasion, (toml, policy), *generation, keeps)
-            }
-            Command::StartOperation { id, plan, generation } => {
-                self.start_operation(occasion, id, plan, *generation)
-            }
-            Command::StepStarted { operation, step, verb } => {
-                self.happen(occasion, operation, Happening::Started { step, verb: *verb })
-            }
-            Command::StepFinished { operation, step, attempt, outcome, agent } => {
-                let finished = Happening::Finished { step, attempt: *attempt, outcome };
-                let reply = self.happen(occasion, operation, finished)?;
-                self.agent_wrote(operation, step, agent.as_ref());
-                Ok(reply)
-            }
-            Command::StepBlocked { operation, step, attempt, reason } => {
-                self.happen(occasion, operation, Happening::Blocked { step, attempt: *attempt, reason })
-            }
-            Command::Queue { operations, rollout, generation, accept_warnings } => {
-                self.queue(occasion, operations, rollout.as_ref(), (*generation, *accept_warnings))
-            }
-            Command::Admit { operation, plan, generation } => {
-                self.admit(occasion, operation, plan, *generation)
-            }
-            Command::NotReady { operation, reason, evidence } => {
-                self.not_ready(occasion, operation, reason, evidence)
-            }
-            Command::Hold { name, at } => self.hold(occasion, name, *at),
-            Command::Proceed { name } => self.proceed(occasion, name),
-            Command::Cancel { operation } if self.rollouts.contains_key(operation) => {
-                self.cancel_queued(occasion, operation)
-            }
-            Command::Cancel { operation } => self.happen(occasion, operation, Happening::Cancel),
-            Command::Retry { operation } => self.happen(occasion, operation, Happening::Retry),
-            Command::Abandon { operation, host } => {
-                self.happen(occasion, operation, Happening::Abandon { host })
-            }
-            Command::SetReads { operation, percent } => {
-                self.traffic(occasion, operation, Move::SetReads { percent: *percent })
-            }
-            Command::TakeTicket { operation } => self.traffic(occasion, operation, Move::NewTicket),
-            Command::BeginSwitchover { operation, to, accepted } => {
-                self.traffic(occasion, operation, Move::Begin { to: *to, accepted })
-            }
-            Command::SwitchoverStarted { operation } => self.traffic(occasion, operation, Move::Started),
-            Command::Decide { operation, attempt, positions } => {
-                self.traffic(occasion, operation, Move::Decide { attempt: *attempt, positions })
-            }
-            Command::SwitchoverFailed { operation, attempt, reason, evidence, again } => {
-                let (attempt, again) = (*attempt, *again);
-                self.traffic(occasion, operation, Move::Failed { attempt, reason, evidence, again })
-            }
-            Command::SwitchoverUndone { operation, attempt } => {
-                self.traffic(occasion, operation, Move::Undone { attempt: *attempt })
-            }
-            Command::SwitchoverNoted { operation, attempt, notes } => {
-                self.traffic(occasion, operation, Move::Noted { attempt: *attempt, notes })
-            }
-            Command::SwitchoverLed { operation, attempt } => {
-                self.traffic(occasion, operation, Move::Led { attempt: *attempt })
-            }
-            Command::TakeBack { operation, attempt, evidence } => {
-                self.traffic(occasion, operation, Move::TakeBack { attempt: *attempt, evidence })
-            }
-            Command::SwitchoverServed { operation, attempt } => {
-                self.traffic(occasion, operation, Move::Served { attempt: *attempt })
-            }
-            Command::SwitchoverDone { operation, attempt, pause_us, timings } => {
-                let (attempt, pause_us) = (*attempt, *pause_us);
-                self.traffic(occasion, operation, Move::Done { attempt, pause_us, timings })
-            }
-            Command::Finish { operation, decommission } => {
-                self.traffic(occasion, operation, Move::Finish { decommission: *decommission })
-            }
-            Command::Disturbed { operation, reason, evidence, failover } => {
-                let failover = *failover;
-                self.traffic(occasion, operation, Move::Disturbed { reason, evidence, failover })
-            }
-            Command::Redirected { operation, plan, timeline, reason, evidence } => {
-                let timeline = *timeline;
-                self.happen(occasion, operation, Happening::Redirected { plan, timeline, reason, evidence })
-            }
-            Command::AgentSeen { host, known, seen, remembers } => {
-                self.agent_seen(occasion, host, known.as_ref(), seen, *remembers)
-            }
-            Command::Audit { .. } => Ok(Reply::Accepted),
-        }
     }
 
     fn apply_fleet(
@@ -340,21 +235,6 @@ impl State {
         Ok(Reply::Operation { id: id.to_owned() })
     }
 
-    fn happen(
-        &mut self,
-        occasion: Occasion<'_>,
-        id: &str,
-        happening: Happening<'_>,
-    ) -> Result<Reply, Rejection> {
-        let unknown = || Rejection::UnknownOperation(id.to_owned());
-        let operation = self.operations.get_mut(id).ok_or_else(unknown)?;
-        transition::apply(Arc::make_mut(operation), occasion, happening)
-    }
-
-    fn traffic(&mut self, occasion: Occasion<'_>, id: &str, what: Move<'_>) -> Result<Reply, Rejection> {
-        self.happen(occasion, id, Happening::Traffic(what))
-    }
-
     fn agent_seen(
         &mut self,
         occasion: Occasion<'_>,
@@ -423,37 +303,6 @@ impl State {
             of_cluster.max_by_key(|operation| (operation.is_active(), operation.started_at))
         })
     }
-
-    /// The whole state as bytes.
-    ///
-    /// # Errors
-    /// The serializer's, which does not happen for values this program makes.
-    pub fn snapshot(&self) -> Result<Vec<u8>, serde_json::Error> {
-        serde_json::to_vec(&Snapshot { version: SNAPSHOT_VERSION, state: self })
-    }
-
-    /// Reads what [`State::snapshot`] wrote.
-    ///
-    /// # Errors
-    /// When a newer program wrote it, or it is damaged.
-    pub fn restore(bytes: &[u8]) -> Result<State, RestoreError> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u32,
-        }
-        let Versioned { version } = serde_json::from_slice(bytes)?;
-        if version > SNAPSHOT_VERSION {
-            return Err(RestoreError::Newer(version));
-        }
-        let Snapshot { version: _, state } = serde_json::from_slice::<Snapshot<State>>(bytes)?;
-        Ok(state)
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-struct Snapshot<S> {
-    version: u32,
-    state: S,
 }
 
 /// Ids are unique and every `after` names an earlier step, so that the plan's order is an order of execution

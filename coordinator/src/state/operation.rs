@@ -163,6 +163,20 @@ impl Operation {
         !matches!(self.status, Status::Cancelled | Status::Finished)
     }
 
+    /// Whether what comes of its steps still concerns it: from its beginning to its end, even while it is stopped.
+    pub fn hears_of_steps(&self) -> bool {
+        self.is_active() && self.status != Status::Queued
+    }
+
+    /// Neither over, nor being taken back or finished, whether it goes on or has stopped.
+    pub fn is_on_its_way(&self) -> bool {
+        match &self.status {
+            Status::Queued | Status::Running | Status::AtGate | Status::Switching => true,
+            Status::Stopped(stop) => !stop.cancelling && !stop.finishing,
+            Status::Finishing | Status::Finished | Status::Cancelling | Status::Cancelled => false,
+        }
+    }
+
     /// Name of the status: "queued", "running", "stopped", "waiting", "switching", "finishing", "finished", "cancelling" or "cancelled".
     pub fn status_name(&self) -> &'static str {
         match self.status {
@@ -239,7 +253,7 @@ impl Operation {
     /// Whether it could go on with another leader of the old cluster now: it stopped on its way, the new side is promoted, and its slots
     /// can outlive a failover.
     pub fn may_be_redirected(&self) -> bool {
-        let stands = matches!(&self.status, Status::Stopped(stop) if !stop.cancelling && !stop.finishing);
+        let stands = matches!(self.status, Status::Stopped(_)) && self.is_on_its_way();
         let promoted = self.plan.steps.iter().all(|step| {
             !matches!(step.action.kind, Some(Kind::RecoverTo(_)))
                 || self.steps.get(&step.id).is_some_and(|record| record.state == StepState::Done)

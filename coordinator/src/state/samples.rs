@@ -1,13 +1,41 @@
-//! Plans for tests.
+//! Plans for tests, and commands about their steps.
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::{Action, KeepTraffic, Publish, StageBalancer, action};
 use pgleap_proto::traffic::{Balancer, Cluster};
 
+use super::{COMMAND_VERSION, Command, Envelope, Outcome, Verb};
 use crate::fleet::TrafficSpec;
 use crate::plan::{Finish, Phase, Plan, PlannedStep, Side};
+
+/// A command of the tests' at this second.
+pub(crate) fn envelope(second: u64, command: Command) -> Envelope {
+    let at = Timestamp::from_second(i64::try_from(second).unwrap()).unwrap();
+    Envelope { version: COMMAND_VERSION, at, by: "test".into(), request_id: None, command }
+}
+
+/// A step is asked of its agent.
+pub(crate) fn start_step(operation: &str, step: &str, verb: Verb) -> Command {
+    Command::StepStarted { operation: operation.into(), step: step.into(), verb }
+}
+
+/// It has ended.
+pub(crate) fn end_step(operation: &str, step: &str, attempt: u64, outcome: Outcome) -> Command {
+    Command::StepFinished { operation: operation.into(), step: step.into(), attempt, outcome, agent: None }
+}
+
+/// It is done, and reports nothing.
+pub(crate) fn done() -> Outcome {
+    Outcome::Done { output: None, already: false }
+}
+
+/// It could not be done.
+pub(crate) fn failed(message: &str) -> Outcome {
+    Outcome::Failed { message: message.into(), evidence: vec!["line".into()] }
+}
 
 /// A step with a harmless action.
 pub(crate) fn step(id: &str, host: &str, agent: &str, after: &[&str]) -> PlannedStep {

@@ -55,39 +55,16 @@ pub(super) fn apply(
             Status::Running | Status::AtGate | Status::Cancelling | Status::Finishing,
             H::Started { step, verb },
         ) => start(operation, occasion, step, verb)?,
-        (
-            Status::Running
-            | Status::AtGate
-            | Status::Switching
-            | Status::Stopped(_)
-            | Status::Cancelling
-            | Status::Finishing,
-            H::Finished { step, attempt, outcome },
-        ) => {
+        (_, H::Finished { step, attempt, outcome }) if operation.hears_of_steps() => {
             finish(operation, occasion, step, attempt, outcome)?;
             Reply::Accepted
         }
-        (
-            Status::Running
-            | Status::AtGate
-            | Status::Switching
-            | Status::Stopped(_)
-            | Status::Cancelling
-            | Status::Finishing,
-            H::Blocked { step, attempt, reason },
-        ) => {
+        (_, H::Blocked { step, attempt, reason }) if operation.hears_of_steps() => {
             block(operation, occasion, step, attempt, reason)?;
             Reply::Accepted
         }
-        (Status::Queued | Status::Running | Status::AtGate, H::Cancel)
-            if operation.traffic.writer == Side::Old =>
-        {
-            enter(operation, occasion, Status::Cancelling);
-            note(operation, occasion, "", "cancelling", "everything is taken back");
-            Reply::Operation { id }
-        }
-        (Status::Stopped(stop), H::Cancel)
-            if !stop.cancelling && !stop.finishing && operation.traffic.writer == Side::Old =>
+        (Status::Queued | Status::Running | Status::AtGate | Status::Stopped(_), H::Cancel)
+            if operation.is_on_its_way() && operation.traffic.writer == Side::Old =>
         {
             enter(operation, occasion, Status::Cancelling);
             note(operation, occasion, "", "cancelling", "everything is taken back");
@@ -107,10 +84,9 @@ pub(super) fn apply(
             note(operation, occasion, "", "retry", "the failed steps are tried again");
             Reply::Operation { id }
         }
-        (Status::Cancelling | Status::Finishing, H::Abandon { host }) => {
-            abandon::abandon(operation, occasion, host)?
-        }
-        (Status::Stopped(stop), H::Abandon { host }) if stop.cancelling || stop.finishing => {
+        (Status::Cancelling | Status::Finishing | Status::Stopped(_), H::Abandon { host })
+            if !operation.is_on_its_way() =>
+        {
             abandon::abandon(operation, occasion, host)?
         }
         (Status::AtGate | Status::Switching, H::Abandon { host }) if operation.plan.moving().is_some() => {
@@ -147,11 +123,8 @@ pub(super) fn apply(
             enter(operation, occasion, Status::Stopped(stop));
             Reply::Accepted
         }
-        (Status::AtGate, H::Redirected { plan, timeline, reason, evidence }) => {
-            redirected::redirected(operation, occasion, plan, (timeline, reason, evidence))?
-        }
-        (Status::Stopped(stop), H::Redirected { plan, timeline, reason, evidence })
-            if !stop.cancelling && !stop.finishing && operation.place.queue.is_none() =>
+        (Status::AtGate | Status::Stopped(_), H::Redirected { plan, timeline, reason, evidence })
+            if operation.is_on_its_way() && operation.place.queue.is_none() =>
         {
             redirected::redirected(operation, occasion, plan, (timeline, reason, evidence))?
         }

@@ -201,6 +201,25 @@ impl Fleet {
         .await
     }
 
+    /// Waits until that step is done.
+    ///
+    /// # Errors
+    /// As [`Fleet::wait_for`].
+    pub async fn wait_step(&self, id: &str, limit: Duration) -> Result<OperationStatus> {
+        self.wait_for(id, limit, |status| {
+            status.steps.iter().any(|step| step.id == id && step.state == "done")
+        })
+        .await
+    }
+
+    /// Waits until the operation has stopped.
+    ///
+    /// # Errors
+    /// When it has not within `limit`.
+    pub async fn wait_stopped(&self, what: &str, limit: Duration) -> Result<OperationStatus> {
+        self.wait_for(what, limit, |status| status.state == "stopped").await
+    }
+
     /// Waits until every step is done.
     ///
     /// # Errors

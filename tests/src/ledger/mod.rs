@@ -70,6 +70,13 @@ pub struct Options {
     pub patience: Duration,
 }
 
+impl Options {
+    /// A light load, so many transactions a second.
+    pub fn light(rate: f64) -> Self {
+        Options { rate, light: true, ..Options::default() }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {

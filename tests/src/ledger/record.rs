@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use anyhow::{Result, ensure};
+
 use super::effect::{Effect, Logged, Outcome};
 use super::{Options, Target};
 
@@ -88,6 +90,15 @@ impl Record {
     pub fn failed(&self) -> u64 {
         let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_) | Outcome::Unknown(_));
         self.transactions().filter(|(_, logged)| failed(&logged.outcome)).count() as u64
+    }
+
+    /// No transaction failed.
+    ///
+    /// # Errors
+    /// With the reasons.
+    pub fn none_failed(&self) -> Result<()> {
+        ensure!(self.failed() == 0, "transactions failed: {:?}", self.failures());
+        Ok(())
     }
 
     /// Different reasons of failures, for messages.

@@ -1,5 +1,9 @@
+//! A sound template, what pgleap adds to it, and every way to spoil it.
+
+use super::super::judge::testing::{each_edit_is_told, node};
 use super::*;
 
+const PATH: &str = "/t.yml";
 const TEMPLATE: &str = "
 namespace: /seeds/
 etcd3: {hosts: '10.0.0.9:2379'}
@@ -17,20 +21,6 @@ postgresql:
   pgbackrest: {command: /usr/local/bin/restore, no_params: on}
 ";
 
-fn node() -> Node {
-    Node {
-        name: "n1".into(),
-        address: "10.0.0.3".into(),
-        port: 5433,
-        socket_dir: "/run/pg".into(),
-        data_dir: "/srv/15/ledger".into(),
-        bin_dir: "/usr/lib/postgresql/15/bin".into(),
-        superuser: "admin".into(),
-        major: 15,
-        ..Node::default()
-    }
-}
-
 fn patroni() -> SeedPatroni {
     SeedPatroni {
         scope: "ledger-seed-0123ab".into(),
@@ -41,14 +31,14 @@ fn patroni() -> SeedPatroni {
 }
 
 fn judged(text: &str) -> Vec<Complaint> {
-    Template::parse(text, "/t.yml").unwrap().judge("/t.yml", &node(), &patroni())
+    Template::parse(text, PATH).unwrap().judge(PATH, &node(15), &patroni())
 }
 
 fn part(text: &str) -> Value {
     let settings = [("max_connections", "300"), ("wal_level", "logical")];
     let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    Template::parse(text, "/t.yml").unwrap().part(&Part {
-        node: &node(),
+    Template::parse(text, PATH).unwrap().part(&Part {
+        node: &node(15),
         patroni: &patroni(),
         remote: &Conninfo { host: "10.0.0.2".into(), port: 5432, ..Conninfo::default() },
         slot: "pgleap_0123ab_n1",
@@ -77,14 +67,14 @@ fn pgleap_says_what_the_plan_decides_and_leaves_the_rest() {
                 "connect_address": "10.0.0.3:5433",
                 "use_unix_socket": true,
                 "authentication": {"superuser": {"username": "admin"}},
-                "parameters": {"unix_socket_directories": "/run/pg"},
+                "parameters": {"unix_socket_directories": "/run/ledger"},
             },
         })
     );
     // What agrees may stand there, too.
     let agrees = TEMPLATE
         .replace("namespace:", "scope: ledger-seed\nname: n1\nrestapi: {listen: '[::]:8008', connect_address: 'db3:8008'}\nnamespace:")
-        .replace("listen: 10.0.0.3\n", "listen: '*:5433'\n  data_dir: /srv/15/ledger/\n  parameters: {unix_socket_directories: '/tmp, /run/pg/'}\n");
+        .replace("listen: 10.0.0.3\n", "listen: '*:5433'\n  data_dir: /srv/15/ledger/\n  parameters: {unix_socket_directories: '/tmp, /run/ledger/'}\n");
     assert_eq!(judged(&agrees), Vec::new());
     let part = part(&agrees);
     assert_eq!(part["restapi"], json!({"connect_address": "10.0.0.3:8008", "listen": "[::]:8008"}));
@@ -165,13 +155,7 @@ fn each_fault_is_named_with_its_cure() {
             "remove",
         ),
     ];
-    for (old, new, what, cure) in wrong {
-        assert!(TEMPLATE.contains(old), "{old}");
-        let found = judged(&TEMPLATE.replacen(old, new, 1));
-        let [one] = found.as_slice() else { panic!("{new}: {found:#?}") };
-        assert!(one.what.starts_with("/t.yml: ") && one.what.contains(what), "{new}: {one:?}");
-        assert!(one.cure.contains(cure), "{new}: {one:?}");
-    }
+    each_edit_is_told(PATH, TEMPLATE, judged, &wrong);
     // What says no is fine.
     assert_eq!(
         judged(
@@ -182,7 +166,7 @@ fn each_fault_is_named_with_its_cure() {
         Vec::new()
     );
     for nonsense in ["", "- a", "a: [", "text"] {
-        assert!(Template::parse(nonsense, "/t.yml").unwrap_err().contains("/t.yml"), "{nonsense}");
+        assert!(Template::parse(nonsense, PATH).unwrap_err().contains(PATH), "{nonsense}");
     }
 }
 

@@ -29,7 +29,7 @@ fn asking_a_blocked_agent_again_makes_no_events() {
     let mut index = 1;
     for attempt in 1..5 {
         for command in [
-            Command::StepStarted { operation: "c-1".into(), step: "a".into(), verb: Verb::Do },
+            start_step("c-1", "a", Verb::Do),
             Command::StepBlocked {
                 operation: "c-1".into(),
                 step: "a".into(),
@@ -200,20 +200,15 @@ fn a_host_that_never_comes_back_holds_up_no_decommission() {
         gate.traffic(5, Kind::Done, attempt).unwrap();
         gate.tell(5, Command::Finish { operation: "c-1".into(), decommission: true }).unwrap();
         // Taken back on both hosts, and what ends the old side is about to be asked, or has been.
-        let operation = "c-1".to_owned();
         while let Some(StepToRun { id: step, verb: verb @ Verb::Undo }) = runnable(gate.operation()).pop() {
-            let operation = operation.clone();
-            let started = Command::StepStarted { operation: operation.clone(), step: step.clone(), verb };
-            let Ok(Reply::Started { attempt, .. }) = gate.tell(5, started) else { panic!("{step}") };
-            let outcome = Outcome::Done { output: None, already: false };
-            gate.tell(5, Command::StepFinished { operation, step, attempt, outcome, agent: None }).unwrap();
+            let attempt = gate.start_step(&step, verb);
+            gate.end_step(&step, attempt, done());
         }
         if begun {
-            let (operation, step) = (operation.clone(), "s0".to_owned());
-            gate.tell(5, Command::StepStarted { operation, step, verb: Verb::Do }).unwrap();
+            gate.start_step("s0", Verb::Do);
         }
         assert_eq!(gate.operation().status, Status::Finishing);
-        gate.tell(5, Command::Abandon { operation, host: "h".into() }).unwrap();
+        gate.tell(5, Command::Abandon { operation: "c-1".into(), host: "h".into() }).unwrap();
         assert_eq!(gate.operation().status, Status::Finished, "begun {begun}");
         let told = gate
             .operation()
@@ -382,27 +377,13 @@ fn another_old_leader_is_taken_up_where_it_can_be_only() {
     assert!(refused(&mut gate, command).contains("another old leader"));
 
     // On its way it has to stop first, with nothing under way.
-    let (operation, step) = ("c-1".to_owned(), "replicate.subscribe".to_owned());
+    let (step, other) = ("replicate.subscribe", "route.keep_traffic/old-0");
     gate.tell(5, redirected(&plan, "old-1")).unwrap();
-    let start = Command::StepStarted { operation: operation.clone(), step: step.clone(), verb: Verb::Do };
-    let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start) else { panic!() };
-    let other = Command::StepStarted {
-        operation: operation.clone(),
-        step: "route.keep_traffic/old-0".into(),
-        verb: Verb::Do,
-    };
-    let Ok(Reply::Started { attempt: second, .. }) = gate.tell(5, other) else { panic!() };
+    let (first, second) = (gate.start_step(step, Verb::Do), gate.start_step(other, Verb::Do));
     assert!(refused(&mut gate, redirected(&plan, "old-2")).contains("at the gate, or when it is stopped"));
-    let failed = |step: &str, attempt| Command::StepFinished {
-        operation: operation.clone(),
-        step: step.into(),
-        attempt,
-        outcome: Outcome::Failed { message: "old-1 is a standby".into(), evidence: Vec::new() },
-        agent: None,
-    };
-    gate.tell(5, failed(&step, attempt)).unwrap();
+    gate.end_step(step, first, failed("old-1 is a standby"));
     assert!(refused(&mut gate, redirected(&plan, "old-2")).contains("is under way"));
-    gate.tell(5, failed("route.keep_traffic/old-0", second)).unwrap();
+    gate.end_step(other, second, failed("old-1 is a standby"));
     gate.tell(5, redirected(&plan, "old-2")).unwrap();
     run_to_rest(&mut gate.0, "c-1");
 
@@ -412,10 +393,8 @@ fn another_old_leader_is_taken_up_where_it_can_be_only() {
     assert!(refused(&mut gate, redirected(&plan, "old-1")).contains("the new cluster takes the writes"));
 
     let mut early = Gate(started(plan.steps.clone()));
-    let stop =
-        Command::StepStarted { operation: operation.clone(), step: plan.steps[0].id.clone(), verb: Verb::Do };
-    let Ok(Reply::Started { attempt, .. }) = early.tell(5, stop) else { panic!() };
-    early.tell(5, failed(&plan.steps[0].id, attempt)).unwrap();
+    let attempt = early.start_step(&plan.steps[0].id, Verb::Do);
+    early.end_step(&plan.steps[0].id, attempt, failed("old-1 is a standby"));
     assert!(refused(&mut early, redirected(&plan, "old-1")).contains("not promoted yet"));
 }
 
@@ -424,31 +403,22 @@ fn the_host_of_a_former_leader_is_not_waited_for_and_told_when_it_is_back() {
     let (mut gate, plan) = move_at_the_gate();
     gate.tell(5, redirected(&plan, "old-1")).unwrap();
     let late = "route.keep_traffic/old-0";
-    let start =
-        |step: &str| Command::StepStarted { operation: "c-1".into(), step: step.into(), verb: Verb::Do };
-    let done = |step: &str, attempt| Command::StepFinished {
-        operation: "c-1".into(),
-        step: step.into(),
-        attempt,
-        outcome: Outcome::Done { output: None, already: false },
-        agent: None,
-    };
     // Its agent does not answer, so that its step is not even started.
     while gate.operation().status == Status::Running {
         let next = runnable(gate.operation())
             .into_iter()
             .find(|step| step.id != late)
             .expect("somebody waits for it");
-        let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start(&next.id)) else { panic!("{next:?}") };
-        gate.tell(5, done(&next.id, attempt)).unwrap();
+        let attempt = gate.start_step(&next.id, Verb::Do);
+        gate.end_step(&next.id, attempt, done());
     }
     assert_eq!(gate.operation().status, Status::AtGate);
     assert_eq!(runnable(gate.operation()), [StepToRun { id: late.into(), verb: Verb::Do }]);
     let attempt = gate.begin(5, Side::New);
     gate.traffic(5, Kind::Decide, attempt).unwrap();
-    gate.tell(5, start(late)).unwrap_err();
+    gate.tell(5, start_step("c-1", late, Verb::Do)).unwrap_err();
     gate.traffic(5, Kind::Done, attempt).unwrap();
-    let Ok(Reply::Started { attempt, .. }) = gate.tell(5, start(late)) else { panic!() };
-    gate.tell(5, done(late, attempt)).unwrap();
+    let attempt = gate.start_step(late, Verb::Do);
+    gate.end_step(late, attempt, done());
     assert_eq!((&gate.operation().status, runnable(gate.operation())), (&Status::AtGate, Vec::new()));
 }

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests may fail them")]
 
+mod agent;
+#[path = "../fake/mod.rs"]
 mod fake;
+mod starting;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -11,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use agent::{Agent, directory};
 use fake::caller::{self, GROUP};
 use fake::certificates::Authority;
 use fake::{Behaviour, Fake, World, request, until};
@@ -31,88 +35,6 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Status, Streaming};
-
-/// A running agent of host db1 with fake steps.
-struct Agent {
-    directory: TempDir,
-    authority: Authority,
-    address: SocketAddr,
-    world: Arc<World>,
-    stop: Option<oneshot::Sender<()>>,
-    served: JoinHandle<Result<(), StartError>>,
-}
-
-/// A directory that is private, as the agent demands.
-fn directory() -> TempDir {
-    tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o700)).tempdir().unwrap()
-}
-
-impl Agent {
-    async fn start(behaviour: Behaviour) -> Agent {
-        let authority = Authority::new();
-        Agent::start_on(directory(), authority, World::new(behaviour)).await
-    }
-
-    async fn start_on(directory: TempDir, authority: Authority, world: Arc<World>) -> Agent {
-        authority.issue(&directory.path().join("tls"), Role::Agent, "db1");
-        let ready = prepare(fake::config(directory.path(), "db1")).unwrap();
-        let server = Server::bind(ready, Fake::table(&world)).unwrap();
-        let address = server.address();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(server.serve(async {
-            let _ = stopped.await;
-        }));
-        Agent { directory, authority, address, world, stop: Some(stop), served }
-    }
-
-    /// Ends it as SIGTERM does; what a restart needs.
-    async fn stop(mut self) -> (TempDir, Authority, Arc<World>) {
-        drop(self.stop.take());
-        self.served.await.unwrap().unwrap();
-        (self.directory, self.authority, self.world)
-    }
-
-    fn holder(&self, role: Role, name: &str) -> TlsIdentity {
-        self.authority.issue(&self.directory.path().join(format!("holder-{role}")), role, name)
-    }
-
-    async fn channel(&self, identity: &TlsIdentity) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = tls::endpoint(&self.address.to_string())?;
-        identity.connect(&endpoint, Role::Agent, "db1").await
-    }
-
-    async fn client(&self, role: Role) -> AgentClient<Channel> {
-        let identity = self.holder(role, "someone");
-        AgentClient::new(self.channel(&identity).await.unwrap())
-    }
-
-    async fn hello(&self, role: Role) -> Result<HelloReply, Status> {
-        self.client(role).await.hello(HelloRequest::default()).await.map(|reply| reply.into_inner())
-    }
-
-    async fn connected(&self) -> Channel {
-        let identity = self.holder(Role::Coordinator, "c1");
-        self.channel(&identity).await.unwrap()
-    }
-
-    /// As a coordinator that has just greeted it.
-    async fn run(&self, request: StepRequest) -> Result<Streaming<StepEvent>, Status> {
-        let greeted = caller::greet(self.connected().await).await;
-        AgentClient::new(greeted).run_step(request).await.map(|reply| reply.into_inner())
-    }
-
-    /// As any coordinator that says this.
-    async fn run_as(&self, caller: Caller, request: StepRequest) -> Result<Streaming<StepEvent>, Status> {
-        let mut client = AgentClient::with_interceptor(self.connected().await, caller);
-        client.run_step(request).await.map(|reply| reply.into_inner())
-    }
-
-    async fn greeted_by(&self, group: &str, known: Option<AgentIdentity>) -> Result<HelloReply, Status> {
-        let caller = Caller { group: group.into(), meant: None };
-        let mut client = AgentClient::with_interceptor(self.connected().await, caller);
-        client.hello(HelloRequest { known }).await.map(|reply| reply.into_inner())
-    }
-}
 
 /// The events up to the end of the stream, in words.
 async fn words(mut stream: Streaming<StepEvent>) -> Vec<String> {
@@ -366,79 +288,4 @@ async fn a_shutdown_ends_the_stream_and_the_next_agent_takes_the_step_up() {
     let agent = Agent::start_on(directory, authority, world).await;
     let events = words(agent.run(request("s", 1, 1, Verb::Do)).await.unwrap()).await;
     assert_eq!(events, ["acting", "done, already: false"]);
-}
-
-fn start_error(state_dir: &Path, host: &str) -> String {
-    prepare(fake::config(state_dir, host)).unwrap_err().to_string()
-}
-
-#[test]
-fn a_start_is_refused_with_the_cure() {
-    let directory = directory();
-    let path = directory.path();
-    assert!(start_error(path, "db1").contains("pgleap pki issue"), "no certificate");
-
-    let authority = Authority::new();
-    authority.issue(&path.join("tls"), Role::Agent, "db2");
-    let error = start_error(path, "db1");
-    assert!(error.contains("agent db2") && error.contains("host db1"), "{error}");
-    authority.issue(&path.join("tls"), Role::Coordinator, "db1");
-    assert!(start_error(path, "db1").contains("coordinator db1"));
-
-    authority.issue(&path.join("tls"), Role::Agent, "db1");
-    let mode = |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
-    mode(&path.join("tls/tls.key"), 0o644);
-    assert!(start_error(path, "db1").contains("chmod 600"));
-    mode(&path.join("tls/tls.key"), 0o600);
-    mode(path, 0o750);
-    assert!(start_error(path, "db1").contains("chmod 700"));
-    mode(path, 0o700);
-
-    let ready = prepare(fake::config(path, "db1")).unwrap();
-    assert!(start_error(path, "db1").contains("another pgleap-agent"));
-    drop(ready);
-    prepare(fake::config(path, "db1")).unwrap();
-}
-
-#[tokio::test]
-async fn a_taken_port_is_named() {
-    let agent = Agent::start(Behaviour::Plain).await;
-    let directory = directory();
-    agent.authority.issue(&directory.path().join("tls"), Role::Agent, "db1");
-    let mut config = fake::config(directory.path(), "db1");
-    config.listen = agent.address;
-    let Err(error) = Server::bind(prepare(config).unwrap(), Fake::table(&agent.world)) else {
-        panic!("two agents on one port")
-    };
-    assert!(error.to_string().contains(&agent.address.to_string()), "{error}");
-}
-
-#[test]
-fn the_daemon_ends_cleanly_on_sigterm_and_says_why_it_cannot_start() {
-    let directory = directory();
-    let path = directory.path();
-    let text = format!(
-        "host = 'db1'\nlisten = '127.0.0.1:0'\nstate_dir = '{0}/state'\ntls_dir = '{0}/tls'\nroots = ['{0}/data']\n",
-        path.display()
-    );
-    std::fs::write(path.join("agent.toml"), text).unwrap();
-    let daemon = || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgleap-agent"));
-        command.args(["run", "--log-format", "json", "--config"]).arg(path.join("agent.toml"));
-        command.stderr(Stdio::piped()).spawn().unwrap()
-    };
-    let refused = daemon().wait_with_output().unwrap();
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("tls/ca.crt"), "{refused:?}");
-
-    Authority::new().issue(&path.join("tls"), Role::Agent, "db1");
-    let mut running = daemon();
-    let mut lines = BufReader::new(running.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let serving = lines.find(|line| line.contains("serving")).unwrap();
-    let serving: serde_json::Value = serde_json::from_str(&serving).unwrap();
-    assert!(serving["fields"]["address"].as_str().unwrap().starts_with("127.0.0.1:"), "{serving}");
-    kill(Pid::from_raw(running.id() as i32), Signal::SIGTERM).unwrap();
-    assert_eq!(running.wait().unwrap().code(), Some(0));
-    let mode = std::fs::metadata(path.join("state")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700);
 }

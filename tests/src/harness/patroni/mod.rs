@@ -3,30 +3,31 @@
 //!
 //! It starts and ends processes and asks Patroni's REST API; what a scenario claims is asserted elsewhere.
 
-use std::fmt::Write as _;
+mod config;
+mod member;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
 
 use super::base::Base;
 use super::etcd::Etcd;
 use super::eventually::eventually;
 use super::ports::Port;
-use super::postgres::{APP, PASSWORD, REPLICATOR, SUPERUSER, Server};
+use super::postgres::Server;
 use super::process::Process;
+
+pub use config::hba;
+pub use member::Member;
 
 /// Longest time until members have come up, failed over, or taken up a changed configuration.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Root of its keys in the DCS.
 pub const NAMESPACE: &str = "/harness/";
-/// User of REST APIs that have a password, which is [`PASSWORD`] too.
+/// User of REST APIs that have a password, which is [`super::postgres::PASSWORD`] too.
 pub const REST_USER: &str = "rest";
 
 /// Where the rules for clients come from.
@@ -68,68 +69,6 @@ impl Default for PatroniOptions {
             wait_for_standbys: false,
             ttl: 20,
         }
-    }
-}
-
-/// One member: a server, and the Patroni in charge of it.
-#[derive(Debug)]
-pub struct Member {
-    /// Its server. Whether it leads changes.
-    pub server: Server,
-    /// Its configuration file.
-    pub config: PathBuf,
-    /// Scripts that start and stop its daemon; only where agents do that.
-    pub commands: Option<(PathBuf, PathBuf)>,
-    rest: Port,
-    process: Option<Process>,
-}
-
-impl Member {
-    /// Whether its daemon should run: it was started here, or an agent is in charge of it.
-    fn is_ours(&self) -> bool {
-        self.process.is_some() || self.commands.is_some()
-    }
-
-    /// Where its REST API listens, `host:port`.
-    pub fn rest_address(&self) -> String {
-        format!("{}:{}", self.server.address, self.rest.number)
-    }
-
-    /// The answer of its REST API to a question, whatever the status.
-    ///
-    /// # Errors
-    /// When nobody answers in JSON.
-    pub async fn ask(&self, path: &str) -> Result<Value> {
-        let (_, body) = self.request("GET", path, "").await?;
-        serde_json::from_str(&body).with_context(|| format!("{path} of {}: {body}", self.server.name))
-    }
-
-    /// Sends it something and gives what it said.
-    ///
-    /// # Errors
-    /// When it refuses.
-    pub async fn send(&self, method: &str, path: &str, body: &Value) -> Result<String> {
-        let (status, said) = self.request(method, path, &body.to_string()).await?;
-        ensure!((200..300).contains(&status), "{method} {path} of {}: {status} {said}", self.server.name);
-        Ok(said)
-    }
-
-    async fn request(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-        let address = self.rest_address();
-        let mut stream = TcpStream::connect(&address).await.with_context(|| format!("REST API {address}"))?;
-        let basic = STANDARD.encode(format!("{REST_USER}:{PASSWORD}"));
-        let request = format!(
-            "{method} {path} HTTP/1.0\r\nHost: {address}\r\nAuthorization: Basic {basic}\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await??;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-        let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
-        Ok((status.with_context(|| format!("not HTTP: {head}"))?, body.to_owned()))
     }
 }
 
@@ -285,6 +224,34 @@ impl Patroni {
         self.members[index].send("POST", "/reload", &Value::Null).await.map(drop)
     }
 
+    /// A member restarts its PostgreSQL.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn restart(&self, index: usize) -> Result<()> {
+        self.members[index].send("POST", "/restart", &json!({})).await.map(drop)
+    }
+
+    /// Tells the leader to let another member lead, as a person does, and waits for nothing.
+    ///
+    /// # Errors
+    /// When it refuses.
+    pub async fn order_switchover(&self, from: usize, to: usize) -> Result<()> {
+        let name = |index: usize| &self.members[index].server.name;
+        let order = json!({"leader": name(from), "candidate": name(to)});
+        self.members[from].send("POST", "/switchover", &order).await.map(drop)
+    }
+
+    /// Makes another member the leader, and the former one a standby.
+    ///
+    /// # Errors
+    /// When it refuses, or they are not.
+    pub async fn switch_over(&mut self, from: usize, to: usize) -> Result<()> {
+        self.order_switchover(from, to).await?;
+        self.wait_for_leader(to).await?;
+        self.wait_healthy().await
+    }
+
     /// The dynamic configuration.
     ///
     /// # Errors
@@ -302,10 +269,25 @@ impl Patroni {
             let Ok(cluster) = member.ask("/cluster").await else { continue };
             let leader =
                 roles(&cluster).into_iter().find(|(_, role, state)| role == "leader" && state == "running");
-            let named = |name: String| self.members.iter().position(|member| member.server.name == name);
-            return Ok(leader.and_then(|(name, _, _)| named(name)));
+            return Ok(leader.and_then(|(name, _, _)| self.position(&name)));
         }
         anyhow::bail!("no member of {} answers", self.options.scope)
+    }
+
+    /// Index of the member with that name.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.members.iter().position(|member| member.server.name == name)
+    }
+
+    /// No member's daemon answers.
+    ///
+    /// # Errors
+    /// Names one that does.
+    pub async fn none_answers(&self) -> Result<()> {
+        for member in &self.members {
+            ensure!(member.ask("/patroni").await.is_err(), "Patroni of {} runs", member.server.name);
+        }
+        Ok(())
     }
 
     /// Waits until that member leads and takes writes.
@@ -367,107 +349,6 @@ impl Patroni {
             }
         })
     }
-
-    fn config(
-        &self,
-        base: &Base,
-        member: &Member,
-        settings: &[(String, String)],
-        initdb: &[String],
-    ) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
-        let _ = self.write_config(&mut out, base, member, settings, initdb);
-        out
-    }
-
-    fn write_config(
-        &self,
-        out: &mut String,
-        base: &Base,
-        member: &Member,
-        settings: &[(String, String)],
-        initdb: &[String],
-    ) -> std::fmt::Result {
-        let (server, options) = (&member.server, &self.options);
-        let rest = member.rest_address();
-        writeln!(out, "scope: {}\nnamespace: {NAMESPACE}\nname: {}\n", options.scope, server.name)?;
-        writeln!(out, "restapi:\n  listen: {rest}\n  connect_address: {rest}")?;
-        if options.password {
-            writeln!(
-                out,
-                "  authentication:\n    username: {REST_USER}\n    password: {}",
-                quoted(PASSWORD)
-            )?;
-        }
-        writeln!(out, "\netcd3:\n  hosts: {}\n", self.etcd.address())?;
-        // The shortest times that Patroni takes, so that nobody waits long for it.
-        writeln!(
-            out,
-            "bootstrap:\n  dcs:\n    ttl: {}\n    loop_wait: 1\n    retry_timeout: 3",
-            options.ttl
-        )?;
-        if !options.ignore_slots.is_null() {
-            writeln!(out, "    ignore_slots: {}", options.ignore_slots)?;
-        }
-        writeln!(out, "    postgresql:\n      use_slots: true\n      parameters:")?;
-        for (name, value) in settings {
-            writeln!(out, "        {name}: {}", quoted(value))?;
-        }
-        if options.hba == Hba::Dynamic {
-            writeln!(out, "      pg_hba:")?;
-            write_hba(out, base, 6)?;
-        }
-        writeln!(out, "  initdb:\n  - encoding: UTF8\n  - locale: C.UTF-8\n  - no-sync")?;
-        for argument in initdb {
-            writeln!(out, "  - {}", argument.trim_start_matches("--").replacen('=', ": ", 1))?;
-        }
-        if options.hba == Hba::File {
-            writeln!(out, "  pg_hba:")?;
-            write_hba(out, base, 2)?;
-        }
-        writeln!(
-            out,
-            "\npostgresql:\n  listen: {address}:{port}\n  connect_address: {address}:{port}\n  data_dir: {data}\n  bin_dir: {bin}\n  \
-             pgpass: {pgpass}\n  use_unix_socket: true\n  remove_data_directory_on_diverged_timelines: true\n  \
-             authentication:\n    superuser:\n      username: {SUPERUSER}\n    \
-             replication:\n      username: {REPLICATOR}\n      password: {password}\n  \
-             basebackup:\n  - checkpoint: fast\n  - no-sync\n  parameters:\n    unix_socket_directories: {socket}",
-            address = server.address,
-            port = server.port,
-            data = server.data_dir.display(),
-            bin = server.bin_dir.display(),
-            pgpass = member.config.with_file_name("pgpass").display(),
-            password = quoted(PASSWORD),
-            socket = server.socket_dir.display(),
-        )?;
-        if options.wait_for_standbys {
-            let others = self.members.iter().map(|other| other.server.name.as_str());
-            let others: Vec<&str> = others.filter(|name| *name != server.name).collect();
-            writeln!(out, "    synchronized_standby_slots: {}", quoted(&others.join(",")))?;
-        }
-        if options.hba == Hba::Local {
-            writeln!(out, "  pg_hba:")?;
-            write_hba(out, base, 2)?;
-        }
-        Ok(())
-    }
-}
-
-fn write_hba(out: &mut String, base: &Base, indent: usize) -> std::fmt::Result {
-    for line in hba(&base.network.range()).lines() {
-        writeln!(out, "{:indent$}- {line}", "")?;
-    }
-    Ok(())
-}
-
-/// Rules for clients of the harness's clusters.
-pub fn hba(range: &str) -> String {
-    format!(
-        "local all all trust\n\
-         host all {REPLICATOR},{APP} {range} scram-sha-256\n\
-         host replication {REPLICATOR} {range} scram-sha-256\n"
-    )
 }
 
 /// Name, role and state of each member.
@@ -475,9 +356,4 @@ fn roles(cluster: &Value) -> Vec<(String, String, String)> {
     let text = |member: &Value, key: &str| member[key].as_str().unwrap_or_default().to_owned();
     let members = cluster["members"].as_array().into_iter().flatten();
     members.map(|member| (text(member, "name"), text(member, "role"), text(member, "state"))).collect()
-}
-
-/// A YAML string.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
