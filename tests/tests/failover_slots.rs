@@ -1,5 +1,5 @@
 //! The old cluster, three members of PostgreSQL 18 under real Patroni, moves to other hosts and fails over within itself while the operation stands
-//! at the gate.
+//! at the gate, or while it is on its way there.
 //!
 //! Claims: with slots that standbys copy, the operation goes on with the new leader by itself, after a switchover of Patroni's and after the
 //! death of a leader; a former leader that is back as a standby has copies and nothing of its own; everything that was acknowledged is on every
@@ -14,7 +14,7 @@ use pgleap_tests::harness::patroni::{Hba, PatroniOptions};
 use pgleap_tests::harness::{Server, eventually};
 use pgleap_tests::ledger;
 use pgleap_tests::patroni_fleets::{self, NOTICED};
-use pgleap_tests::scenario::{Options, Scenario};
+use pgleap_tests::scenario::{LIMIT, Options, Scenario};
 use pgleap_tests::switching::Side;
 
 /// Longest time until Patroni has failed over, and PostgreSQL has copied slots.
@@ -150,17 +150,16 @@ async fn the_operation_survives_failovers_of_the_old_cluster() -> Result<()> {
 async fn on_its_way_it_stops_and_retry_goes_on_with_the_new_leader() -> Result<()> {
     let mut scenario = Scenario::begin(options(2, true)).await?;
     let name = scenario.fleet.name.clone();
-    scenario.load(ledger::Options { rate: 40.0, light: true, workers: 4, ..Default::default() }).await?;
+    scenario.load(ledger::Options::light(40.0)).await?;
     // The new cluster follows and has not caught up: the last step of the phase waits.
     let place = scenario.fleet.hold_phase("replicate").await?;
     scenario.start().await?;
     scenario.fleet.held(&place.process, &place.name, LIMIT).await?;
     standbys_have_copies(&scenario).await?;
     scenario.write_more(50).await?;
-    let switchover = json!({"leader": "o1", "candidate": "o2"});
-    patroni(&mut scenario)?.members[0].send("POST", "/switchover", &switchover).await?;
+    scenario.patroni(Side::Old)?.order_switchover(0, 1).await?;
     let leader = taken_over(&mut scenario).await?;
-    patroni(&mut scenario)?.wait_healthy().await?;
+    scenario.patroni_mut(Side::Old)?.wait_healthy().await?;
     scenario.fleet.release(&place.process, &place.name)?;
     let stopped =
         scenario.fleet.wait_for("the failover to be told", LIMIT, |status| status.state == "stopped").await?;
