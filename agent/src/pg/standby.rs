@@ -66,7 +66,21 @@ pub fn write_upstream(node: &Node, upstream: &Conninfo, slot: &str) -> Result<()
     let changes = [("primary_conninfo", Some(conninfo.as_str())), ("primary_slot_name", Some(slot))];
     auto_conf::edit(data_dir, &changes)?;
     let signal = data_dir.join("standby.signal");
-    crate::durable::write(&signal, b"").doing(|| format!("writing {}", signal.display()))
+    crate::durable::write(&signal, b"").doing(|| format!("writing {}", signal.display()))?;
+    remove_recovery_signal(node)
+}
+
+/// Tools that restore a backup leave `recovery.signal`, and Patroni puts `standby.signal` beside it. PostgreSQL goes by the latter, removes
+/// only that one at its promotion, and at the next start wants to recover from an archive.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_recovery_signal(node: &Node) -> Result<()> {
+    let signal = Path::new(&node.data_dir).join("recovery.signal");
+    if !signal.exists() {
+        return Ok(());
+    }
+    crate::durable::remove(&signal).doing(|| format!("removing {}", signal.display()))
 }
 
 /// Command-line settings of a standby that pgleap starts: it archives nothing, follows its upstream's promotion, and
