@@ -5,12 +5,15 @@
 //! transaction is lost or failed. The archive stays the old cluster's alone: neither seed nor converted nor upgraded cluster puts
 //! anything into it, and `check` refuses a new Patroni that would.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::backup::{Backup, Tool};
+use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::patroni::PatroniOptions;
 use pgleap_tests::harness::seed::SeedOptions;
 use pgleap_tests::ledger;
-use pgleap_tests::scenario::{Options, Scenario, relinked};
+use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
 use pgleap_tests::switching::{self, Side};
 
 fn options() -> Options {
@@ -49,17 +52,28 @@ async fn restores_the_seed(tool: Tool) -> Result<()> {
     scenario.write_more(50).await?;
     backup.outdate(&scenario.fleet).await?;
 
+    // The new members' files are copies of the old ones': archive_mode is on, and archive_command comes along with the configuration.
+    let ran = scenario.fleet.pgleap(&["check", &name]).await?;
+    let found = ran.text();
+    ensure!(
+        ran.code == 3 && found.contains("archiving: node n1 on n1: Patroni would have"),
+        "{}: {found}",
+        ran.code
+    );
+    let own = Backup::give_the_new_cluster_its_own(&scenario.fleet)?;
+
     scenario.to_the_gate().await?;
     relinked(&scenario.fleet.status(&name).await?.context("no operation")?)?;
-    for (index, node) in scenario.fleet.new.iter().enumerate() {
+    for node in &scenario.fleet.new {
         let log = scenario.fleet.base.join(format!("log/patroni-seed-{}.log", node.name));
         let log = std::fs::read_to_string(&log)?;
         let method = format!("replica has been created using {}", tool.name());
-        ensure!(log.matches(&method).count() == 1, "{}: {log}", node.name);
-        let restores = backup.restores(&scenario.fleet.base, index, node);
-        println!("{restores}");
+        ensure!(log.matches("replica has been created using").count() == 1 && log.contains(&method), "{log}");
+        let restores = backup.restores(&scenario.fleet.base, &node.name)?;
+        ensure!(restores == 1, "restored {restores} times on {}", node.name);
     }
     scenario.fleet.new_patroni.as_mut().context("Patroni")?.wait_healthy().await?;
+    archives_into_its_own(&scenario, &own).await?;
 
     let watch = scenario.watch_sides();
     for _ in 0..3 {
@@ -72,9 +86,24 @@ async fn restores_the_seed(tool: Tool) -> Result<()> {
         ensure!(record.failed() == 0, "transactions failed: {:?}", record.failures());
     }
     scenario.prove_both_sides(Side::New, &records).await?;
-    println!("{:?}", backup.archived());
     scenario.fleet.pgleap_ok(&["finish", &name, "--yes"]).await?;
     scenario.nothing_is_left(Side::New).await?;
+    archives_into_its_own(&scenario, &own).await?;
+    // Whatever was promoted began another timeline.
+    let timelines = backup.timelines();
+    ensure!(timelines.iter().eq(["00000001"]), "the old cluster's archive has {timelines:?}");
     scenario.fleet.passed();
     Ok(())
+}
+
+/// The new leader puts the WAL that it writes now into this directory.
+async fn archives_into_its_own(scenario: &Scenario, archive: &Path) -> Result<()> {
+    let leader = scenario.fleet.new_leader();
+    leader.execute("postgres", "SELECT pg_logical_emit_message(true, 'tests', 'archived')").await?;
+    let file =
+        leader.value("postgres", "SELECT pg_walfile_name(pg_switch_wal())").await?.context("no WAL file")?;
+    eventually(&format!("{file} to be archived"), LIMIT, || async {
+        Ok(archive.join(&file).exists().then_some(()))
+    })
+    .await
 }

@@ -2,6 +2,7 @@
 //!
 //! It configures and runs the tools; what a scenario claims is asserted elsewhere.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -60,6 +61,7 @@ impl Backup {
             Tool::PgBackRest => backup.configure_pgbackrest(fleet)?,
             Tool::Barman => backup.configure_barman(fleet)?,
         }
+        backup.run(&fleet.base, &backup.steps(true)).await?;
         let command = backup.archiving["archive_command"].as_str().unwrap_or_default().to_owned();
         let patroni = fleet.old.patroni.as_ref().context("nobody runs the old cluster")?;
         let change = json!({"postgresql": {"parameters": {"archive_command": command}}});
@@ -71,26 +73,7 @@ impl Backup {
             })
             .await?;
         }
-        match tool {
-            Tool::PgBackRest => {
-                for verb in [["stanza-create"].as_slice(), &["check"], &["--type=full", "backup"]] {
-                    let config = format!("--config={}", backup.file("pgbackrest.conf"));
-                    let arguments = [&[config.as_str(), "--stanza=ledger"], verb].concat();
-                    fleet.base.run("pgbackrest", &arguments).await?;
-                }
-            }
-            Tool::Barman => {
-                let config = backup.file("barman.conf");
-                // The first makes its directories, without which nothing can be archived.
-                let _ = fleet.base.run("barman", &["-c", &config, "check", "ledger"]).await;
-                for verb in [
-                    ["switch-wal", "--force", "--archive", "ledger"].as_slice(),
-                    &["backup", "--wait", "ledger"],
-                ] {
-                    fleet.base.run("barman", &[&["-c", config.as_str()], verb].concat()).await?;
-                }
-            }
-        }
+        backup.run(&fleet.base, &backup.steps(false)).await?;
         let switch = "SELECT pg_walfile_name(pg_switch_wal())";
         backup.last = fleet.old.primary().value("postgres", switch).await?.context("no WAL file")?;
         backup.write_templates(fleet)?;
@@ -124,32 +107,94 @@ impl Backup {
         .await
     }
 
-    /// What the tool itself has written down of restores on a new host.
-    pub fn restores(&self, base: &Base, index: usize, server: &Server) -> String {
-        let log = match self.tool {
-            Tool::PgBackRest => base.join(format!("{}/pgbackrest/ledger-restore.log", server.name)),
-            Tool::Barman => base.join(format!("{}/patroni-seed/restored.log", server.name)),
+    /// How often it has restored a whole backup on a new host, by its own word.
+    ///
+    /// # Errors
+    /// When it has written nothing down there.
+    pub fn restores(&self, base: &Base, host: &str) -> Result<usize> {
+        let (log, whole) = match self.tool {
+            Tool::PgBackRest => {
+                ("pgbackrest/ledger-restore.log", "restore command end: completed successfully")
+            }
+            Tool::Barman => {
+                ("patroni-seed/restored.log", "Your PostgreSQL server has been successfully prepared")
+            }
         };
-        std::fs::read_to_string(&log).unwrap_or_else(|error| format!("{index}: {}: {error}", log.display()))
+        let log = base.join(host).join(log);
+        let text = std::fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        Ok(text.matches(whole).count())
     }
 
-    /// Names of everything in the archive.
-    pub fn archived(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        let archive = match self.tool {
+    /// Timelines of everything in the archive.
+    pub fn timelines(&self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        let mut open = vec![match self.tool {
             Tool::PgBackRest => self.directory.join("repo/archive/ledger"),
             Tool::Barman => self.directory.join("ledger"),
-        };
-        let mut open = vec![archive];
+        }];
         while let Some(directory) = open.pop() {
             for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                    open.push(entry.path());
+                    // A base backup has names of its own.
+                    open.extend((name != "base").then(|| entry.path()));
+                } else if let Some(timeline) = name.get(..8)
+                    && timeline.chars().all(|c| c.is_ascii_hexdigit())
+                {
+                    found.insert(timeline.to_owned());
                 }
-                found.push(entry.file_name().to_string_lossy().into_owned());
             }
         }
         found
+    }
+
+    /// An archive of the new cluster's own, as the new members' files have it from here on: its directory.
+    ///
+    /// # Errors
+    /// When nobody is to run the new cluster, or a file cannot be written.
+    pub fn give_the_new_cluster_its_own(fleet: &Fleet) -> Result<PathBuf> {
+        let archive = fleet.base.make_dir("archive18")?;
+        let patroni = fleet.new_patroni.as_ref().context("nobody is to run the new cluster")?;
+        let mode = "        archive_mode: 'on'\n";
+        for member in &patroni.members {
+            let text = std::fs::read_to_string(&member.config)?;
+            ensure!(text.contains(mode), "no archive_mode in {text}");
+            let own = format!("{mode}        archive_command: {}\n", json!(copy_to(&archive)));
+            fleet.base.user.write(&member.config, &text.replace(mode, &own), 0o600)?;
+        }
+        Ok(archive)
+    }
+
+    /// What is run before the old cluster archives, and after that.
+    fn steps(&self, before: bool) -> Vec<Vec<String>> {
+        let steps: &[&[&str]] = match (self.tool, before) {
+            (Tool::PgBackRest, true) => &[&["stanza-create"]],
+            (Tool::PgBackRest, false) => &[&["check"], &["--type=full", "backup"]],
+            (Tool::Barman, true) => &[],
+            (Tool::Barman, false) => {
+                &[&["switch-wal", "--force", "--archive", "ledger"], &["backup", "--wait", "ledger"]]
+            }
+        };
+        let first = match self.tool {
+            Tool::PgBackRest => [
+                "pgbackrest".to_owned(),
+                format!("--config={}", self.file("pgbackrest.conf")),
+                "--stanza=ledger".to_owned(),
+            ],
+            Tool::Barman => ["barman".to_owned(), "-c".to_owned(), self.file("barman.conf")],
+        };
+        steps
+            .iter()
+            .map(|step| first.iter().cloned().chain(step.iter().map(|one| (*one).to_owned())).collect())
+            .collect()
+    }
+
+    async fn run(&self, base: &Base, steps: &[Vec<String>]) -> Result<()> {
+        for step in steps {
+            let arguments: Vec<&str> = step[1..].iter().map(String::as_str).collect();
+            base.run(&step[0], &arguments).await?;
+        }
+        Ok(())
     }
 
     fn file(&self, name: &str) -> String {
@@ -182,6 +227,8 @@ impl Backup {
 
     fn configure_barman(&self, fleet: &Fleet) -> Result<()> {
         let (base, of) = (&fleet.base, fleet.old.primary());
+        // It makes the others itself, this one too late for a cluster that archives already.
+        base.make_dir("backup/ledger/incoming")?;
         let text = format!(
             "[barman]\nbarman_user = {}\nbarman_home = {home}\nbarman_lock_directory = {home}\nlog_file = {}\n\n[ledger]\n\
              description = ledger\nconninfo = host={} port={port} user={SUPERUSER} dbname=postgres\n\
@@ -246,11 +293,13 @@ impl Backup {
 fn archive(tool: Tool, directory: &Path) -> String {
     match tool {
         Tool::PgBackRest => pgbackrest(directory, "archive-push %p"),
-        Tool::Barman => {
-            let incoming = directory.join("ledger/incoming");
-            format!("test ! -f {0}/%f && cp %p {0}/%f", incoming.display())
-        }
+        Tool::Barman => copy_to(&directory.join("ledger/incoming")),
     }
+}
+
+/// As PostgreSQL's manual has it.
+fn copy_to(directory: &Path) -> String {
+    format!("test ! -f {0}/%f && cp %p {0}/%f", directory.display())
 }
 
 /// On real hosts the directory stands in each host's own file.
