@@ -69,6 +69,7 @@ async fn restores_the_seed(tool: Tool) -> Result<()> {
         let log = std::fs::read_to_string(&log)?;
         let method = format!("replica has been created using {}", tool.name());
         ensure!(log.matches("replica has been created using").count() == 1 && log.contains(&method), "{log}");
+        ensure!(log.contains("restored log file \"0000000100000000"), "no WAL came from the archive: {log}");
         let restores = backup.restores(&scenario.fleet.base, &node.name)?;
         ensure!(restores == 1, "restored {restores} times on {}", node.name);
     }
