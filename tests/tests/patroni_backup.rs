@@ -9,12 +9,15 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::backup::{Backup, Tool};
-use pgleap_tests::harness::eventually;
 use pgleap_tests::harness::patroni::PatroniOptions;
 use pgleap_tests::harness::seed::SeedOptions;
+use pgleap_tests::harness::{Server, eventually};
 use pgleap_tests::ledger;
 use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
 use pgleap_tests::switching::{self, Side};
+
+/// The new replica is about to be started as a standby of the promoted leader.
+const FOLLOWS: &str = "step.before-journal@convert.start_standby:n2";
 
 fn options() -> Options {
     // On a busy machine nobody else may lead because of a pause.
@@ -62,7 +65,14 @@ async fn restores_the_seed(tool: Tool) -> Result<()> {
     );
     let own = Backup::give_the_new_cluster_its_own(&scenario.fleet)?;
 
-    scenario.to_the_gate().await?;
+    // When the new replica begins to follow the promoted leader, the archive has what comes behind the slots already.
+    scenario.fleet.hold("n2", FOLLOWS)?;
+    scenario.start().await?;
+    scenario.fleet.held("n2", FOLLOWS, LIMIT).await?;
+    scenario.write_more(50).await?;
+    archive_all(scenario.fleet.old.primary()).await?;
+    scenario.fleet.release("n2", FOLLOWS)?;
+    scenario.fleet.wait_done(LIMIT).await?;
     relinked(&scenario.fleet.status(&name).await?.context("no operation")?)?;
     for node in &scenario.fleet.new {
         let log = scenario.fleet.base.join(format!("log/patroni-seed-{}.log", node.name));
@@ -97,14 +107,19 @@ async fn restores_the_seed(tool: Tool) -> Result<()> {
     Ok(())
 }
 
-/// The new leader puts the WAL that it writes now into this directory.
-async fn archives_into_its_own(scenario: &Scenario, archive: &Path) -> Result<()> {
-    let leader = scenario.fleet.new_leader();
+/// Has a leader archive everything that it has written; gives the name of the last file.
+async fn archive_all(leader: &Server) -> Result<String> {
     leader.execute("postgres", "SELECT pg_logical_emit_message(true, 'tests', 'archived')").await?;
-    let file =
-        leader.value("postgres", "SELECT pg_walfile_name(pg_switch_wal())").await?.context("no WAL file")?;
-    eventually(&format!("{file} to be archived"), LIMIT, || async {
-        Ok(archive.join(&file).exists().then_some(()))
-    })
-    .await
+    let file = leader.value("postgres", "SELECT pg_walfile_name(pg_switch_wal())").await?;
+    let file = file.context("no WAL file")?;
+    let done = format!("SELECT 1 FROM pg_stat_archiver WHERE last_archived_wal >= '{file}'");
+    eventually(&format!("{file} to be archived"), LIMIT, || leader.value("postgres", &done)).await?;
+    Ok(file)
+}
+
+/// The new leader puts its WAL into this directory.
+async fn archives_into_its_own(scenario: &Scenario, archive: &Path) -> Result<()> {
+    let file = archive.join(archive_all(scenario.fleet.new_leader()).await?);
+    ensure!(file.exists(), "{} is not there", file.display());
+    Ok(())
 }

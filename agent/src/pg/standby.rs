@@ -83,12 +83,15 @@ pub fn remove_recovery_signal(node: &Node) -> Result<()> {
     crate::durable::remove(&signal).doing(|| format!("removing {}", signal.display()))
 }
 
-/// Command-line settings of a standby that pgleap starts: it archives nothing, follows its upstream's promotion, and
-/// its log is found.
+/// Command-line settings of a standby that pgleap starts: it has nothing to do with an archive, follows its
+/// upstream's promotion, and its log is found.
 pub fn start_settings() -> Vec<(&'static str, &'static str)> {
     vec![
         ("hot_standby", "on"),
         ("archive_mode", "off"),
+        // WAL comes from upstream alone: the old cluster's archive goes on past the slots, on the timeline that the new one leaves.
+        ("restore_command", ""),
+        ("archive_cleanup_command", ""),
         ("recovery_target_timeline", "latest"),
         ("recovery_min_apply_delay", "0"),
         // A copied setting would overwrite the file of the server it was copied from, on the same host.

@@ -137,6 +137,13 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
             servers.step(&name("start"), start).await.unwrap();
         }
 
+        // Where WAL is archived, a standby may find there what comes behind the slots, too, as soon as it is written.
+        for node in [&leader, &replica] {
+            let conf = format!("{}/postgresql.conf", node.data_dir);
+            let restore = format!("restore_command = 'cp \"{}/pg_wal/%f\" \"%p\"'\n", old.data_dir);
+            std::fs::write(&conf, std::fs::read_to_string(&conf).unwrap() + &restore).unwrap();
+        }
+
         // Convert.
         for _ in 0..2 {
             servers.step("publish", publish(&old, &databases)).await.unwrap();
