@@ -56,7 +56,7 @@ partitions: setup
 patroni: export PGLEAP_FAILOVERS = all
 patroni: setup
 	$(CARGO) build --workspace --bins
-	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_seed --test patroni_failover --test failover_slots --test patroni_harness -- --include-ignored --nocapture
+	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_seed --test patroni_backup --test patroni_failover --test failover_slots --test patroni_harness -- --include-ignored --nocapture
 	$(CARGO) test -p pgleap-tests --test run_twice -- --ignored --nocapture
 
 matrix: export PGLEAP_MAJORS = 13

@@ -176,7 +176,7 @@ async fn on_its_way_it_stops_and_retry_goes_on_with_the_new_leader() -> Result<(
     scenario.write_more(50).await?;
     let records = scenario.stop_load().await?;
     scenario.prove_both_sides(Side::Old, &records).await?;
-    scenario.fleet.pgleap_ok(&["cancel", &name, "--yes", "--wait"]).await?;
+    scenario.cancel().await?;
     for node in &scenario.fleet.old.nodes {
         nothing_is_left(node).await?;
     }

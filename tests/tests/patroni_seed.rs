@@ -5,13 +5,14 @@
 //! leaves no file, no daemon, no server, and the next try is not in the way of the first. A standby cluster that was there before is given
 //! back as it was, as long as it has not been promoted.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pgleap_tests::harness::eventually;
-use pgleap_tests::harness::patroni::{Patroni, PatroniOptions};
-use pgleap_tests::harness::seed::{Seed, SeedOptions};
+use pgleap_tests::harness::patroni::{self, Patroni, PatroniOptions};
+use pgleap_tests::harness::seed::{NAMESPACE, Seed, SeedOptions};
 use pgleap_tests::ledger::{self, Record};
 use pgleap_tests::patroni_fleets;
 use pgleap_tests::scenario::{LIMIT, Options, Scenario, relinked};
@@ -204,6 +205,56 @@ async fn gives_a_standby_cluster_back_and_takes_it_again() -> Result<()> {
         ensure!(!node.is_running() && !node.data_dir.exists(), "{} is there", node.name);
     }
     new(&scenario)?.none_answers().await?;
+    scenario.fleet.passed();
+    Ok(())
+}
+
+/// `patronictl remove`, as the runbook has it after a `cancel`.
+async fn remove_keys(scenario: &Scenario) -> Result<()> {
+    let (base, new) = (&scenario.fleet.base, new(scenario)?);
+    let typed = base.join("typed");
+    base.user.write(&typed, &format!("{}\nYes I am aware\n", new.options.scope), 0o600)?;
+    let patronictl =
+        Path::new(base.binaries.setting("PGLEAP_PATRONI_BIN").context("no Patroni")?).join("patronictl");
+    let mut command = base.command(patronictl);
+    command.arg("-c").arg(&new.members[0].config).args(["remove", &new.options.scope]);
+    command.stdin(std::fs::File::open(&typed)?);
+    let ran = tokio::process::Command::from(command).output().await?;
+    ensure!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    Ok(())
+}
+
+/// The scopes below which the store has keys of seeds; fails when it has others than the few that stay.
+async fn seeds_in_the_store(scenario: &Scenario) -> Result<BTreeSet<String>> {
+    let keys = new(scenario)?.etcd.lasting_keys(NAMESPACE).await?;
+    let apart = keys.iter().filter_map(|key| key.strip_prefix(NAMESPACE)?.split_once('/'));
+    let apart: Vec<(&str, &str)> = apart.collect();
+    ensure!(apart.len() == keys.len(), "{keys:?}");
+    for (scope, key) in &apart {
+        let few = ["config", "history", "initialize", "status"].contains(key);
+        ensure!(scope.starts_with("ledger-seed-") && few, "{keys:?}");
+    }
+    Ok(apart.iter().map(|(scope, _)| (*scope).to_owned()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "make patroni: two whole upgrades"]
+async fn cancel_at_the_gate_leaves_nothing_in_the_way_of_the_next_try() -> Result<()> {
+    let mut scenario = Scenario::begin(short(seed_options())).await?;
+    let before = scenario.old_cluster().await?;
+    for tries in 1..=2 {
+        scenario.to_the_gate().await?;
+        scenario.patroni_mut(Side::New)?.wait_healthy().await?;
+        ensure!(seeds_in_the_store(&scenario).await?.len() == tries, "a try had the scope of another");
+        scenario.cancel().await?;
+        scenario.as_found(&before).await?;
+        no_daemon_and_no_configuration(&scenario).await?;
+        ensure!(seeds_in_the_store(&scenario).await?.len() == tries, "a scope came or went");
+        // Those of the new cluster's Patroni stay, too, and would be in the way.
+        remove_keys(&scenario).await?;
+        let left = new(&scenario)?.etcd.lasting_keys(&format!("{}ledger18/", patroni::NAMESPACE)).await?;
+        ensure!(left.is_empty(), "{left:?}");
+    }
     scenario.fleet.passed();
     Ok(())
 }

@@ -358,6 +358,7 @@ pub async fn to_come(config: &AgentConfig, node: &Node, patroni: &Patroni) -> Pa
         complaints,
         running,
         parameters: file.first.parameters.into_iter().collect(),
+        own_parameters: file.parameters.into_iter().collect(),
     }
 }
 

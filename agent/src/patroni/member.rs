@@ -114,9 +114,11 @@ impl Judge<'_> {
         if superuser != node.superuser {
             self.differs("postgresql.authentication.superuser.username", superuser, &node.superuser);
         }
-        let shared =
-            file.first.parameters.get("unix_socket_directories").map(String::as_str).unwrap_or_default();
-        let set = if file.socket_dirs.is_empty() { shared } else { &file.socket_dirs };
+        let set = [&file.parameters, &file.first.parameters]
+            .into_iter()
+            .find_map(|parameters| parameters.get("unix_socket_directories"))
+            .map(String::as_str)
+            .unwrap_or_default();
         let is_usual = set.is_empty() && USUAL_SOCKETS.iter().any(|usual| same(usual, &node.socket_dir));
         if !is_usual && !set.split(',').any(|one| same(one.trim(), &node.socket_dir)) {
             self.differs("postgresql.parameters.unix_socket_directories", set, &node.socket_dir);

@@ -211,7 +211,13 @@ impl Template {
                 format!("{host}:{}", node.port)
             }
         };
-        let mut postgresql = json!({
+        // Its settings may be copied from the old cluster, or restored with it, and a seed that is promoted has the same system
+        // identifier: the old cluster's archive would take its WAL for the old cluster's.
+        let mut parameters = json!({"archive_mode": "off"});
+        if self.at("/postgresql/parameters/unix_socket_directories").is_null() {
+            parameters["unix_socket_directories"] = json!(node.socket_dir);
+        }
+        let postgresql = json!({
             "data_dir": node.data_dir,
             "bin_dir": node.bin_dir,
             "listen": format!("{}:{}", host(&self.text("/postgresql/listen"), "*"), node.port),
@@ -219,10 +225,8 @@ impl Template {
             // The agent and Patroni look for the server on the same socket; nobody else is asked for a password.
             "use_unix_socket": true,
             "authentication": {"superuser": {"username": node.superuser}},
+            "parameters": parameters,
         });
-        if self.at("/postgresql/parameters/unix_socket_directories").is_null() {
-            postgresql["parameters"] = json!({"unix_socket_directories": node.socket_dir});
-        }
         json!({
             "scope": patroni.scope,
             "name": node.name,

@@ -66,15 +66,32 @@ pub fn write_upstream(node: &Node, upstream: &Conninfo, slot: &str) -> Result<()
     let changes = [("primary_conninfo", Some(conninfo.as_str())), ("primary_slot_name", Some(slot))];
     auto_conf::edit(data_dir, &changes)?;
     let signal = data_dir.join("standby.signal");
-    crate::durable::write(&signal, b"").doing(|| format!("writing {}", signal.display()))
+    crate::durable::write(&signal, b"").doing(|| format!("writing {}", signal.display()))?;
+    remove_recovery_signal(node)
 }
 
-/// Command-line settings of a standby that pgleap starts: it archives nothing, follows its upstream's promotion, and
-/// its log is found.
+/// Tools that restore a backup leave `recovery.signal`, and Patroni puts `standby.signal` beside it. PostgreSQL goes by the latter, removes
+/// only that one at its promotion, and at the next start wants to recover from an archive.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn remove_recovery_signal(node: &Node) -> Result<()> {
+    let signal = Path::new(&node.data_dir).join("recovery.signal");
+    if !signal.exists() {
+        return Ok(());
+    }
+    crate::durable::remove(&signal).doing(|| format!("removing {}", signal.display()))
+}
+
+/// Command-line settings of a standby that pgleap starts: it has nothing to do with an archive, follows its
+/// upstream's promotion, and its log is found.
 pub fn start_settings() -> Vec<(&'static str, &'static str)> {
     vec![
         ("hot_standby", "on"),
         ("archive_mode", "off"),
+        // WAL comes from upstream alone: the old cluster's archive goes on past the slots, on the timeline that the new one leaves.
+        ("restore_command", ""),
+        ("archive_cleanup_command", ""),
         ("recovery_target_timeline", "latest"),
         ("recovery_min_apply_delay", "0"),
         // A copied setting would overwrite the file of the server it was copied from, on the same host.

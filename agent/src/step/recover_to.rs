@@ -144,6 +144,7 @@ impl RecoverToStep {
 
     async fn start(&self, cx: &Context) -> Result<()> {
         let (node, upstream) = (self.node()?, self.upstream()?);
+        standby::remove_recovery_signal(node)?;
         let hba = settings::write_fence(cx, node).await?;
         let settings = settings::of(node, upstream, &self.0.slot, self.target()?, hba.as_deref()).await?;
         let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (*k, v.as_str())).collect();

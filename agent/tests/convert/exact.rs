@@ -137,6 +137,13 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
             servers.step(&name("start"), start).await.unwrap();
         }
 
+        // Where WAL is archived, a standby may find there what comes behind the slots, too, as soon as it is written.
+        for node in [&leader, &replica] {
+            let conf = format!("{}/postgresql.conf", node.data_dir);
+            let restore = format!("restore_command = 'cp \"{}/pg_wal/%f\" \"%p\"'\n", old.data_dir);
+            std::fs::write(&conf, std::fs::read_to_string(&conf).unwrap() + &restore).unwrap();
+        }
+
         // Convert.
         for _ in 0..2 {
             servers.step("publish", publish(&old, &databases)).await.unwrap();
@@ -146,6 +153,8 @@ fn the_conversion_loses_nothing_and_applies_nothing_twice() {
             servers.step("halt", halt(node)).await.unwrap();
             assert!(servers.is_done("halt", halt(node)).await);
         }
+        // As a restored backup has it: with this left, the restart in place of the upgrade would fail.
+        std::fs::write(format!("{}/recovery.signal", leader.data_dir), "").unwrap();
         let (slots, on_commit) = slots_on_a_commit(servers, &old, &databases).await;
         println!("slot LSN on a commit record: {on_commit}");
         let target = slots.iter().map(|slot| slot.lsn).max().unwrap();

@@ -144,7 +144,7 @@ fn members(told: &Told, found: &mut Found) -> Result<(), String> {
         let dynamic = told.dynamic.as_ref().map(|dynamic| &dynamic["postgresql"]["parameters"][name]);
         dynamic.and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let socket_dirs = config.map(|config| config.socket_dirs.clone()).filter(|dirs| !dirs.is_empty());
+    let socket_dirs = config.and_then(|config| config.parameters.get("unix_socket_directories").cloned());
     let socket_dirs = socket_dirs.unwrap_or_else(|| setting("unix_socket_directories"));
     let socket_dir = socket_dirs.split(',').map(str::trim).next().unwrap_or_default().to_owned();
     let directories = |member: &mut FoundMember| {

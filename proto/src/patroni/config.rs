@@ -48,8 +48,8 @@ pub struct Config {
     pub bin_dir: String,
     /// Directory of postgresql.conf; empty for the data directory.
     pub config_dir: String,
-    /// Directories of the unix socket, as the setting has them; empty when it is not set here.
-    pub socket_dirs: String,
+    /// Settings of PostgreSQL that this member has for itself, as text. They win over those of the dynamic configuration.
+    pub parameters: BTreeMap<String, String>,
     /// Superuser.
     pub superuser: String,
     /// Role of the replication.
@@ -145,7 +145,7 @@ struct Postgresql {
     config_dir: Option<String>,
     use_unix_socket: bool,
     authentication: Authentication,
-    parameters: Parameters,
+    parameters: Option<BTreeMap<String, serde_json::Value>>,
     pg_hba: Vec<serde_json::Value>,
 }
 
@@ -154,12 +154,6 @@ struct Postgresql {
 struct Authentication {
     superuser: Login,
     replication: Login,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Parameters {
-    unix_socket_directories: Option<String>,
 }
 
 /// As Patroni's own reader (PyYAML) does: of a key that is there twice the last one holds. Lines of the file are not shown in
@@ -179,6 +173,11 @@ fn read<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
 /// When it is no YAML.
 pub fn document(text: &str, source: &str) -> Result<serde_json::Value, ConfigError> {
     read(text).map_err(|why| ConfigError { source_name: source.to_owned(), why })
+}
+
+/// Settings as text.
+fn texts(parameters: Option<BTreeMap<String, serde_json::Value>>) -> BTreeMap<String, String> {
+    parameters.unwrap_or_default().into_iter().map(|(name, value)| (name, plain(value))).collect()
 }
 
 /// A setting as people write it: YAML knows `on` for true, and numbers.
@@ -210,7 +209,6 @@ impl Config {
         let postgresql = file.postgresql;
         let dcs = file.bootstrap.and_then(|bootstrap| bootstrap.dcs).unwrap_or_default();
         let shared = dcs.postgresql.unwrap_or_default();
-        let parameters = shared.parameters.unwrap_or_default();
         Ok(Config {
             scope: required(file.scope, "scope")?,
             name: required(file.name, "name")?,
@@ -229,7 +227,7 @@ impl Config {
             data_dir: postgresql.data_dir.unwrap_or_default(),
             bin_dir: postgresql.bin_dir.unwrap_or_default(),
             config_dir: postgresql.config_dir.unwrap_or_default(),
-            socket_dirs: postgresql.parameters.unix_socket_directories.unwrap_or_default(),
+            parameters: texts(postgresql.parameters),
             superuser: postgresql.authentication.superuser.username.unwrap_or_default(),
             replicator: postgresql.authentication.replication.username.unwrap_or_default(),
             use_unix_socket: postgresql.use_unix_socket || shared.use_unix_socket,
@@ -237,7 +235,7 @@ impl Config {
             first: First {
                 standby_cluster: dcs.standby_cluster.is_some(),
                 has_hba: shared.pg_hba.is_some_and(|rules| !rules.is_empty()),
-                parameters: parameters.into_iter().map(|(name, value)| (name, plain(value))).collect(),
+                parameters: texts(shared.parameters),
             },
         })
     }

@@ -2,7 +2,11 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use pgleap_proto::patroni::{Access, POST, Rest};
+use serde_json::{Value, json};
 
 use super::base::Base;
 use super::ports::Port;
@@ -38,6 +42,23 @@ impl Etcd {
     /// Where clients reach it, `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.client.number)
+    }
+
+    /// Keys that begin so and stay: those that go by themselves when nobody renews them (of members, of a leader) are left out.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn lasting_keys(&self, prefix: &str) -> Result<Vec<String>> {
+        let rest = Rest::new(self.address().parse()?, &Access::default())?;
+        // Of these prefixes the last byte can be counted up.
+        let mut end = prefix.as_bytes().to_vec();
+        *end.last_mut().context("no prefix")? += 1;
+        let range = json!({"key": STANDARD.encode(prefix), "range_end": STANDARD.encode(end)});
+        let answer: Value = serde_json::from_str(&rest.change(POST, "/v3/kv/range", &range).await?)?;
+        let found = answer["kvs"].as_array().into_iter().flatten().filter(|one| one["lease"].is_null());
+        found
+            .map(|one| Ok(String::from_utf8(STANDARD.decode(one["key"].as_str().unwrap_or_default())?)?))
+            .collect()
     }
 
     /// Fails, with the end of its log, when it has ended.

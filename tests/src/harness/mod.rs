@@ -3,6 +3,7 @@
 //! It starts processes and ends exactly those it started; what a scenario claims is asserted elsewhere.
 
 pub mod agent_rpc;
+pub mod backup;
 pub mod balancer;
 pub mod base;
 pub mod cluster;

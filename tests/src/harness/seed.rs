@@ -16,7 +16,7 @@ use super::patroni::{Patroni, REST_USER, scripts};
 use super::postgres::{PASSWORD, REPLICATOR, Server};
 
 /// Root of its keys in the store.
-const NAMESPACE: &str = "/seeds/";
+pub const NAMESPACE: &str = "/seeds/";
 /// Longest time until an existing one has come up.
 const LIMIT: Duration = Duration::from_secs(90);
 

@@ -67,7 +67,7 @@ fn pgleap_says_what_the_plan_decides_and_leaves_the_rest() {
                 "connect_address": "10.0.0.3:5433",
                 "use_unix_socket": true,
                 "authentication": {"superuser": {"username": "admin"}},
-                "parameters": {"unix_socket_directories": "/run/ledger"},
+                "parameters": {"archive_mode": "off", "unix_socket_directories": "/run/ledger"},
             },
         })
     );
@@ -80,7 +80,7 @@ fn pgleap_says_what_the_plan_decides_and_leaves_the_rest() {
     assert_eq!(part["restapi"], json!({"connect_address": "10.0.0.3:8008", "listen": "[::]:8008"}));
     assert_eq!(
         (&part["postgresql"]["listen"], &part["postgresql"]["parameters"]),
-        (&json!("*:5433"), &Value::Null)
+        (&json!("*:5433"), &json!({"archive_mode": "off"}))
     );
 }
 

@@ -88,9 +88,6 @@ fn fixed(major: u32, target: Lsn) -> Vec<(&'static str, &'static str)> {
         ("recovery_target_xid", ""),
         ("recovery_target_inclusive", "off"),
         ("recovery_target_action", "promote"),
-        // WAL comes from upstream alone: an archive may hold other timelines.
-        ("restore_command", ""),
-        ("archive_cleanup_command", ""),
         ("recovery_end_command", ""),
         // Inherited subscriptions would start to apply at the promotion.
         ("max_logical_replication_workers", "0"),
