@@ -54,6 +54,7 @@ partitions: setup
 	PGLEAP_PARTITIONS=all $(CARGO) test -p pgleap-tests --test partitions -- --nocapture
 
 patroni: export PGLEAP_FAILOVERS = all
+patroni: export PGLEAP_PACKAGES = barman pgbackrest
 patroni: setup
 	$(CARGO) build --workspace --bins
 	$(CARGO) test -p pgleap-tests --test patroni --test patroni_new --test patroni_seed --test patroni_backup --test patroni_failover --test failover_slots --test patroni_harness -- --include-ignored --nocapture

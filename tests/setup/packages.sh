@@ -8,7 +8,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 # PostgreSQL 15 is the default old major. Its minor comes from the main suite, never from the security suite, because
 # tables made by the newer minors cannot be restored in the PostgreSQL 18 that the suites carry; see postgres.sh.
 postgresql=(postgresql-15 postgresql-client-15)
-tools=(barman ca-certificates gcc iproute2 jq libc6-dev make nftables patchelf pgbackrest procps python3-venv rsync tzdata util-linux)
+tools=(ca-certificates gcc iproute2 jq libc6-dev make nftables patchelf procps python3-venv rsync tzdata util-linux)
+# Those that one target alone needs.
+read -ra more <<<"${PGLEAP_PACKAGES:-}"
 # Servers that the tests start by themselves: Debian's own services of them are kept from being enabled and started.
 servers=(etcd-server haproxy pgbouncer)
 
@@ -17,7 +19,7 @@ version() { dpkg-query -W -f '${Version}' "$1"; }
 
 require_debian 'its packages are installed with apt-get'
 missing=()
-for package in "${postgresql[@]}" "${tools[@]}" "${servers[@]}"; do
+for package in "${postgresql[@]}" "${tools[@]}" "${more[@]}" "${servers[@]}"; do
     installed "$package" || missing+=("$package")
 done
 if [ ${#missing[@]} -eq 0 ]; then
