@@ -146,10 +146,16 @@ pub fn sample(seed: u64, count: usize) -> Vec<Partition> {
 /// Longest time that clients may wait while a cut lasts: the pause's deadline in the scenario, and what looking around takes.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Whether clients have to be served while the cut lasts: always, but that nobody else can tell the target to open once the source is
-/// sealed (it is asked whether it is there as late as beside the seal). Then they wait, or are served when the word came through.
-fn served_meanwhile((place, between, _): Partition) -> bool {
-    between != Between::Target || !["switchover.sealed", "switchover.decided"].contains(&place)
+/// Whether clients have to be served while the cut lasts: always, but where nobody can tell the one that has to open. That is the target
+/// once the source is sealed (it is asked whether it is there as late as beside the seal); and the source when it has sealed, its answer is not
+/// heard, and so no new connection to it comes about either: by itself it must not open, since it cannot know what was decided.
+/// Then they wait, or are served when the word came through.
+fn served_meanwhile((place, between, way): Partition) -> bool {
+    match between {
+        Between::Target => !["switchover.sealed", "switchover.decided"].contains(&place),
+        Between::Source if way == Way::Muted => !["switchover.fenced", "switchover.settled"].contains(&place),
+        _ => true,
+    }
 }
 
 /// What the agent of a pooler says when it may end a pause and nobody is open.
