@@ -48,22 +48,33 @@ fn line(operation: &Operation, event: &Event) {
 mod tests {
     use std::io::Write;
     use std::sync::{Arc, Mutex};
+    use std::thread;
+
+    use tracing_subscriber::Layer as _;
+    use tracing_subscriber::filter::{LevelFilter, Targets};
+    use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::super::tests::Fixture;
     use crate::testing::poll;
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
+    /// What one thread logs.
+    #[derive(Clone)]
+    struct Lines {
+        of: thread::ThreadId,
+        written: Arc<Mutex<Vec<u8>>>,
+    }
 
     impl Lines {
         fn text(&self) -> String {
-            String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+            String::from_utf8_lossy(&self.written.lock().unwrap()).into_owned()
         }
     }
 
     impl Write for Lines {
         fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(part);
+            if thread::current().id() == self.of {
+                self.written.lock().unwrap().extend_from_slice(part);
+            }
             Ok(part.len())
         }
 
@@ -74,11 +85,13 @@ mod tests {
 
     #[tokio::test]
     async fn each_thing_is_told_once_and_by_who_leads_then() {
-        let lines = Lines::default();
+        let lines = Lines { of: thread::current().id(), written: Arc::default() };
         let written = lines.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || written.clone()).finish();
-        let _told = tracing::subscriber::set_default(subscriber);
+        let told = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || written.clone());
+        let told = told
+            .with_filter(Targets::new().with_target("pgleap_coordinator::driver::told", LevelFilter::INFO));
+        // For all threads: whether anybody listens to a line at all is remembered by the first that comes to it, another test perhaps.
+        tracing::subscriber::set_global_default(tracing_subscriber::registry().with(told)).unwrap();
         let fixture = Fixture::new().await;
         let coordinator = fixture.coordinator();
         coordinator.begin(vec![fixture.on(1, "s.a", &[]), fixture.on(2, "s.b", &["s.a"])]).await;
