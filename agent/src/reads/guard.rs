@@ -116,7 +116,6 @@ mod tests {
             origins: Vec::new(),
             confirmed: Vec::new(),
             slots: Vec::new(),
-            forks: Vec::new(),
             receiving: Vec::new(),
         };
         Sample { at_us: 0, server: Ok(server), fenced, scheduler: None, writer, lag: Err("unknown".into()) }

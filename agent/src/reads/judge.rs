@@ -175,7 +175,6 @@ mod tests {
             origins: Vec::new(),
             confirmed: Vec::new(),
             slots: Vec::new(),
-            forks: Vec::new(),
             receiving: Vec::new(),
         };
         Sample {

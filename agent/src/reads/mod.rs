@@ -29,16 +29,21 @@ pub(crate) mod stale_slots;
 mod weights;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
+use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
 use pgleap_proto::tls::TlsIdentity;
-use pgleap_proto::traffic::{self as wire, ObserveReply, ObserveRequest, RouteReadsReply, RouteReadsRequest};
+use pgleap_proto::traffic::{
+    self as wire, Fork, ObserveReply, ObserveRequest, RouteReadsReply, RouteReadsRequest,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::AgentConfig;
 use crate::error::{Result, StepError};
+use crate::pg::history;
 use crate::server::StartError;
 use crate::tickets::Admitted;
 pub use lag::Side;
@@ -110,7 +115,11 @@ impl Reads {
                 }
             }
         };
-        Ok(observed(sample))
+        let mut reply = observed(sample);
+        if request.cluster.is_some() {
+            reply.forks = forks(node, reply.timeline);
+        }
+        Ok(reply)
     }
 }
 
@@ -140,10 +149,20 @@ fn observed(sample: Sample) -> ObserveReply {
         reply.system_identifier = server.system_identifier;
         reply.following = server.following;
         (reply.origins, reply.confirmed) = (server.origins, server.confirmed);
-        (reply.slots, reply.forks, reply.receiving) = (server.slots, server.forks, server.receiving);
+        (reply.slots, reply.receiving) = (server.slots, server.receiving);
         reply.lsn = server.lsn.0;
     }
     reply
+}
+
+/// How a timeline came about, the oldest first; empty when that is not known (a standby need not have the file). Never kept: a server
+/// that was made anew may be on another timeline of the same number.
+fn forks(node: &Node, timeline: u32) -> Vec<Fork> {
+    if timeline <= 1 {
+        return Vec::new();
+    }
+    let known = history::all(Path::new(&node.data_dir), timeline).unwrap_or_default();
+    known.into_iter().map(|fork| Fork { parent: fork.parent, lsn: fork.switch.0 }).collect()
 }
 
 fn signed(value: u64) -> i64 {

@@ -1,19 +1,17 @@
 //! Looks at one node once: what it is, and what it holds of every database. Reads only.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use pgleap_proto::Lsn;
 use pgleap_proto::node::Node;
 use pgleap_proto::step::KeepTraffic;
-use pgleap_proto::traffic::{Fork, SideDatabase, SlotAt, SlotState};
+use pgleap_proto::traffic::{SideDatabase, SlotAt, SlotState};
 
 use super::clock::now_us;
 use super::lag::{self, Held, Lag, Own, Side};
 use super::leaders::Leaders;
 use crate::error::{Doing, Result};
 use crate::fence::Scheduler;
-use crate::pg::history;
 use crate::pg::sql::{self, Session};
 
 /// A node at one moment.
@@ -52,8 +50,6 @@ pub struct Server {
     pub confirmed: Vec<SlotAt>,
     /// The same slots, and what they are good for.
     pub slots: Vec<SlotState>,
-    /// How its timeline came about, the oldest first.
-    pub forks: Vec<Fork>,
     /// Databases in which its subscription has received something over its present connection.
     pub receiving: Vec<String>,
 }
@@ -83,14 +79,12 @@ pub struct Sampler {
     kept: KeepTraffic,
     side: Side,
     sessions: HashMap<String, Session>,
-    /// Of the timeline that was seen last. How one came about never changes, and the file is not read at every look.
-    forks: (u32, Vec<Fork>),
 }
 
 impl Sampler {
     /// Nothing is open yet.
     pub fn new(kept: KeepTraffic, side: Side) -> Sampler {
-        Sampler { kept, side, sessions: HashMap::new(), forks: (0, Vec::new()) }
+        Sampler { kept, side, sessions: HashMap::new() }
     }
 
     fn node(&self) -> Node {
@@ -186,7 +180,6 @@ impl Sampler {
             origins: reached,
             confirmed,
             slots: states,
-            forks: self.forks(&node, timeline),
             receiving,
             in_recovery: row.get("in_recovery"),
             timeline,
@@ -209,16 +202,6 @@ impl Sampler {
             }
         }
         Ok((server, Ok(databases)))
-    }
-
-    /// How a timeline came about; empty as long as that is not known (a standby need not have the file).
-    fn forks(&mut self, node: &Node, timeline: u32) -> Vec<Fork> {
-        if timeline > 1 && (self.forks.0 != timeline || self.forks.1.is_empty()) {
-            let known = history::all(Path::new(&node.data_dir), timeline).unwrap_or_default();
-            let forks = known.into_iter().map(|fork| Fork { parent: fork.parent, lsn: fork.switch.0 });
-            self.forks = (timeline, forks.collect());
-        }
-        if timeline > 1 { self.forks.1.clone() } else { Vec::new() }
     }
 
     /// The younger of the marker rows whose clock is known, on this agent's clock.
